@@ -1,0 +1,286 @@
+//! Frames to bytes and back: the only file that knows bincode's configuration.
+//!
+//! A frame is a `u32` length of its body, then the body; all integers little-endian and of fixed
+//! width. In a body: an enum is a `u32` (the variant's place) then the variant's fields; `Option` is a
+//! byte 0 or 1; `bool` is a byte 0 or 1; text and bytes are a `u64` length then the bytes; a struct is
+//! its fields in order without padding. A body must be used up exactly.
+//!
+//! Decoding borrows: it allocates nothing, and every length is checked against what is there.
+
+use crate::frames::{Message, ToBroker, ToClient};
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::enc::write::Writer;
+use bincode::{BorrowDecode, Encode};
+
+/// Bytes before a frame's body.
+pub const FRAME_PREFIX_BYTES: usize = 4;
+
+/// Bytes of a `Publish` body before its message: variant and alias.
+const PUBLISH_HEAD_BYTES: usize = 8;
+
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<{ crate::limits::FRAME_BYTES_CEILING }>> =
+    bincode::config::standard()
+        .with_little_endian()
+        .with_fixed_int_encoding()
+        .with_limit::<{ crate::limits::FRAME_BYTES_CEILING }>();
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The body is longer than agreed.
+    #[error("a frame of {length} bytes; at most {max} are taken (limits.frame_bytes_max)")]
+    TooLarge {
+        /// The length in the prefix.
+        length: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The variant's number is not known in this version.
+    #[error("a frame of unknown kind {0}")]
+    UnknownKind(u32),
+    /// The fields are cut short or have impossible values.
+    #[error("a malformed frame of kind {kind}: {reason}")]
+    Malformed {
+        /// The variant's number.
+        kind: u32,
+        /// What the decoder stumbled over.
+        reason: String,
+    },
+    /// Bytes are left after the last field.
+    #[error("a frame of kind {kind} with {extra} bytes too many")]
+    Trailing {
+        /// The variant's number.
+        kind: u32,
+        /// How many.
+        extra: usize,
+    },
+    /// The declared number of descriptors does not fit the frame's fields.
+    #[error("a frame of kind {kind} that declares {declared} file descriptors, which its fields do not call for")]
+    Descriptors {
+        /// The variant's number.
+        kind: u32,
+        /// What the frame declares.
+        declared: u8,
+    },
+}
+
+/// What stands at the beginning of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framed<'a> {
+    /// Not yet a whole frame: at least this many bytes in all are needed.
+    Incomplete {
+        /// Total length needed, prefix included.
+        needed: usize,
+    },
+    /// A whole frame.
+    Whole {
+        /// Its body.
+        body: &'a [u8],
+        /// Bytes it takes in the buffer.
+        consumed: usize,
+    },
+}
+
+/// Finds the first frame in `buffer`.
+///
+/// # Errors
+/// [`DecodeError::TooLarge`] when its prefix claims more than `frame_bytes_max`.
+pub fn split_frame(buffer: &[u8], frame_bytes_max: usize) -> Result<Framed<'_>, DecodeError> {
+    let Some((prefix, rest)) = buffer.split_first_chunk::<FRAME_PREFIX_BYTES>() else {
+        return Ok(Framed::Incomplete { needed: FRAME_PREFIX_BYTES });
+    };
+    let length = u32::from_le_bytes(*prefix) as usize;
+    if length > frame_bytes_max {
+        return Err(DecodeError::TooLarge { length, max: frame_bytes_max });
+    }
+    Ok(match rest.get(..length) {
+        Some(body) => Framed::Whole { body, consumed: FRAME_PREFIX_BYTES + length },
+        None => Framed::Incomplete { needed: FRAME_PREFIX_BYTES + length },
+    })
+}
+
+struct Appender<'v>(&'v mut Vec<u8>);
+
+impl Writer for Appender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn append(out: &mut Vec<u8>, value: &impl Encode) {
+    bincode::encode_into_writer(value, Appender(out), CONFIG).expect("a Vec takes every byte");
+}
+
+fn frame(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; FRAME_PREFIX_BYTES]);
+    body(out);
+    let length = u32::try_from(out.len() - start - FRAME_PREFIX_BYTES).expect("a frame is below 4 GiB");
+    out[start..start + FRAME_PREFIX_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
+fn kind_of(body: &[u8]) -> u32 {
+    body.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn decode<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, DecodeError> {
+    let kind = kind_of(body);
+    match bincode::borrow_decode_from_slice(body, CONFIG) {
+        Ok((value, used)) if used == body.len() => Ok(value),
+        Ok((_, used)) => Err(DecodeError::Trailing { kind, extra: body.len() - used }),
+        Err(bincode::error::DecodeError::UnexpectedVariant { found, .. }) if found == kind => {
+            Err(DecodeError::UnknownKind(kind))
+        }
+        Err(error) => Err(DecodeError::Malformed { kind, reason: error.to_string() }),
+    }
+}
+
+impl<'a> ToBroker<'a> {
+    /// Appends the frame, prefix included.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        frame(out, |out| append(out, self));
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// When it is no frame of this direction, or not used up exactly.
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let value: Self = decode(body)?;
+        if value.fds_fit() {
+            return Ok(value);
+        }
+        Err(DecodeError::Descriptors { kind: kind_of(body), declared: value.fds() })
+    }
+
+    /// The bytes of the message in the body of a `Publish`, to be delivered as they are.
+    ///
+    /// The body must have been decoded as a `Publish` before.
+    #[must_use]
+    pub fn publish_message(body: &[u8]) -> &[u8] {
+        body.get(PUBLISH_HEAD_BYTES..).unwrap_or_default()
+    }
+}
+
+impl<'a> ToClient<'a> {
+    /// Appends the frame, prefix included.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        frame(out, |out| append(out, self));
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// When it is no frame of this direction, or not used up exactly.
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let value: Self = decode(body)?;
+        if value.fds_fit() {
+            return Ok(value);
+        }
+        Err(DecodeError::Descriptors { kind: kind_of(body), declared: value.fds() })
+    }
+
+    /// Appends a `Deliver` frame around a message that is encoded already (see
+    /// [`ToBroker::publish_message`], [`encode_message`]), without decoding it again.
+    pub fn encode_deliver(out: &mut Vec<u8>, sub: u32, source: u32, payload_length: u64, message: &[u8]) {
+        const DELIVER: u32 = 6;
+        const HEAD_BYTES: usize = 20;
+        let length = u32::try_from(HEAD_BYTES + message.len()).expect("a frame is below 4 GiB");
+        out.reserve(FRAME_PREFIX_BYTES + HEAD_BYTES + message.len());
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&DELIVER.to_le_bytes());
+        out.extend_from_slice(&sub.to_le_bytes());
+        out.extend_from_slice(&source.to_le_bytes());
+        out.extend_from_slice(&payload_length.to_le_bytes());
+        out.extend_from_slice(message);
+    }
+}
+
+/// Appends a message as it stands at the end of a `Publish` or `Deliver` body.
+pub fn encode_message(out: &mut Vec<u8>, message: &Message<'_>) {
+    append(out, message);
+}
+
+/// Reads what [`encode_message`] wrote.
+///
+/// # Errors
+/// When the bytes are no message, or not used up exactly.
+pub fn decode_message(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
+    decode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::{After, Deliver, Encoding, MessageFlags, Publish};
+
+    fn message() -> Message<'static> {
+        Message {
+            flags: MessageFlags::new(Encoding::Json).with_confirm(),
+            seq: 7,
+            time: 1_000,
+            source_time: 0,
+            after: Some(After { stream: 3, seq: 6 }),
+            head: b"\x01t",
+            payload: b"{}",
+        }
+    }
+
+    #[test]
+    fn a_delivery_built_from_a_publish_is_the_same_as_an_encoded_one() {
+        let mut published = Vec::new();
+        ToBroker::Publish(Publish { alias: 5, message: message() }).encode(&mut published);
+        let Framed::Whole { body, consumed } = split_frame(&published, 4096).unwrap() else { panic!() };
+        assert_eq!(consumed, published.len());
+        let mut fast = Vec::new();
+        ToClient::encode_deliver(&mut fast, 1, 2, 2, ToBroker::publish_message(body));
+        let mut slow = Vec::new();
+        let deliver = Deliver { sub: 1, source: 2, payload_length: 2, message: message() };
+        ToClient::Deliver(deliver).encode(&mut slow);
+        assert_eq!(fast, slow);
+        assert_eq!(ToClient::decode(&fast[4..]), Ok(ToClient::Deliver(deliver)));
+    }
+
+    #[test]
+    fn half_a_frame_is_not_an_error_and_a_huge_one_is() {
+        assert_eq!(split_frame(&[1, 0], 64), Ok(Framed::Incomplete { needed: 4 }));
+        assert_eq!(split_frame(&[9, 0, 0, 0, 1], 64), Ok(Framed::Incomplete { needed: 13 }));
+        let error = split_frame(&[255, 255, 255, 255], 64);
+        assert_eq!(error, Err(DecodeError::TooLarge { length: u32::MAX as usize, max: 64 }));
+    }
+
+    #[test]
+    fn bodies_are_used_up_exactly() {
+        let mut out = Vec::new();
+        ToBroker::Ping { req: 9 }.encode(&mut out);
+        assert_eq!(ToBroker::decode(&out[4..]), Ok(ToBroker::Ping { req: 9 }));
+        assert!(matches!(ToBroker::decode(&out[4..11]), Err(DecodeError::Malformed { kind: 11, .. })));
+        out.push(0);
+        assert_eq!(ToBroker::decode(&out[4..]), Err(DecodeError::Trailing { kind: 11, extra: 1 }));
+        assert_eq!(ToBroker::decode(&[200, 0, 0, 0]), Err(DecodeError::UnknownKind(200)));
+        assert!(ToBroker::decode(&[]).is_err());
+    }
+
+    #[test]
+    fn a_length_beyond_the_body_allocates_nothing_and_is_refused() {
+        let mut body = 0_u32.to_le_bytes().to_vec();
+        body.extend_from_slice(&u64::MAX.to_le_bytes());
+        assert!(matches!(ToBroker::decode(&body), Err(DecodeError::Malformed { kind: 0, .. })));
+    }
+
+    #[test]
+    fn unknown_message_flags_are_seen_by_whoever_checks_them() {
+        assert!(MessageFlags::from_bits(3).is_none());
+        assert!(MessageFlags::from_bits(16).is_none());
+        assert_eq!(MessageFlags::from_bits(2).unwrap().encoding(), Encoding::Json);
+    }
+
+    #[test]
+    fn declared_descriptors_must_fit_the_frame() {
+        let accept = crate::frames::Accept { attach: 1, slot: 0, page: None, fds: 1 };
+        let mut out = Vec::new();
+        ToBroker::Accept(accept).encode(&mut out);
+        assert_eq!(ToBroker::decode(&out[4..]), Err(DecodeError::Descriptors { kind: 7, declared: 1 }));
+    }
+}

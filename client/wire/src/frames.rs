@@ -1,0 +1,595 @@
+//! Every frame of the native protocol, version 1.
+//!
+//! The order of variants and fields is the format (see [`codec`](crate::codec)): a variant's place is
+//! its number on the wire, so new frames are appended and nothing is reordered. Frames borrow from
+//! the bytes they were decoded from.
+//!
+//! # How a stream reaches a subscription
+//!
+//! ```text
+//! publisher P                    broker                      subscriber R
+//! OpenStream + ring fd  ───────►   (checks seals, size, quota)
+//!                                  Source, Offer  ─────────►   (makes or reuses a reader page)
+//!                                  ◄──────────── Accept + page fd
+//!   ◄──── Admit + page fd + bells
+//! Admitted(start)       ───────►
+//!                                  Attach + ring fd + bells ►   (maps the ring, verifies)
+//!                                  ◄──────────── Attached
+//!   ◄──── StreamOpened, once every subscriber present has been admitted or has timed out
+//! ```
+//!
+//! A subscription made later enters at `Offer` for each stream it matches, and `Subscribed` follows
+//! when all are attached or reported pending. From then on the broker is not on the way.
+
+use crate::codes::Code;
+use bincode::{BorrowDecode, Encode};
+
+/// How a payload's bytes are to be understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Encoding {
+    /// Any bytes.
+    #[default]
+    Binary,
+    /// UTF-8 text.
+    Text,
+    /// One JSON value.
+    Json,
+}
+
+/// What a message says about itself in one number: encoding in bits 0 and 1 (0 binary, 1 text, 2 JSON),
+/// bit 2 "confirm this publish", bit 3 "the source time is set". Other bits are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, BorrowDecode)]
+pub struct MessageFlags(u16);
+
+impl MessageFlags {
+    const ENCODING_MASK: u16 = 0b11;
+    const CONFIRM: u16 = 0b100;
+    const SOURCE_TIME: u16 = 0b1000;
+    const KNOWN: u16 = 0b1111;
+
+    /// Flags for a message of this encoding, without confirmation or source time.
+    #[must_use]
+    pub const fn new(encoding: Encoding) -> Self {
+        Self(match encoding {
+            Encoding::Binary => 0,
+            Encoding::Text => 1,
+            Encoding::Json => 2,
+        })
+    }
+
+    /// The flags in this number, if it has only known bits and a known encoding.
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Option<Self> {
+        if bits & !Self::KNOWN != 0 || bits & Self::ENCODING_MASK == 3 { None } else { Some(Self(bits)) }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The payload's encoding.
+    #[must_use]
+    pub const fn encoding(self) -> Encoding {
+        match self.0 & Self::ENCODING_MASK {
+            1 => Encoding::Text,
+            2 => Encoding::Json,
+            _ => Encoding::Binary,
+        }
+    }
+
+    /// Whether the publisher asks for [`ToClient::Confirmed`].
+    #[must_use]
+    pub const fn confirm(self) -> bool {
+        self.0 & Self::CONFIRM != 0
+    }
+
+    /// These flags with the wish to be confirmed.
+    #[must_use]
+    pub const fn with_confirm(self) -> Self {
+        Self(self.0 | Self::CONFIRM)
+    }
+
+    /// Whether the message's source time means something.
+    #[must_use]
+    pub const fn has_source_time(self) -> bool {
+        self.0 & Self::SOURCE_TIME != 0
+    }
+
+    /// These flags, saying that the source time is set.
+    #[must_use]
+    pub const fn with_source_time(self) -> Self {
+        Self(self.0 | Self::SOURCE_TIME)
+    }
+}
+
+/// After which ring message a socket message of the same publisher and topic comes: a subscriber that
+/// reads that stream delivers the ring's messages up to `seq` first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct After {
+    /// The stream.
+    pub stream: u64,
+    /// The last message in it.
+    pub seq: u64,
+}
+
+/// A message as it travels on the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Message<'a> {
+    /// Encoding, confirmation, source time.
+    pub flags: MessageFlags,
+    /// Number among what this client published on this topic, on both planes together; the first is 1.
+    pub seq: u64,
+    /// When it was published: nanoseconds of `CLOCK_MONOTONIC` in the publisher.
+    pub time: u64,
+    /// When what it tells happened: nanoseconds since 1970 (UTC); 0 and meaningless unless flagged.
+    pub source_time: i64,
+    /// The ring message it follows, when the topic moved from a ring to the socket.
+    pub after: Option<After>,
+    /// Type and headers, see [`HeaderBlock`](crate::HeaderBlock).
+    pub head: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// A message from a client, to the topic behind one of its aliases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Publish<'a> {
+    /// Which topic, see [`ToBroker::Topic`].
+    pub alias: u32,
+    /// The message.
+    pub message: Message<'a>,
+}
+
+/// A message for one subscription, from the publisher and topic behind one of the broker's aliases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Deliver<'a> {
+    /// The subscription, as its owner numbered it.
+    pub sub: u32,
+    /// From whom and on what topic, see [`ToClient::Source`].
+    pub source: u32,
+    /// The payload's length as published. It exceeds `message.payload` when the payload was too large
+    /// for a frame to this client, which then holds the first bytes only.
+    pub payload_length: u64,
+    /// The message.
+    pub message: Message<'a>,
+}
+
+/// Whether a reader may hold the writer up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
+pub enum Mode {
+    /// The writer waits for this reader: it loses nothing.
+    Gated,
+    /// The writer never waits: an overtaken reader is told how much it lost.
+    Lossy,
+}
+
+/// What happens when a subscriber on the socket does not keep up and its queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
+pub enum SlowPolicy {
+    /// Hold up the publishers, for at most `millis` milliseconds (and at most the broker's limit);
+    /// after that, drop the oldest until the subscriber has caught up with half of its queue.
+    Block {
+        /// Longest wait, milliseconds.
+        millis: u32,
+    },
+    /// Drop the oldest message of this subscription.
+    DropOldest,
+    /// Close the session with [`Code::SlowSubscriber`].
+    Disconnect,
+}
+
+/// Who may hold up a publisher's ring by reading it gated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
+pub enum GatedBy {
+    /// Whoever may subscribe.
+    Anyone,
+    /// Processes of the publisher's uid, and root.
+    OwnUid,
+    /// Nobody.
+    Nobody,
+}
+
+/// The size of one generation of a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
+pub struct Geometry {
+    /// Number of descriptors, a power of two.
+    pub descriptors: u32,
+    /// Bytes for payloads, a multiple of the page size.
+    pub arena_bytes: u64,
+}
+
+/// A reader page that comes with a frame: slots `first_slot .. first_slot + slots` of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct PageDeclaration {
+    /// Number of its first slot within the link.
+    pub first_slot: u32,
+    /// How many slots it has.
+    pub slots: u32,
+}
+
+/// What a client asks for when it subscribes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Subscribe<'a> {
+    /// Echoed in the answer; not 0.
+    pub req: u32,
+    /// The subscription's number, chosen by the client, unused so far.
+    pub sub: u32,
+    /// Which topics.
+    pub filter: &'a str,
+    /// Whether publishers wait for it, in rings.
+    pub mode: Mode,
+    /// Whether this client reads rings. If not, the broker reads them on its behalf and delivers by socket.
+    pub rings: bool,
+    /// How many past messages of each stream to begin with, as far as they are still there.
+    pub history: u32,
+    /// What happens when it does not keep up with the socket.
+    pub slow: SlowPolicy,
+    /// Bytes that may wait for it in the broker; 0 takes the broker's default.
+    pub queue_bytes_max: u32,
+}
+
+/// A publisher declares a stream; one descriptor, the ring's memory, comes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct OpenStream {
+    /// Echoed in the answer; not 0.
+    pub req: u32,
+    /// The topic, by alias.
+    pub alias: u32,
+    /// The stream's id, chosen at random by the publisher; not 0. The ring's header carries the same.
+    pub stream: u64,
+    /// Generation of the memory that comes with this frame; the first is 0.
+    pub generation: u32,
+    /// Its size.
+    pub geometry: Geometry,
+    /// The sequence number its first message will have.
+    pub first_seq: u64,
+    /// Who may gate it.
+    pub gated_by: GatedBy,
+    /// Descriptors with this frame: 1.
+    pub fds: u8,
+}
+
+/// A stream is offered to a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Offer {
+    /// The attachment's id, by which all that follows refers to it.
+    pub attach: u64,
+    /// For which subscription.
+    pub sub: u32,
+    /// Publisher and topic, see [`ToClient::Source`].
+    pub source: u32,
+    /// The stream.
+    pub stream: u64,
+    /// What this subscription and that publishing session share.
+    pub link: u64,
+    /// Gated or lossy, as granted: a publisher need not let everyone gate it.
+    pub mode: Mode,
+    /// Whether the publisher is trusted not to change bytes after publishing; if not, the reader copies.
+    pub in_place: bool,
+}
+
+/// The subscriber takes an offer and says which slot it will write its cursor to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Accept {
+    /// The attachment.
+    pub attach: u64,
+    /// The slot within the link.
+    pub slot: u32,
+    /// A new reader page, which comes with this frame as one descriptor.
+    pub page: Option<PageDeclaration>,
+    /// Descriptors with this frame: 1 with a page, else 0.
+    pub fds: u8,
+}
+
+/// The publisher is asked to admit a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Admit<'a> {
+    /// The attachment.
+    pub attach: u64,
+    /// Which of the publisher's streams.
+    pub stream: u64,
+    /// The link; new to the publisher if `bells` is set.
+    pub link: u64,
+    /// The reader's slot within the link.
+    pub slot: u32,
+    /// Whether to wait for it.
+    pub mode: Mode,
+    /// How many past messages it wants to begin with.
+    pub history: u32,
+    /// Session of the reader.
+    pub session: u64,
+    /// Its name, for people.
+    pub name: &'a str,
+    /// A new reader page, the first descriptor of this frame.
+    pub page: Option<PageDeclaration>,
+    /// Whether the link's bells come along, after the page: the end of the doorbell that is written to,
+    /// then the end of the space bell that is read from.
+    pub bells: bool,
+    /// Descriptors with this frame: 1 for a page plus 2 for bells.
+    pub fds: u8,
+}
+
+/// The subscriber gets the memory of a stream that admitted it. The first descriptor is the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Attach {
+    /// The attachment.
+    pub attach: u64,
+    /// Generation of the memory.
+    pub generation: u32,
+    /// Its size.
+    pub geometry: Geometry,
+    /// Position to begin reading at.
+    pub start: u64,
+    /// Whether the link's bells come along, after the ring: the end of the doorbell that is read from,
+    /// then the end of the space bell that is written to.
+    pub bells: bool,
+    /// Descriptors with this frame: 1, plus 2 for bells.
+    pub fds: u8,
+}
+
+/// The broker's answer to [`ToBroker::Hello`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Welcome<'a> {
+    /// This session's id; unique in one run of the broker.
+    pub session: u64,
+    /// The broker's run, chosen at random at its start.
+    pub instance: u64,
+    /// The broker's version, for people.
+    pub version: &'a str,
+    /// The largest frame body it takes, in bytes.
+    pub frame_bytes_max: u32,
+    /// How long it waits for the other side of an attachment, in milliseconds.
+    pub attach_timeout_millis: u32,
+    /// The most subscriptions this session may have.
+    pub subscriptions_max: u32,
+    /// The most streams this session may have open.
+    pub streams_max: u32,
+    /// The largest ring it grants, in bytes.
+    pub ring_bytes_max: u64,
+    /// Descriptors and arena of a ring for this client's topics unless it asks for another size.
+    pub ring_default: Geometry,
+}
+
+/// Who publishes what: the meaning of a source alias from here on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Source<'a> {
+    /// The alias, below [`ALIASES_MAX`](crate::limits::ALIASES_MAX); defining it again replaces it.
+    pub alias: u32,
+    /// The topic.
+    pub topic: &'a str,
+    /// The publishing session; 0 is the broker itself.
+    pub session: u64,
+    /// The publisher's name as it gave it.
+    pub name: &'a str,
+    /// Its uid, as the kernel vouches.
+    pub uid: u32,
+    /// Its process id, as the kernel vouches.
+    pub pid: u32,
+}
+
+/// Which limit refused something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct LimitInfo<'a> {
+    /// The configuration key.
+    pub name: &'a str,
+    /// Its value.
+    pub value: u64,
+    /// What is used of it, or what was asked for.
+    pub used: u64,
+}
+
+/// A frame from a client to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+#[non_exhaustive]
+pub enum ToBroker<'a> {
+    /// First frame of a session (0).
+    Hello {
+        /// What the client calls itself, for people; up to 64 bytes.
+        name: &'a str,
+    },
+    /// Defines what an alias means for this session's publishes from here on (1).
+    Topic {
+        /// Below [`ALIASES_MAX`](crate::limits::ALIASES_MAX); defining it again replaces it.
+        alias: u32,
+        /// The topic.
+        topic: &'a str,
+    },
+    /// A message (2).
+    Publish(Publish<'a>),
+    /// Subscribes (3). Answered by `Subscribed` or `Error`.
+    Subscribe(Subscribe<'a>),
+    /// Ends a subscription (4). Answered by `Done`; nothing of it arrives after that.
+    Unsubscribe {
+        /// Echoed in the answer.
+        req: u32,
+        /// The subscription.
+        sub: u32,
+    },
+    /// Declares a stream (5), 1 descriptor. Answered by `StreamOpened` or `Error`.
+    OpenStream(OpenStream),
+    /// Ends a stream (6). Its readers read to the end of it. Answered by `Done`.
+    CloseStream {
+        /// Echoed in the answer.
+        req: u32,
+        /// The stream.
+        stream: u64,
+        /// Its last sequence number (that before its first, if it had none).
+        last_seq: u64,
+    },
+    /// The subscriber takes an offer (7), up to 1 descriptor.
+    Accept(Accept),
+    /// The publisher admitted a reader (8).
+    Admitted {
+        /// The attachment.
+        attach: u64,
+        /// The position the reader begins at.
+        start: u64,
+    },
+    /// The subscriber mapped the ring and reads (9).
+    Attached {
+        /// The attachment.
+        attach: u64,
+    },
+    /// Either side ends or refuses an attachment (10).
+    Detach {
+        /// The attachment.
+        attach: u64,
+        /// Why, a [`Code`] number; 0 for "no longer wanted".
+        code: u16,
+    },
+    /// Asks for `Pong` (11).
+    Ping {
+        /// Echoed in the answer.
+        req: u32,
+    },
+}
+
+/// A frame from the broker to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+#[non_exhaustive]
+pub enum ToClient<'a> {
+    /// The session is open (0).
+    Welcome(Welcome<'a>),
+    /// A request was refused, or (with `req` 0) something else went wrong (1).
+    Error {
+        /// The request, or 0.
+        req: u32,
+        /// A [`Code`] number.
+        code: u16,
+        /// What happened, for people.
+        message: &'a str,
+        /// The limit that was met, if it was one.
+        limit: Option<LimitInfo<'a>>,
+    },
+    /// A request without a result was carried out (2).
+    Done {
+        /// The request.
+        req: u32,
+    },
+    /// The broker took a publish that asked for it, after handing it to every subscriber's queue (3).
+    Confirmed {
+        /// The client's topic alias.
+        alias: u32,
+        /// Which message.
+        seq: u64,
+        /// How many subscriptions it was handed to.
+        receivers: u32,
+    },
+    /// Defines a source alias (4).
+    Source(Source<'a>),
+    /// A publisher will not be heard of again under this alias (5): its session ended.
+    SourceGone {
+        /// The alias.
+        alias: u32,
+    },
+    /// A message (6).
+    Deliver(Deliver<'a>),
+    /// Messages were dropped before the next one of this subscription (7).
+    Gap {
+        /// The subscription.
+        sub: u32,
+        /// On which topic; empty for several.
+        topic: &'a str,
+        /// How many.
+        lost: u64,
+    },
+    /// A subscription is active (8).
+    Subscribed {
+        /// The request.
+        req: u32,
+        /// The subscription.
+        sub: u32,
+        /// How many streams are attached to it now.
+        streams: u32,
+        /// How many more did not answer within the attach timeout, and are attached when they do.
+        pending: u32,
+    },
+    /// A stream is open (9).
+    StreamOpened {
+        /// The request.
+        req: u32,
+        /// The stream.
+        stream: u64,
+        /// How many readers were admitted.
+        readers: u32,
+        /// How many more did not answer within the attach timeout.
+        pending: u32,
+    },
+    /// A stream is offered to a subscription (10).
+    Offer(Offer),
+    /// A reader asks to be admitted to a stream (11), up to 3 descriptors.
+    Admit(Admit<'a>),
+    /// A stream's memory (12), 1 or 3 descriptors.
+    Attach(Attach),
+    /// An attachment has ended (13). A reader drains what the ring still holds.
+    Detach {
+        /// The attachment.
+        attach: u64,
+        /// Why, a [`Code`] number; 0 when the stream was closed or the reader left in good order.
+        code: u16,
+    },
+    /// The answer to `Ping` (14).
+    Pong {
+        /// The request.
+        req: u32,
+    },
+    /// The last frame of a session (15).
+    Close {
+        /// A [`Code`] number.
+        code: u16,
+        /// What happened, for people.
+        message: &'a str,
+    },
+}
+
+impl ToBroker<'_> {
+    /// How many file descriptors come with this frame, as it declares.
+    #[must_use]
+    pub const fn fds(&self) -> u8 {
+        match self {
+            Self::OpenStream(frame) => frame.fds,
+            Self::Accept(frame) => frame.fds,
+            _ => 0,
+        }
+    }
+
+    /// Whether the declared number of descriptors is what the frame's other fields call for.
+    #[must_use]
+    pub const fn fds_fit(&self) -> bool {
+        match self {
+            Self::OpenStream(frame) => frame.fds == 1,
+            Self::Accept(frame) => frame.fds == frame.page.is_some() as u8,
+            _ => true,
+        }
+    }
+}
+
+impl ToClient<'_> {
+    /// How many file descriptors come with this frame, as it declares.
+    #[must_use]
+    pub const fn fds(&self) -> u8 {
+        match self {
+            Self::Admit(frame) => frame.fds,
+            Self::Attach(frame) => frame.fds,
+            _ => 0,
+        }
+    }
+
+    /// Whether the declared number of descriptors is what the frame's other fields call for.
+    #[must_use]
+    pub const fn fds_fit(&self) -> bool {
+        match self {
+            Self::Admit(frame) => frame.fds == frame.page.is_some() as u8 + 2 * frame.bells as u8,
+            Self::Attach(frame) => frame.fds == 1 + 2 * frame.bells as u8,
+            _ => true,
+        }
+    }
+
+    /// An error frame.
+    #[must_use]
+    pub const fn error<'a>(req: u32, code: Code, message: &'a str) -> ToClient<'a> {
+        ToClient::Error { req, code: code.number(), message, limit: None }
+    }
+}

@@ -1,0 +1,43 @@
+//! The words of Tramline's native protocol.
+//!
+//! This crate owns what both ends of a socket must agree on: [`Topic`]s and [`Filter`]s, the
+//! [`preamble`], every frame ([`ToBroker`], [`ToClient`]) with its encoder and its bounded decoder,
+//! the [`HeaderBlock`] that carries a message's type and headers on both planes, the [`limits`], and the
+//! stable [`Code`]s of errors. `docs/protocol.md` says the same byte by byte.
+//!
+//! It performs no I/O, holds no state and has no unsafe code. Nothing in it allocates by a length that
+//! a peer claimed: decoded frames borrow from the bytes they were decoded from.
+//!
+//! # Layout
+//!
+//! * [`topic`]: names and filters, and which filter matches which name.
+//! * [`limits`]: the numbers both ends rely on.
+//! * [`preamble`]: the eight bytes before the first frame, and the choice of a version.
+//! * [`headers`]: type and headers of a message as one block of bytes.
+//! * [`frames`]: every frame.
+//! * [`codec`]: frames to bytes and back; the only file that knows bincode's configuration.
+//! * [`codes`]: why something was refused or closed.
+
+pub mod topic;
+
+pub mod limits;
+
+pub mod preamble;
+
+pub mod headers;
+
+pub mod frames;
+
+pub mod codec;
+
+pub mod codes;
+
+pub use codec::{DecodeError, FRAME_PREFIX_BYTES, Framed, split_frame};
+pub use codes::Code;
+pub use frames::{
+    Accept, Admit, After, Attach, Deliver, Encoding, GatedBy, Geometry, LimitInfo, Message, MessageFlags,
+    Mode, Offer, OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient,
+    Welcome,
+};
+pub use headers::HeaderBlock;
+pub use topic::{Filter, Topic, TopicError};
