@@ -43,8 +43,11 @@ impl RingSpec {
     pub fn sized(stream: u64, message_bytes: u64, messages: u32) -> Result<Self, RingError> { todo!() }
 }
 
+/// Which generation of which stream a ring must be, and its size: what the socket said, checked against the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingIdentity { pub stream: u64, pub generation: u32, pub descriptors: u32, pub arena_bytes: u64 }
 /// Checks a ring's memfd: tmpfs, seals, exact size, no holes, header. For the broker (blocking file calls).
-pub fn verify_ring(fd: BorrowedFd<'_>, spec: &RingSpec) -> Result<(), RingError> { todo!() }
+pub fn verify_ring(fd: BorrowedFd<'_>, identity: &RingIdentity) -> Result<(), RingError> { todo!() }
 /// Checks a reader page's memfd.
 pub fn verify_page(fd: BorrowedFd<'_>, slots: u32) -> Result<(), RingError> { todo!() }
 
@@ -156,7 +159,7 @@ pub enum Drained {
 pub struct Reader {}
 impl Reader {
     /// Verifies and maps. `in_place`: large payloads may be pinned and read where they are; otherwise copied.
-    pub fn attach(memory: OwnedFd, spec: &RingSpec, link: &Arc<ReaderLink>, slot: u32, start: u64, in_place: bool) -> Result<Self, RingError> { todo!() }
+    pub fn attach(memory: OwnedFd, identity: &RingIdentity, link: &Arc<ReaderLink>, slot: u32, start: u64, in_place: bool) -> Result<Self, RingError> { todo!() }
     pub fn slot(&self) -> u32 { todo!() }
     /// The next message if there is one. Small payloads are copied into `scratch` (cleared first), large ones pinned.
     pub fn try_next(&mut self, scratch: &mut Vec<u8>) -> Result<Next, RingError> { todo!() }

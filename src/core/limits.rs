@@ -1,0 +1,73 @@
+//! Every limit of the broker, with its default. The configuration fills this in; the core reads it.
+//! A limit's name is its key under `limits:` in the configuration, and ends in its unit and `max`.
+
+use tramline_wire::Geometry;
+
+/// The broker's limits and timings as the core uses them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest frame body and JSON line taken from a client, in bytes.
+    pub frame_bytes_max: u32,
+    /// Connections at a time, of all languages.
+    pub connections_max: u32,
+    /// Subscriptions of one session.
+    pub session_subscriptions_max: u32,
+    /// Subscriptions in all.
+    pub subscriptions_max: u32,
+    /// Streams one session has open.
+    pub session_streams_max: u32,
+    /// Streams in all.
+    pub streams_max: u32,
+    /// Largest memory of one ring, in bytes.
+    pub ring_bytes_max: u64,
+    /// Memory of all rings together, in bytes.
+    pub rings_bytes_max: u64,
+    /// Bytes that wait for one subscription before its slow-subscriber policy applies.
+    pub queue_bytes_max: u32,
+    /// Bytes that wait in one session's outbox before its subscriptions queue up.
+    pub outbox_bytes_max: u32,
+    /// File descriptors in flight to or from one session.
+    pub session_fds_in_flight_max: u32,
+    /// Topics known at a time.
+    pub topics_max: u32,
+    /// Topics whose matching subscriptions are kept ready.
+    pub match_cache_topics_max: u32,
+    /// Longest time a slow subscriber may hold up publishers on the socket, in milliseconds.
+    pub block_millis_max: u32,
+    /// How long the other side of an attachment may take, in milliseconds.
+    pub attach_timeout_millis: u32,
+    /// How long a connection may stay without its first byte, or a native one without `Hello`, in milliseconds.
+    pub first_byte_timeout_millis: u32,
+    /// Largest payload that JSON clients see whole, in bytes; above it they get `bytes` and a `preview`.
+    pub json_payload_bytes_max: u32,
+    /// Past messages that a subscription may ask for per stream.
+    pub history_messages_max: u32,
+    /// A ring's size unless its topic or publisher says otherwise.
+    pub ring_default: Geometry,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: 1024 * 1024,
+            connections_max: 1024,
+            session_subscriptions_max: 1024,
+            subscriptions_max: 131_072,
+            session_streams_max: 16_384,
+            streams_max: 65_536,
+            ring_bytes_max: 1024 * 1024 * 1024,
+            rings_bytes_max: 4 * 1024 * 1024 * 1024,
+            queue_bytes_max: 4 * 1024 * 1024,
+            outbox_bytes_max: 256 * 1024,
+            session_fds_in_flight_max: 16,
+            topics_max: 262_144,
+            match_cache_topics_max: 16_384,
+            block_millis_max: 1_000,
+            attach_timeout_millis: 1_000,
+            first_byte_timeout_millis: 10_000,
+            json_payload_bytes_max: 64 * 1024,
+            history_messages_max: 4_096,
+            ring_default: Geometry { descriptors: 256, arena_bytes: 256 * 1024 },
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The broker's state and rules: sessions, topics, routing, delivery, rings, access, quotas.
+//!
+//! Events come in with the time, actions come out. This module and all below it perform no I/O, read
+//! no clock, start no thread and never wait, so that a whole broker runs inside a test under virtual
+//! time. The shell around it owns sockets, descriptors, timers and files.
+//!
+//! # The conversation with the shell
+//!
+//! 1. The shell calls one of the `Core` methods that take an event (`connect`, `native_input`, …) with [`Now`].
+//! 2. The core changes its state, appends to sessions' [`Outbox`]es and queues [`Action`]s.
+//! 3. After each batch of events the shell carries out all actions ([`Core::next_action`]), then writes
+//!    the outboxes of all sessions in [`Core::next_dirty`], and reports what was written
+//!    ([`Core::written`]), which may let queued messages move up and blocked publishers go on.
+//! 4. It sleeps until something arrives or [`Core::deadline`] passes, then calls [`Core::tick`].
+
+pub mod limits;
+
+/// A connection, unique in one run of the broker. 0 is the broker itself.
+pub type SessionId = u64;
+
+/// A file descriptor that the shell keeps and the core only names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FdId(pub u64);
+
+/// The time at which an event happened, given by the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub monotonic: u64,
+    /// Nanoseconds since 1970, UTC.
+    pub unix: i64,
+}
+
+/// Which of the three languages a session speaks (HTTP requests ask for a [`Core::snapshot`] instead).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// Frames.
+    Native,
+    /// JSON lines.
+    Json,
+}
+
+/// Who is at the other end, as the kernel vouches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Process id at accept.
+    pub pid: u32,
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Whether the shell goes on reading from whoever caused an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// Stop reading until [`Action::Resume`] (a slow subscriber holds this publisher up for a bounded time).
+    Pause,
+    /// The session ends: flush its outbox, then close. No more input is wanted.
+    Close,
+}
+
+/// How far an input was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes used up, whole frames only.
+    pub consumed: usize,
+    /// What to do next.
+    pub flow: Flow,
+}
+
+/// The four ends of a link's two pipes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bells {
+    /// Subscriber's end of the doorbell.
+    pub doorbell_read: FdId,
+    /// Publisher's end of the doorbell.
+    pub doorbell_write: FdId,
+    /// Publisher's end of the space bell.
+    pub space_read: FdId,
+    /// Subscriber's end of the space bell.
+    pub space_write: FdId,
+}
+
+/// What the core asks the shell to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Check a ring's memfd off the core's thread, then call [`Core::ring_verified`].
+    VerifyRing {
+        /// The stream it belongs to.
+        stream: u64,
+        /// The memory.
+        memory: FdId,
+        /// Generation it must carry.
+        generation: u32,
+        /// Size it must have.
+        geometry: tramline_wire::Geometry,
+    },
+    /// Make a link's pipes (`O_CLOEXEC | O_NONBLOCK`), then call [`Core::pipes_made`].
+    MakePipes {
+        /// For this link.
+        link: u64,
+    },
+    /// Close a descriptor, off the core's thread.
+    CloseFd(FdId),
+    /// Read from this session again.
+    Resume(SessionId),
+    /// Write out what is in the outbox, then close the connection and call [`Core::disconnected`].
+    CloseSession(SessionId),
+    /// A subscription without rings: the shell itself takes this offer, in the subscriber's place
+    /// (make a page if needed), then calls [`Core::proxy_accept`] or [`Core::proxy_refuse`].
+    ProxyOffer {
+        /// The attachment.
+        attach: u64,
+        /// The link it belongs to; slots of one link share pages.
+        link: u64,
+        /// The stream.
+        stream: u64,
+    },
+    /// The memory for an accepted proxy attachment: map, begin to read, call [`Core::proxy_attached`], then
+    /// [`Core::proxy_message`] for each message. The shell takes the descriptors over.
+    ProxyAttach {
+        /// The attachment.
+        attach: u64,
+        /// The ring.
+        memory: FdId,
+        /// Its generation.
+        generation: u32,
+        /// Its size.
+        geometry: tramline_wire::Geometry,
+        /// Position to begin at.
+        start: u64,
+        /// Reading end of the doorbell and writing end of the space bell, when the link is new.
+        bells: Option<(FdId, FdId)>,
+    },
+    /// The attachment has ended. With `drain`, read what is still there first; then call
+    /// [`Core::proxy_ended`].
+    ProxyDetach {
+        /// The attachment.
+        attach: u64,
+        /// Whether the rest is to be read.
+        drain: bool,
+    },
+    /// Read this paused proxy attachment again.
+    ProxyResume {
+        /// The attachment.
+        attach: u64,
+    },
+}
+
+/// A message that the shell read from a ring on behalf of a subscription.
+#[derive(Debug, Clone, Copy)]
+pub struct RingMessage<'a> {
+    /// Its number in the stream.
+    pub seq: u64,
+    /// How many were lost just before it.
+    pub lost: u64,
+    /// Flags as published (a claim).
+    pub flags: u16,
+    /// Monotonic time of publishing (a claim).
+    pub time: u64,
+    /// Source time (a claim).
+    pub source_time: i64,
+    /// Type and headers (a claim, not yet checked).
+    pub head: &'a [u8],
+    /// The payload, or its first bytes if it is larger than the subscriber can be given.
+    pub payload: &'a [u8],
+    /// The payload's whole length.
+    pub payload_length: u64,
+}
