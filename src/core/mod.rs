@@ -134,6 +134,8 @@ pub enum Action {
         geometry: tramline_wire::Geometry,
         /// Position to begin at.
         start: u64,
+        /// Sequence number of the first message from there on.
+        start_seq: u64,
         /// Reading end of the doorbell and writing end of the space bell, when the link is new.
         bells: Option<(FdId, FdId)>,
     },

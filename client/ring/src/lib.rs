@@ -54,6 +54,10 @@ pub fn verify_page(fd: BorrowedFd<'_>, slots: u32) -> Result<(), RingError> { to
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadMode { Gated, Lossy }
 
+/// Where a reader begins: the position, and the sequence number of the first message from there on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start { pub position: u64, pub seq: u64 }
+
 /// What a message says besides its bytes. `flags` are wire's MessageFlags bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Meta { pub flags: u16, pub time: u64, pub source_time: i64 }
@@ -92,8 +96,8 @@ impl Writer {
     pub fn create(spec: &RingSpec, depth: u32) -> Result<Self, RingError> { todo!() }
     pub fn memory(&self) -> BorrowedFd<'_> { todo!() }
     pub fn spec(&self) -> &RingSpec { todo!() }
-    /// Admits a reader under `id` (the attachment's id), `history` messages back; returns its start position.
-    pub fn add_reader(&mut self, id: u64, link: &Arc<WriterLink>, slot: u32, mode: ReadMode, history: u32) -> Result<u64, RingError> { todo!() }
+    /// Admits a reader under `id` (the attachment's id), `history` messages back; returns where it starts.
+    pub fn add_reader(&mut self, id: u64, link: &Arc<WriterLink>, slot: u32, mode: ReadMode, history: u32) -> Result<Start, RingError> { todo!() }
     /// Forgets a reader; what it held is free again. `false` if unknown.
     pub fn remove_reader(&mut self, id: u64) -> bool { todo!() }
     pub fn reader_count(&self) -> usize { todo!() }
@@ -104,8 +108,8 @@ impl Writer {
     pub fn flush(&mut self) { todo!() }
     /// Takes room for a payload to be filled in place, without holding the writer.
     pub fn try_loan(&mut self, payload_bytes: usize, head_bytes: usize) -> Result<Loan, SendError> { todo!() }
-    /// Publishes a loan's first `used` bytes. `head` at most as long as announced.
-    pub fn commit(&mut self, loan: Loan, used: usize, meta: Meta, head: &[u8]) -> Result<u64, SendError> { todo!() }
+    /// Publishes a loan's first `used` bytes and wakes sleepers. `head` at most as long as announced (else cut off: assert). Never full: the loan reserved its descriptor.
+    pub fn commit(&mut self, loan: Loan, used: usize, meta: Meta, head: &[u8]) -> u64 { todo!() }
     /// Gives a loan's room back.
     pub fn cancel(&mut self, loan: Loan) { todo!() }
     /// Consumes a sequence number without a message (OnFull::Drop); readers see it as lost.
@@ -159,7 +163,7 @@ pub enum Drained {
 pub struct Reader {}
 impl Reader {
     /// Verifies and maps. `in_place`: large payloads may be pinned and read where they are; otherwise copied.
-    pub fn attach(memory: OwnedFd, identity: &RingIdentity, link: &Arc<ReaderLink>, slot: u32, start: u64, in_place: bool) -> Result<Self, RingError> { todo!() }
+    pub fn attach(memory: OwnedFd, identity: &RingIdentity, link: &Arc<ReaderLink>, slot: u32, start: Start, in_place: bool) -> Result<Self, RingError> { todo!() }
     pub fn slot(&self) -> u32 { todo!() }
     /// The next message if there is one. Small payloads are copied into `scratch` (cleared first), large ones pinned.
     pub fn try_next(&mut self, scratch: &mut Vec<u8>) -> Result<Next, RingError> { todo!() }

@@ -322,6 +322,8 @@ pub struct Attach {
     pub geometry: Geometry,
     /// Position to begin reading at.
     pub start: u64,
+    /// Sequence number of the first message from there on.
+    pub start_seq: u64,
     /// Whether the link's bells come along, after the ring: the end of the doorbell that is read from,
     /// then the end of the space bell that is written to.
     pub bells: bool,
@@ -426,6 +428,8 @@ pub enum ToBroker<'a> {
         attach: u64,
         /// The position the reader begins at.
         start: u64,
+        /// Sequence number of the first message from there on.
+        start_seq: u64,
     },
     /// The subscriber mapped the ring and reads (9).
     Attached {
