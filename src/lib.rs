@@ -1,1 +1,13 @@
-//! Broker.
+//! Tramline's broker and the commands of the `tramline` program.
+//!
+//! # Layout
+//!
+//! * [`cli`]: the command line. The only place besides the tests that uses the client.
+//! * [`shell`]: sockets, descriptors, timers, signals and files around the core.
+//! * [`core`]: the broker's state and rules, without I/O, clocks or threads.
+
+pub mod cli;
+
+pub mod shell;
+
+pub mod core;

@@ -55,7 +55,9 @@ pub enum DecodeError {
         extra: usize,
     },
     /// The declared number of descriptors does not fit the frame's fields.
-    #[error("a frame of kind {kind} that declares {declared} file descriptors, which its fields do not call for")]
+    #[error(
+        "a frame of kind {kind} that declares {declared} file descriptors, which its fields do not call for"
+    )]
     Descriptors {
         /// The variant's number.
         kind: u32,

@@ -202,7 +202,10 @@ mod tests {
         let long = vec![0; HEADER_BLOCK_BYTES_MAX];
         assert!(matches!(encode(&mut out, "", [("a", long.as_slice())]), Err(HeaderError::TooLong(_))));
         let names: Vec<String> = (0..=HEADERS_MAX).map(|n| n.to_string()).collect();
-        assert_eq!(encode(&mut out, "", names.iter().map(|n| (n.as_str(), &[][..]))), Err(HeaderError::TooMany));
+        assert_eq!(
+            encode(&mut out, "", names.iter().map(|n| (n.as_str(), &[][..]))),
+            Err(HeaderError::TooMany)
+        );
         assert_eq!(out, [1]);
     }
 

@@ -17,6 +17,7 @@
 //! * [`frames`]: every frame.
 //! * [`codec`]: frames to bytes and back; the only file that knows bincode's configuration.
 //! * [`codes`]: why something was refused or closed.
+//! * [`path`]: where the broker's socket is.
 
 pub mod topic;
 
@@ -31,6 +32,8 @@ pub mod frames;
 pub mod codec;
 
 pub mod codes;
+
+pub mod path;
 
 pub use codec::{DecodeError, FRAME_PREFIX_BYTES, Framed, split_frame};
 pub use codes::Code;

@@ -42,7 +42,9 @@ pub enum PreambleError {
         reserved: u8,
     },
     /// No version in common.
-    #[error("no common protocol version: the broker speaks {min} to {max}, this client {VERSION_MIN} to {VERSION_MAX}")]
+    #[error(
+        "no common protocol version: the broker speaks {min} to {max}, this client {VERSION_MIN} to {VERSION_MAX}"
+    )]
     NoCommonVersion {
         /// Lowest version the broker speaks.
         min: u8,

@@ -30,7 +30,9 @@ pub enum TopicError {
     #[error("'$' at byte {0}: it may stand only at the start of a topic, and belongs to the broker there")]
     Reserved(usize),
     /// `*` or `>` in a topic, beside other characters, or `>` before the end.
-    #[error("a wildcard at byte {0} out of place: '*' is a whole token, '>' a whole last token, in filters only")]
+    #[error(
+        "a wildcard at byte {0} out of place: '*' is a whole token, '>' a whole last token, in filters only"
+    )]
     Wildcard(usize),
 }
 
@@ -74,7 +76,13 @@ fn check(text: &str, wildcards: bool) -> Result<(), TopicError> {
     Ok(())
 }
 
-fn check_token(token: &str, start: usize, first: bool, last: bool, wildcards: bool) -> Result<(), TopicError> {
+fn check_token(
+    token: &str,
+    start: usize,
+    first: bool,
+    last: bool,
+    wildcards: bool,
+) -> Result<(), TopicError> {
     if token == "*" || token == ">" {
         let in_place = wildcards && (token == "*" || last);
         return if in_place { Ok(()) } else { Err(TopicError::Wildcard(start)) };
