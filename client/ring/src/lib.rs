@@ -1,5 +1,8 @@
 //! Skeleton of the public API (bodies follow).
 #![allow(missing_docs, unused_variables, clippy::missing_errors_doc, clippy::todo)]
+#[cfg(feature = "baseline")]
+pub mod baseline;
+
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
