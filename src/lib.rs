@@ -4,10 +4,13 @@
 //!
 //! * [`cli`]: the command line. The only place besides the tests that uses the client.
 //! * [`shell`]: sockets, descriptors, timers, signals and files around the core.
+//! * [`json`]: JSON lines to requests, and answers to JSON lines: bytes in, bytes out.
 //! * [`core`]: the broker's state and rules, without I/O, clocks or threads.
 
 pub mod cli;
 
 pub mod shell;
+
+pub mod json;
 
 pub mod core;
