@@ -29,7 +29,7 @@ pub use answer::{
     MessageLine, Payload, Sender, Value, write_close, write_error, write_fault, write_gap, write_help,
     write_message, write_ok,
 };
-pub use request::{Op, Publish, Request, RequestFault, Subscribe, parse_request};
+pub use request::{Header, Op, Publish, Request, RequestFault, Subscribe, parse_request};
 
 #[cfg(test)]
 mod tests;

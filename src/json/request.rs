@@ -67,6 +67,9 @@ impl Op<'_> {
     }
 }
 
+/// A header's name and value.
+pub type Header<'a> = (Cow<'a, str>, Cow<'a, [u8]>);
+
 /// A message to publish. The topic is not checked yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publish<'a> {
@@ -79,7 +82,7 @@ pub struct Publish<'a> {
     /// The message's type; empty for none.
     pub message_type: Cow<'a, str>,
     /// Headers in the order given, with unique names, [`HEADERS_MAX`] at most.
-    pub headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
+    pub headers: Vec<Header<'a>>,
     /// When what it tells happened, nanoseconds since 1970 (UTC).
     pub source_time: Option<i64>,
     /// Whether the answer waits until every subscriber's queue has the message.
@@ -324,11 +327,7 @@ fn binary(value: &RawValue) -> Result<Vec<u8>, String> {
     STANDARD.decode(text.as_bytes()).map_err(|error| format!("is not base64 (RFC 4648, padded): {error}"))
 }
 
-fn headers<'a>(
-    line: &[u8],
-    value: &'a RawValue,
-    column: usize,
-) -> Checked<Vec<(Cow<'a, str>, Cow<'a, [u8]>)>> {
+fn headers<'a>(line: &[u8], value: &'a RawValue, column: usize) -> Checked<Vec<Header<'a>>> {
     let raw: RawHeaders<'a> = serde_json::from_str(value.get()).map_err(|error| {
         let whole = error.to_string();
         let reason = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(reason, _)| reason);
@@ -337,7 +336,7 @@ fn headers<'a>(
             format!("the key headers at column {column} must be an object of texts: {reason}"),
         )
     })?;
-    let mut checked: Vec<(Cow<'a, str>, Cow<'a, [u8]>)> = Vec::with_capacity(raw.0.len());
+    let mut checked: Vec<Header<'a>> = Vec::with_capacity(raw.0.len());
     for (name, value) in raw.0 {
         let at = column_of(line, value.get());
         if checked.iter().any(|(known, _)| *known == name) {
