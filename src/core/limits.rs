@@ -18,6 +18,8 @@ pub struct Limits {
     pub session_streams_max: u32,
     /// Streams in all.
     pub streams_max: u32,
+    /// Attachments of streams to subscriptions in all.
+    pub attachments_max: u32,
     /// Largest memory of one ring, in bytes.
     pub ring_bytes_max: u64,
     /// Memory of all rings together, in bytes.
@@ -55,6 +57,7 @@ impl Default for Limits {
             subscriptions_max: 131_072,
             session_streams_max: 16_384,
             streams_max: 65_536,
+            attachments_max: 262_144,
             ring_bytes_max: 1024 * 1024 * 1024,
             rings_bytes_max: 4 * 1024 * 1024 * 1024,
             queue_bytes_max: 4 * 1024 * 1024,

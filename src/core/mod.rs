@@ -12,8 +12,29 @@
 //!    the outboxes of all sessions in [`Core::next_dirty`], and reports what was written
 //!    ([`Core::written`]), which may let queued messages move up and blocked publishers go on.
 //! 4. It sleeps until something arrives or [`Core::deadline`] passes, then calls [`Core::tick`].
+//!
+//! # Who closes a descriptor
+//!
+//! Every [`FdId`] that a frame, [`Bells`] or [`Core::proxy_accept`] hands to the core is closed by the shell when
+//! [`Action::CloseFd`] names it, exactly once and only then: sending a descriptor does not use it up. Two
+//! exceptions: the bells in [`Action::ProxyAttach`] become the shell's, and descriptors that the core did
+//! not take out of the queue given to [`Core::native_input`] stay the shell's.
 
 pub mod limits;
+
+pub mod access;
+
+pub mod broker;
+
+pub mod outbox;
+
+pub mod snapshot;
+
+pub use access::{Access, TopicSettings};
+pub use broker::{Core, Refusal};
+pub use limits::Limits;
+pub use outbox::{Chunk, Outbox};
+pub use snapshot::Snapshot;
 
 /// A connection, unique in one run of the broker. 0 is the broker itself.
 pub type SessionId = u64;
@@ -58,7 +79,8 @@ pub struct Peer {
 pub enum Flow {
     /// Go on.
     Continue,
-    /// Stop reading until [`Action::Resume`] (a slow subscriber holds this publisher up for a bounded time).
+    /// Stop reading until [`Action::Resume`]: a slow subscriber holds this publisher up for a bounded time, or
+    /// the session does not read its own answers. What was not consumed is given again then.
     Pause,
     /// The session ends: flush its outbox, then close. No more input is wanted.
     Close,
@@ -122,7 +144,8 @@ pub enum Action {
         stream: u64,
     },
     /// The memory for an accepted proxy attachment: map, begin to read, call [`Core::proxy_attached`], then
-    /// [`Core::proxy_message`] for each message. The shell takes the descriptors over.
+    /// [`Core::proxy_message`] for each message. The memory stays the core's (duplicate it before the next
+    /// action); the bells become the shell's.
     ProxyAttach {
         /// The attachment.
         attach: u64,

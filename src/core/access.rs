@@ -1,0 +1,140 @@
+//! Who may do what: the one place where the broker decides about users.
+//!
+//! In this version a connection is allowed or refused as a whole, by its uid and groups as the kernel
+//! vouches for them. The broker's own uid and root are always allowed; `allow.users` and `allow.groups` add
+//! others. Every later decision (publish, subscribe, gate) passes through here as well, so that rules
+//! per operation have one door to come in by. This module holds no session and counts nothing; use of
+//! limits is counted in `quota`.
+
+use super::Peer;
+use tramline_wire::{Code, Filter, GatedBy, Geometry, Mode, Topic};
+
+/// The uid that the kernel shows for users it cannot name in this namespace: nobody's own.
+const OVERFLOW_UID: u32 = 65_534;
+
+/// What an operator sets for the topics of one filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// The filter, checked when the configuration was read.
+    pub filter: String,
+    /// Size of a ring on these topics unless the publisher asks for another.
+    pub ring: Option<Geometry>,
+    /// Messages that a publisher keeps for late readers unless it asks for another number.
+    pub history: Option<u32>,
+}
+
+/// Users, groups and topics as the configuration has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The broker's own uid.
+    pub own_uid: u32,
+    /// The broker's own process id, shown as the sender of what it publishes.
+    pub own_pid: u32,
+    /// Uids allowed besides the broker's own and root (`allow.users`).
+    pub users: Vec<u32>,
+    /// Gids whose members are allowed (`allow.groups`).
+    pub groups: Vec<u32>,
+    /// Settings by filter; the first that matches a topic counts.
+    pub topics: Vec<TopicSettings>,
+}
+
+impl Access {
+    /// Whether this peer may connect.
+    ///
+    /// # Errors
+    /// [`Code::Denied`] and a sentence naming the peer and the key that would let it in.
+    pub fn connect(&self, peer: &Peer) -> Result<(), (Code, String)> {
+        let own = peer.uid == self.own_uid && peer.uid != OVERFLOW_UID;
+        let allowed = own
+            || peer.uid == 0
+            || self.users.contains(&peer.uid)
+            || self.groups.iter().any(|gid| *gid == peer.gid || peer.groups.contains(gid));
+        if allowed {
+            return Ok(());
+        }
+        let Peer { pid, uid, .. } = peer;
+        let sentence = format!(
+            "process {pid} of uid {uid} may not connect: this broker serves uid {} and root; allow.users or \
+             allow.groups lets others in",
+            self.own_uid
+        );
+        Err((Code::Denied, sentence))
+    }
+
+    /// How a subscriber that asks for `wanted` may read the stream of a publisher that says `gated_by`.
+    #[must_use]
+    pub fn mode(&self, wanted: Mode, gated_by: GatedBy, publisher_uid: u32, subscriber_uid: u32) -> Mode {
+        let may_gate = match gated_by {
+            GatedBy::Anyone => true,
+            GatedBy::OwnUid => {
+                subscriber_uid == 0 || (subscriber_uid == publisher_uid && subscriber_uid != OVERFLOW_UID)
+            }
+            GatedBy::Nobody => false,
+        };
+        if may_gate { wanted } else { Mode::Lossy }
+    }
+
+    /// Whether a subscriber need not fear that the publisher changes bytes after publishing.
+    #[must_use]
+    pub fn in_place(&self, publisher_uid: u32, subscriber_uid: u32) -> bool {
+        publisher_uid == 0
+            || (publisher_uid != OVERFLOW_UID
+                && (publisher_uid == subscriber_uid || publisher_uid == self.own_uid))
+    }
+
+    /// What the operator set for this topic.
+    #[must_use]
+    pub fn settings(&self, topic: Topic<'_>) -> Option<&TopicSettings> {
+        self.topics
+            .iter()
+            .find(|settings| Filter::parse(&settings.filter).is_ok_and(|filter| filter.matches(topic)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(uid: u32, gid: u32, groups: &[u32]) -> Peer {
+        Peer { pid: 4321, uid, gid, groups: groups.to_vec() }
+    }
+
+    #[test]
+    fn own_uid_root_and_the_allowed_may_connect_and_others_are_told_why_not() {
+        let access = Access { own_uid: 1000, users: vec![7], groups: vec![44], ..Access::default() };
+        assert!(access.connect(&peer(1000, 1, &[])).is_ok());
+        assert!(access.connect(&peer(0, 0, &[])).is_ok());
+        assert!(access.connect(&peer(7, 1, &[])).is_ok());
+        assert!(access.connect(&peer(8, 44, &[])).is_ok());
+        assert!(access.connect(&peer(8, 1, &[3, 44])).is_ok());
+        let (code, sentence) = access.connect(&peer(8, 1, &[3])).unwrap_err();
+        assert_eq!(code, Code::Denied);
+        assert!(sentence.contains("4321") && sentence.contains("uid 8") && sentence.contains("allow.users"));
+    }
+
+    #[test]
+    fn the_overflow_uid_is_nobodys_own() {
+        let access = Access { own_uid: OVERFLOW_UID, ..Access::default() };
+        assert!(access.connect(&peer(OVERFLOW_UID, 1, &[])).is_err());
+        assert!(!access.in_place(OVERFLOW_UID, OVERFLOW_UID));
+        assert_eq!(access.mode(Mode::Gated, GatedBy::OwnUid, OVERFLOW_UID, OVERFLOW_UID), Mode::Lossy);
+    }
+
+    #[test]
+    fn gating_is_granted_as_the_publisher_says() {
+        let access = Access { own_uid: 1000, ..Access::default() };
+        assert_eq!(access.mode(Mode::Gated, GatedBy::OwnUid, 5, 5), Mode::Gated);
+        assert_eq!(access.mode(Mode::Gated, GatedBy::OwnUid, 5, 0), Mode::Gated);
+        assert_eq!(access.mode(Mode::Gated, GatedBy::OwnUid, 5, 6), Mode::Lossy);
+        assert_eq!(access.mode(Mode::Gated, GatedBy::Anyone, 5, 6), Mode::Gated);
+        assert_eq!(access.mode(Mode::Gated, GatedBy::Nobody, 5, 5), Mode::Lossy);
+        assert_eq!(access.mode(Mode::Lossy, GatedBy::Anyone, 5, 5), Mode::Lossy);
+    }
+
+    #[test]
+    fn reading_in_place_needs_a_trusted_publisher() {
+        let access = Access { own_uid: 1000, ..Access::default() };
+        assert!(access.in_place(5, 5) && access.in_place(0, 5) && access.in_place(1000, 5));
+        assert!(!access.in_place(6, 5) && !access.in_place(6, 0));
+    }
+}

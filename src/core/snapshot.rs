@@ -1,0 +1,258 @@
+//! What the broker is and does at one moment, as plain values: for `/status`, `/metrics` and the `status` operation.
+//!
+//! The core fills in what it knows. What only shared memory knows (how far a ring and its readers are) is
+//! an `Option` that the shell fills in, from the descriptors named beside it, which are not serialised.
+//! Ids that do not fit into a JSON number are hexadecimal text.
+
+use super::FdId;
+use serde::Serialize;
+
+/// The broker at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    /// The broker's version.
+    pub version: String,
+    /// This run of it, 16 hexadecimal digits.
+    pub instance: String,
+    /// Seconds since the core was first given the time.
+    pub uptime_seconds: f64,
+    /// Connections, by id.
+    pub sessions: Vec<SessionStatus>,
+    /// Topics in use, by name.
+    pub topics: Vec<TopicStatus>,
+    /// Open streams, by topic and publisher.
+    pub streams: Vec<StreamStatus>,
+    /// Subscriptions, by session and number.
+    pub subscriptions: Vec<SubscriptionStatus>,
+    /// Since the broker's start.
+    pub totals: Totals,
+    /// Every limit that something counts against.
+    pub limits: Vec<LimitStatus>,
+}
+
+/// Messages and bytes by socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Messages published.
+    pub messages_in: u64,
+    /// Bytes of their payloads.
+    pub bytes_in: u64,
+    /// Messages delivered.
+    pub messages_out: u64,
+    /// Bytes of their payloads.
+    pub bytes_out: u64,
+    /// Messages dropped because a subscriber did not keep up.
+    pub lost: u64,
+}
+
+/// One connection.
+#[derive(Debug, Clone, Serialize)]
+pub struct SessionStatus {
+    /// Its id.
+    pub id: u64,
+    /// The name it gave; empty if it gave none.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its uid.
+    pub uid: u32,
+    /// `native` or `json`.
+    pub language: &'static str,
+    /// Seconds since it connected.
+    pub connected_seconds: f64,
+    /// Number of its subscriptions.
+    pub subscriptions: u32,
+    /// Number of its open streams.
+    pub streams: u32,
+    /// What it published, and what was delivered to it.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+    /// Bytes that wait to be written.
+    pub outbox_bytes: u64,
+    /// Bytes that wait for it in the queues of its subscriptions.
+    pub queued_bytes: u64,
+    /// Whether the broker has stopped reading from it for now.
+    pub paused: bool,
+}
+
+/// One topic.
+#[derive(Debug, Clone, Serialize)]
+pub struct TopicStatus {
+    /// Its name.
+    pub topic: String,
+    /// Subscriptions that match it.
+    pub subscriptions: u32,
+    /// Streams open on it.
+    pub streams: u32,
+    /// Messages published on it by socket since the broker knows it.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+}
+
+/// One stream.
+#[derive(Debug, Clone, Serialize)]
+pub struct StreamStatus {
+    /// Its id, 16 hexadecimal digits.
+    pub id: String,
+    /// Its topic.
+    pub topic: String,
+    /// The publishing session.
+    pub session: u64,
+    /// The publisher's name.
+    pub name: String,
+    /// The publisher's process id.
+    pub pid: u32,
+    /// The publisher's uid.
+    pub uid: u32,
+    /// Generation of its memory.
+    pub generation: u32,
+    /// Descriptors of its ring.
+    pub descriptors: u32,
+    /// Bytes of its arena.
+    pub arena_bytes: u64,
+    /// Bytes of its memory in all.
+    pub memory_bytes: u64,
+    /// `any`, `uid` or `nobody`.
+    pub gated_by: &'static str,
+    /// Number of its first message.
+    pub first_seq: u64,
+    /// Who reads it.
+    pub readers: Vec<ReaderStatus>,
+    /// What the ring's header says; filled in by the shell.
+    pub ring: Option<RingStatus>,
+    /// The ring's memory.
+    #[serde(skip)]
+    pub memory: FdId,
+    /// The stream's id as a number.
+    #[serde(skip)]
+    pub stream: u64,
+}
+
+/// One reader of a stream.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReaderStatus {
+    /// The attachment.
+    pub attach: u64,
+    /// The reading session.
+    pub session: u64,
+    /// Its name.
+    pub name: String,
+    /// Its subscription's number.
+    pub sub: u32,
+    /// `offered`, `admitting`, `attaching`, `attached` or `draining`.
+    pub state: &'static str,
+    /// `gated` or `lossy`.
+    pub mode: &'static str,
+    /// Whether the broker reads on its behalf.
+    pub proxy: bool,
+    /// Messages published and not yet read; filled in by the shell.
+    pub lag: Option<u64>,
+    /// Messages lost to this reader; filled in by the shell.
+    pub lost: Option<u64>,
+    /// Messages held in place; filled in by the shell.
+    pub pinned: Option<u32>,
+    /// Where its cursor is.
+    #[serde(skip)]
+    pub page: Option<ReaderPage>,
+}
+
+/// Where a reader keeps its cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReaderPage {
+    /// The page.
+    pub memory: FdId,
+    /// Its first slot's number.
+    pub first_slot: u32,
+    /// How many slots it has.
+    pub slots: u32,
+    /// The reader's slot.
+    pub slot: u32,
+}
+
+/// What a ring's header says. All values are the publisher's claims.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct RingStatus {
+    /// Messages published.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Messages the publisher dropped for want of room.
+    pub dropped: u64,
+    /// Times it waited for room.
+    pub waits: u64,
+    /// Messages that are still readable.
+    pub depth: u64,
+    /// Messages a second, since the shell last looked.
+    pub messages_per_second: f64,
+    /// Bytes a second, since the shell last looked.
+    pub bytes_per_second: f64,
+}
+
+/// One subscription.
+#[derive(Debug, Clone, Serialize)]
+pub struct SubscriptionStatus {
+    /// The session.
+    pub session: u64,
+    /// Its number there.
+    pub sub: u32,
+    /// The filter.
+    pub filter: String,
+    /// `gated` or `lossy`.
+    pub mode: &'static str,
+    /// Whether the client reads rings itself.
+    pub rings: bool,
+    /// `block`, `drop_oldest` or `disconnect`.
+    pub slow: &'static str,
+    /// Messages delivered by socket.
+    pub messages: u64,
+    /// Messages dropped in the broker because it did not keep up.
+    pub lost: u64,
+    /// Messages that wait for it.
+    pub queued_messages: u64,
+    /// Bytes that wait for it.
+    pub queued_bytes: u64,
+    /// Streams attached to it.
+    pub streams: u32,
+}
+
+/// Counters since the broker's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// What went through the broker by socket.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+    /// Bytes taken from clients.
+    pub wire_bytes_in: u64,
+    /// Bytes written to clients.
+    pub wire_bytes_out: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections refused.
+    pub connections_refused: u64,
+    /// Requests refused.
+    pub requests_refused: u64,
+    /// Sessions closed for breaking the protocol.
+    pub violations: u64,
+    /// Sessions closed for not reading.
+    pub slow_disconnects: u64,
+    /// Times a publisher was held up by a slow subscriber.
+    pub pauses: u64,
+    /// Streams opened.
+    pub streams_opened: u64,
+    /// Attachments made.
+    pub attachments: u64,
+    /// Ring messages delivered by the broker on behalf of clients without rings.
+    pub proxied_messages: u64,
+}
+
+/// A limit and its use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LimitStatus {
+    /// Its key under `limits:`.
+    pub name: &'static str,
+    /// Its value.
+    pub value: u64,
+    /// What is used of it, where something is counted in all.
+    pub used: Option<u64>,
+}
