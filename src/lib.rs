@@ -3,11 +3,14 @@
 //! # Layout
 //!
 //! * [`cli`]: the command line. The only place besides the tests that uses the client.
+//! * [`config`]: file, environment and flags to one checked configuration.
 //! * [`shell`]: sockets, descriptors, timers, signals and files around the core.
 //! * [`json`]: JSON lines to requests, and answers to JSON lines: bytes in, bytes out.
 //! * [`core`]: the broker's state and rules, without I/O, clocks or threads.
 
 pub mod cli;
+
+pub mod config;
 
 pub mod shell;
 

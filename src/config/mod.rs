@@ -1,0 +1,238 @@
+//! The configuration: from a YAML file, the environment and the command line to one checked [`Config`].
+//!
+//! Precedence, the strongest first: flags of the command line, environment (`TRAMLINE_CONFIG`,
+//! `TRAMLINE_SOCKET`, `TRAMLINE_LOG`), file, defaults. Without a file and without environment a broker runs
+//! with [`Config::default`]. `config/tramline.yaml` documents every key and holds the defaults.
+//!
+//! A file is believed whole or not at all: unknown keys, wrong kinds, values out of range and names that
+//! the system does not know are errors with file, line, column, key and what is allowed. The raw shape of the
+//! file never leaves this module, and nothing after it checks a setting again.
+//!
+//! # Layout
+//!
+//! * `raw`: the file's shape, key by key.
+//! * `scalar`: sizes, modes, accounts, addresses, as people write them.
+//! * `check`: the raw shape to a `Config`; ranges, and rules between keys.
+
+mod raw;
+
+mod scalar;
+
+mod check;
+
+#[cfg(test)]
+mod tests;
+
+use crate::core::{Limits, TopicSettings};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Longest configuration file, in bytes.
+pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Environment variable that names the configuration file.
+pub const ENV_CONFIG: &str = "TRAMLINE_CONFIG";
+
+/// Environment variable that names the socket.
+pub const ENV_SOCKET: &str = "TRAMLINE_SOCKET";
+
+/// Environment variable that says what is logged.
+pub const ENV_LOG: &str = "TRAMLINE_LOG";
+
+/// Everything an operator can set, checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Where the broker listens.
+    pub socket: Socket,
+    /// Who may connect besides the broker's own uid and root.
+    pub allow: Allow,
+    /// Limits and timings.
+    pub limits: Limits,
+    /// Settings by filter; the first that matches a topic counts.
+    pub topics: Vec<TopicSettings>,
+    /// HTTP beside the socket.
+    pub http: Http,
+    /// How the broker waits.
+    pub wait: Wait,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// Where the broker listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    /// The path; none searches for a place as clients do.
+    pub path: Option<PathBuf>,
+    /// The socket file's permissions.
+    pub mode: u32,
+    /// The socket file's group, by number; none leaves it the broker's own.
+    pub group: Option<u32>,
+}
+
+impl Default for Socket {
+    fn default() -> Self {
+        Self { path: None, mode: 0o600, group: None }
+    }
+}
+
+/// Who may connect besides the broker's own uid and root.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// Uids.
+    pub users: Vec<u32>,
+    /// Gids whose members are allowed.
+    pub groups: Vec<u32>,
+}
+
+/// HTTP beside the socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http {
+    /// A loopback address to serve HTTP on; none serves it on the socket only.
+    pub listen: Option<SocketAddr>,
+}
+
+/// How the broker waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// How long the broker looks again, yielding, after the last traffic before it sleeps, in
+    /// microseconds; 0 sleeps at once. On one core it always sleeps at once.
+    pub spin_micros: u32,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self { spin_micros: 50 }
+    }
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A level (`off`, `error`, `warn`, `info`, `debug`, `trace`), or from the environment or a flag also
+    /// directives by module as tracing's `EnvFilter` takes them.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned() }
+    }
+}
+
+/// What stands above the file: flags, or the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The configuration file.
+    pub file: Option<PathBuf>,
+    /// The socket.
+    pub socket: Option<PathBuf>,
+    /// What is logged.
+    pub log: Option<String>,
+}
+
+impl Overrides {
+    /// What the process's environment says. Empty variables say nothing.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            file: variable(ENV_CONFIG).map(PathBuf::from),
+            socket: variable(ENV_SOCKET).map(PathBuf::from),
+            log: variable(ENV_LOG).map(|value| value.to_string_lossy().into_owned()),
+        }
+    }
+
+    /// These, and where they say nothing, those of `weaker`.
+    #[must_use]
+    pub fn or(self, weaker: Self) -> Self {
+        Self {
+            file: self.file.or(weaker.file),
+            socket: self.socket.or(weaker.socket),
+            log: self.log.or(weaker.log),
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        error: std::io::Error,
+    },
+    /// The file is too long.
+    #[error("the configuration {} has {bytes} bytes; at most {CONFIG_BYTES_MAX} are read", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// The file says something that it may not.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Faulty {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// The key, what is wrong with it and what is allowed.
+        message: String,
+    },
+    /// A flag or variable says something that it may not.
+    #[error("{0}")]
+    Override(String),
+}
+
+impl Config {
+    /// The configuration of a broker: the file that `overrides` names (none: defaults), with `overrides` on top.
+    /// Reads the file, and the user database for the names in it; may block as files do.
+    ///
+    /// # Errors
+    /// When the file cannot be read or says something that it may not.
+    pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
+        let mut config = match &overrides.file {
+            Some(path) => Self::read(path)?,
+            None => Self::default(),
+        };
+        if let Some(level) = overrides.log {
+            tracing_subscriber::EnvFilter::try_new(&level).map_err(|error| {
+                ConfigError::Override(format!(
+                    "the log level {level:?} (--log or {ENV_LOG}) is neither one of {} nor directives by module: {error}",
+                    scalar::LEVELS.join(", ")
+                ))
+            })?;
+            config.log.level = level;
+        }
+        config.socket.path = overrides.socket.or(config.socket.path);
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
+        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+        if bytes > CONFIG_BYTES_MAX {
+            return Err(ConfigError::TooLong { path: path.to_owned(), bytes });
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads a configuration from `text`; `path` is named in errors only.
+    ///
+    /// # Errors
+    /// [`ConfigError::Faulty`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        check::config(text).map_err(|fault| ConfigError::Faulty {
+            path: path.to_owned(),
+            line: fault.line,
+            column: fault.column,
+            message: fault.message,
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! The file's shape: one struct a section, one field a key, everything optional.
+//!
+//! Each scalar has a type of its own that knows how people write it (see `scalar`), so that a wrong one is
+//! refused while the parser still knows its line and column. Ranges and rules between keys are `check`'s.
+
+use super::scalar::{Account, Bytes, Count, FilterText, GroupName, Level, Loopback, ModeText, UserName};
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// Declares a section: a struct of optional fields that refuses unknown keys, and the list of its keys.
+macro_rules! section {
+    ($(#[$doc:meta])+ $name:ident { $($key:ident: $kind:ty,)+ }) => {
+        $(#[$doc])+
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default, expecting = "keys with values")]
+        pub(super) struct $name { $(pub(super) $key: Option<$kind>,)+ }
+
+        impl $name {
+            /// The keys of this section.
+            #[cfg(test)]
+            pub(super) const KEYS: &'static [&'static str] = &[$(stringify!($key),)+];
+        }
+    };
+}
+
+section! {
+    /// The whole file.
+    RawConfig {
+        socket: RawSocket,
+        allow: RawAllow,
+        limits: RawLimits,
+        topics: Vec<RawTopic>,
+        http: RawHttp,
+        wait: RawWait,
+        log: RawLog,
+    }
+}
+
+section! {
+    /// `socket:`
+    RawSocket {
+        path: PathBuf,
+        mode: ModeText,
+        group: Account<GroupName>,
+    }
+}
+
+section! {
+    /// `allow:`
+    RawAllow {
+        users: Vec<Account<UserName>>,
+        groups: Vec<Account<GroupName>>,
+    }
+}
+
+section! {
+    /// `limits:`
+    RawLimits {
+        frame_bytes_max: Bytes,
+        connections_max: Count,
+        session_subscriptions_max: Count,
+        subscriptions_max: Count,
+        session_streams_max: Count,
+        streams_max: Count,
+        ring_bytes_max: Bytes,
+        rings_bytes_max: Bytes,
+        queue_bytes_max: Bytes,
+        outbox_bytes_max: Bytes,
+        session_fds_in_flight_max: Count,
+        topics_max: Count,
+        match_cache_topics_max: Count,
+        block_millis_max: Count,
+        attach_timeout_millis: Count,
+        first_byte_timeout_millis: Count,
+        json_payload_bytes_max: Bytes,
+        history_messages_max: Count,
+        ring_default: RawRing,
+    }
+}
+
+section! {
+    /// The size of a ring.
+    RawRing {
+        descriptors: Count,
+        arena_bytes: Bytes,
+    }
+}
+
+section! {
+    /// One entry of `topics:`
+    RawTopic {
+        filter: FilterText,
+        ring: RawRing,
+        history: Count,
+    }
+}
+
+section! {
+    /// `http:`
+    RawHttp {
+        listen: Loopback,
+    }
+}
+
+section! {
+    /// `wait:`
+    RawWait {
+        spin_micros: Count,
+    }
+}
+
+section! {
+    /// `log:`
+    RawLog {
+        level: Level,
+    }
+}
