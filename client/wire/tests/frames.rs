@@ -1,0 +1,342 @@
+//! Every frame, with any values in its fields, is the same after encoding and decoding; no cut or
+//! changed body makes the decoder panic or take more than it should. proptest prints the seed of a failure.
+
+use proptest::prelude::*;
+use tramline_wire::codec::{DecodeError, Framed, decode_message, encode_message, split_frame};
+use tramline_wire::{
+    Accept, Admit, After, Attach, Deliver, GatedBy, Geometry, LimitInfo, Message, MessageFlags, Mode, Offer,
+    OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient, Welcome,
+};
+
+/// The numbers, texts and bytes from which a frame is made; frames borrow from it.
+#[derive(Debug, Clone)]
+struct Stuff {
+    small: [u32; 6],
+    large: [u64; 6],
+    time: i64,
+    short: u16,
+    flag: bool,
+    other: bool,
+    choice: u32,
+    text: String,
+    more: String,
+    head: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+prop_compose! {
+    fn stuff()(
+        small in any::<[u32; 6]>(),
+        large in any::<[u64; 6]>(),
+        time in any::<i64>(),
+        short in any::<u16>(),
+        flag in any::<bool>(),
+        other in any::<bool>(),
+        choice in any::<u32>(),
+        text in ".{0,24}",
+        more in "[a-z.*>]{0,24}",
+        head in proptest::collection::vec(any::<u8>(), 0..24),
+        payload in proptest::collection::vec(any::<u8>(), 0..200),
+    ) -> Stuff {
+        Stuff { small, large, time, short, flag, other, choice, text, more, head, payload }
+    }
+}
+
+impl Stuff {
+    fn message(&self) -> Message<'_> {
+        let flags = MessageFlags::from_bits(self.short & 0xf).unwrap_or_default();
+        Message {
+            flags,
+            seq: self.large[0],
+            time: self.large[1],
+            source_time: self.time,
+            after: self.flag.then_some(After { stream: self.large[2], seq: self.large[3] }),
+            head: &self.head,
+            payload: &self.payload,
+        }
+    }
+
+    fn mode(&self) -> Mode {
+        if self.other { Mode::Gated } else { Mode::Lossy }
+    }
+
+    fn slow(&self) -> SlowPolicy {
+        match self.choice % 3 {
+            0 => SlowPolicy::Block { millis: self.small[3] },
+            1 => SlowPolicy::DropOldest,
+            _ => SlowPolicy::Disconnect,
+        }
+    }
+
+    fn gated_by(&self) -> GatedBy {
+        [GatedBy::Anyone, GatedBy::OwnUid, GatedBy::Nobody][self.choice as usize % 3]
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry { descriptors: self.small[4], arena_bytes: self.large[4] }
+    }
+
+    fn page(&self) -> Option<PageDeclaration> {
+        self.flag.then_some(PageDeclaration { first_slot: self.small[2], slots: self.small[3] })
+    }
+
+    /// One frame of each kind, in the order of their numbers.
+    fn to_broker(&self) -> Vec<ToBroker<'_>> {
+        let ([a, b, c, ..], [x, y, ..]) = (self.small, self.large);
+        vec![
+            ToBroker::Hello { name: &self.text },
+            ToBroker::Topic { alias: a, topic: &self.more },
+            ToBroker::Publish(Publish { alias: a, message: self.message() }),
+            ToBroker::Subscribe(Subscribe {
+                req: a,
+                sub: b,
+                filter: &self.more,
+                mode: self.mode(),
+                rings: self.flag,
+                history: c,
+                slow: self.slow(),
+                queue_bytes_max: self.small[5],
+            }),
+            ToBroker::Unsubscribe { req: a, sub: b },
+            ToBroker::OpenStream(OpenStream {
+                req: a,
+                alias: b,
+                stream: x,
+                generation: c,
+                geometry: self.geometry(),
+                first_seq: y,
+                gated_by: self.gated_by(),
+                fds: 1,
+            }),
+            ToBroker::CloseStream { req: a, stream: x, last_seq: y },
+            ToBroker::Accept(Accept { attach: x, slot: a, page: self.page(), fds: u8::from(self.flag) }),
+            ToBroker::Admitted { attach: x, start: y, start_seq: self.large[5] },
+            ToBroker::Attached { attach: x },
+            ToBroker::Detach { attach: x, code: self.short },
+            ToBroker::Ping { req: a },
+        ]
+    }
+
+    /// One frame of each kind, in the order of their numbers.
+    fn to_client(&self) -> Vec<ToClient<'_>> {
+        let ([a, b, c, d, ..], [x, y, z, ..]) = (self.small, self.large);
+        vec![
+            ToClient::Welcome(Welcome {
+                session: x,
+                instance: y,
+                version: &self.text,
+                frame_bytes_max: a,
+                attach_timeout_millis: b,
+                subscriptions_max: c,
+                streams_max: d,
+                ring_bytes_max: z,
+                ring_default: self.geometry(),
+            }),
+            ToClient::Error {
+                req: a,
+                code: self.short,
+                message: &self.text,
+                limit: self.flag.then_some(LimitInfo { name: &self.more, value: x, used: y }),
+            },
+            ToClient::Done { req: a },
+            ToClient::Confirmed { alias: a, seq: x, receivers: b },
+            ToClient::Source(Source {
+                alias: a,
+                topic: &self.more,
+                session: x,
+                name: &self.text,
+                uid: b,
+                pid: c,
+            }),
+            ToClient::SourceGone { alias: a },
+            ToClient::Deliver(Deliver { sub: a, source: b, payload_length: x, message: self.message() }),
+            ToClient::Gap { sub: a, topic: &self.more, lost: x },
+            ToClient::Subscribed { req: a, sub: b, streams: c, pending: d },
+            ToClient::StreamOpened { req: a, stream: x, readers: b, pending: c },
+            ToClient::Offer(Offer {
+                attach: x,
+                sub: a,
+                source: b,
+                stream: y,
+                link: z,
+                mode: self.mode(),
+                in_place: self.flag,
+            }),
+            ToClient::Admit(Admit {
+                attach: x,
+                stream: y,
+                link: z,
+                slot: a,
+                mode: self.mode(),
+                history: b,
+                session: self.large[3],
+                name: &self.text,
+                page: self.page(),
+                bells: self.other,
+                fds: u8::from(self.flag) + 2 * u8::from(self.other),
+            }),
+            ToClient::Attach(Attach {
+                attach: x,
+                generation: a,
+                geometry: self.geometry(),
+                start: y,
+                start_seq: z,
+                bells: self.other,
+                fds: 1 + 2 * u8::from(self.other),
+            }),
+            ToClient::Detach { attach: x, code: self.short },
+            ToClient::Pong { req: a },
+            ToClient::Close { code: self.short, message: &self.text },
+        ]
+    }
+}
+
+/// The one body in `bytes`, which must be one whole frame.
+fn body(bytes: &[u8]) -> &[u8] {
+    match split_frame(bytes, bytes.len()) {
+        Ok(Framed::Whole { body, consumed }) if consumed == bytes.len() => body,
+        other => panic!("not one frame: {other:?}"),
+    }
+}
+
+#[test]
+fn the_lists_above_hold_every_kind() {
+    let number = |list: usize| u32::try_from(list).unwrap().to_le_bytes();
+    let stuff = Stuff {
+        small: [0; 6],
+        large: [0; 6],
+        time: 0,
+        short: 0,
+        flag: false,
+        other: false,
+        choice: 0,
+        text: String::new(),
+        more: String::new(),
+        head: Vec::new(),
+        payload: Vec::new(),
+    };
+    let (to_broker, to_client) = (stuff.to_broker().len(), stuff.to_client().len());
+    let past = ToBroker::decode(&number(to_broker)).err();
+    assert!(matches!(past, Some(DecodeError::UnknownKind(_))), "a kind is missing above: {past:?}");
+    let past = ToClient::decode(&number(to_client)).err();
+    assert!(matches!(past, Some(DecodeError::UnknownKind(_))), "a kind is missing above: {past:?}");
+}
+
+proptest! {
+    #[test]
+    fn every_frame_comes_back(stuff in stuff()) {
+        for (kind, frame) in stuff.to_broker().into_iter().enumerate() {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            prop_assert_eq!(usize::from(bytes[4]), kind);
+            prop_assert_eq!(ToBroker::decode(body(&bytes)), Ok(frame));
+        }
+        for (kind, frame) in stuff.to_client().into_iter().enumerate() {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            prop_assert_eq!(usize::from(bytes[4]), kind);
+            prop_assert_eq!(ToClient::decode(body(&bytes)), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn a_body_cut_anywhere_is_refused_and_so_is_one_byte_more(stuff in stuff(), at in any::<prop::sample::Index>()) {
+        for frame in stuff.to_broker() {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            let whole = &bytes[4..];
+            prop_assert!(ToBroker::decode(&whole[..at.index(whole.len())]).is_err());
+            let longer = [whole, &[0]].concat();
+            let one_more = matches!(ToBroker::decode(&longer), Err(DecodeError::Trailing { extra: 1, .. }));
+            prop_assert!(one_more);
+        }
+        for frame in stuff.to_client() {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            let whole = &bytes[4..];
+            prop_assert!(ToClient::decode(&whole[..at.index(whole.len())]).is_err());
+            let longer = [whole, &[0]].concat();
+            let one_more = matches!(ToClient::decode(&longer), Err(DecodeError::Trailing { extra: 1, .. }));
+            prop_assert!(one_more);
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_or_read_as_what_it_says(
+        stuff in stuff(),
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        for frame in stuff.to_broker() {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            let mut changed = bytes.split_off(4);
+            let place = at.index(changed.len());
+            changed[place] = byte;
+            if let Ok(frame) = ToBroker::decode(&changed) {
+                let mut again = Vec::new();
+                frame.encode(&mut again);
+                prop_assert_eq!(&again[4..], &changed[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn frames_behind_one_another_are_split_where_they_end(stuff in stuff(), cut in any::<prop::sample::Index>()) {
+        let mut bytes = Vec::new();
+        let frames = stuff.to_broker();
+        for frame in &frames {
+            frame.encode(&mut bytes);
+        }
+        let (mut rest, mut met) = (&bytes[..], 0);
+        while let Ok(Framed::Whole { body, consumed }) = split_frame(rest, 4096) {
+            prop_assert_eq!(ToBroker::decode(body), Ok(frames[met]));
+            (rest, met) = (&rest[consumed..], met + 1);
+        }
+        prop_assert_eq!((rest.len(), met), (0, frames.len()));
+        // Whatever has arrived so far: whole frames, then one that says how much is missing of it.
+        let mut rest = &bytes[..cut.index(bytes.len())];
+        loop {
+            match split_frame(rest, 4096).unwrap() {
+                Framed::Whole { consumed, .. } => rest = &rest[consumed..],
+                Framed::Incomplete { needed } => {
+                    prop_assert!(needed > rest.len());
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_passes_through_the_broker_untouched(stuff in stuff()) {
+        let message = stuff.message();
+        let mut published = Vec::new();
+        ToBroker::Publish(Publish { alias: stuff.small[0], message }).encode(&mut published);
+        let raw = ToBroker::publish_message(body(&published));
+        prop_assert_eq!(decode_message(raw), Ok(message));
+        let mut encoded = Vec::new();
+        encode_message(&mut encoded, &message);
+        prop_assert_eq!(&encoded[..], raw);
+        let mut passed_on = Vec::new();
+        ToClient::encode_deliver(&mut passed_on, 1, 2, message.payload.len() as u64, raw);
+        let deliver = Deliver { sub: 1, source: 2, payload_length: message.payload.len() as u64, message };
+        prop_assert_eq!(ToClient::decode(body(&passed_on)), Ok(ToClient::Deliver(deliver)));
+    }
+
+    #[test]
+    fn any_bytes_are_refused_or_a_frame(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        for kind in 0_u8..18 {
+            let body = [&[kind, 0, 0, 0][..], &bytes].concat();
+            if let Ok(frame) = ToBroker::decode(&body) {
+                let mut again = Vec::new();
+                frame.encode(&mut again);
+                prop_assert_eq!(&again[4..], &body[..]);
+            }
+            if let Ok(frame) = ToClient::decode(&body) {
+                let mut again = Vec::new();
+                frame.encode(&mut again);
+                prop_assert_eq!(&again[4..], &body[..]);
+            }
+        }
+    }
+}
