@@ -1,0 +1,279 @@
+//! What the shared memory looks like, byte by byte. `docs/ring.md` says the same in prose.
+//!
+//! ```text
+//! generation   header, 4096 B │ N descriptors of 64 B, rounded up to a page │ arena
+//! reader page  header,  256 B │ slots of 256 B
+//! ```
+//!
+//! Everything is little-endian and made of 64-bit words, read and written atomically: a peer may change
+//! its memory at any time, and what is loaded from it is a claim until it has been bounded. This file
+//! only describes; it neither maps nor decides.
+
+use crate::sync::AtomicU64;
+
+/// First word of a generation: "TRAMRING".
+pub(crate) const RING_MAGIC: u64 = u64::from_le_bytes(*b"TRAMRING");
+
+/// First word of a reader page: "TRAMPAGE".
+pub(crate) const PAGE_MAGIC: u64 = u64::from_le_bytes(*b"TRAMPAGE");
+
+/// Version of both layouts.
+pub(crate) const LAYOUT_VERSION: u64 = 1;
+
+/// Size of a generation's header, and what sizes are rounded up to.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+
+/// Size of a descriptor.
+pub(crate) const DESCRIPTOR_BYTES: u64 = 64;
+
+/// Size of a reader slot, and of a reader page's header.
+pub(crate) const SLOT_BYTES: u64 = 256;
+
+/// Payloads begin at multiples of this; the arena is handed out in units of it.
+pub(crate) const UNIT_BYTES: u64 = 64;
+
+/// Samples that one reader of one stream holds in place at a time; beyond it, payloads are copied.
+pub const PINS_PER_SLOT: usize = if cfg!(loom) { 2 } else { 16 };
+
+/// Payloads up to this size without type and headers stand in the descriptor itself.
+pub(crate) const INLINE_BYTES_MAX: usize = 20;
+
+/// Positions stay below this, so that stamps (twice a position) never wrap.
+pub(crate) const POSITION_MAX: u64 = 1 << 62;
+
+/// Fewest and most descriptors of a generation; a power of two.
+pub(crate) const DESCRIPTORS_MIN: u32 = 2;
+/// See [`DESCRIPTORS_MIN`].
+pub(crate) const DESCRIPTORS_MAX: u32 = 1 << 20;
+
+/// Largest arena: units are counted in 32 bits, and one is kept apart as a mark.
+pub(crate) const ARENA_BYTES_MAX: u64 = (u32::MAX as u64 - 1) / (PAGE_BYTES / UNIT_BYTES) * PAGE_BYTES;
+
+/// Most slots of one reader page.
+pub(crate) const PAGE_SLOTS_MAX: u32 = 4095;
+
+/// The stream takes messages.
+pub(crate) const STATE_OPEN: u64 = 0;
+/// No more messages will come.
+pub(crate) const STATE_CLOSED: u64 = 1;
+/// The next generation carries on where this one ends.
+pub(crate) const STATE_SUCCEEDED: u64 = 2;
+
+/// A generation's first page. Written by the writer only.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Header {
+    /// Line 0: set before the memory is sealed, constant from then on.
+    pub(crate) magic: AtomicU64,
+    pub(crate) version: AtomicU64,
+    pub(crate) stream: AtomicU64,
+    pub(crate) generation: AtomicU64,
+    pub(crate) descriptors: AtomicU64,
+    pub(crate) arena_bytes: AtomicU64,
+    pub(crate) first_position: AtomicU64,
+    pub(crate) first_seq: AtomicU64,
+    /// Line 1: counters, for readers that were overtaken and for whoever watches.
+    pub(crate) counters: Counted,
+    /// Line 2: the writer's wish to be rung.
+    pub(crate) wait: Wait,
+    /// Line 3: whether it goes on.
+    pub(crate) end: End,
+}
+
+/// The writer's counters. None of them guards memory.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Counted {
+    /// Position that the next message will have.
+    pub(crate) head: AtomicU64,
+    /// Position of the oldest message that is still to be had.
+    pub(crate) oldest: AtomicU64,
+    /// Payload bytes published.
+    pub(crate) bytes: AtomicU64,
+    /// Sequence numbers consumed without a message.
+    pub(crate) skipped: AtomicU64,
+    /// How often the writer began to wait for room.
+    pub(crate) waits: AtomicU64,
+}
+
+/// How a waiting writer asks readers to ring.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Wait {
+    /// Odd while the writer waits; a new number each time it looks again.
+    pub(crate) epoch: AtomicU64,
+    /// A reader whose cursor reaches this rings.
+    pub(crate) wanted: AtomicU64,
+}
+
+/// How a generation ends.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct End {
+    /// `STATE_…`.
+    pub(crate) state: AtomicU64,
+    /// Position after the last message, once the state is not open.
+    pub(crate) position: AtomicU64,
+    /// Sequence number that the next message would have had.
+    pub(crate) next_seq: AtomicU64,
+    /// The generation that carries on.
+    pub(crate) successor: AtomicU64,
+}
+
+/// One entry of the descriptor ring. Written by the writer only.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    /// `2 × (position + 1)` while the message is to be had, one more once it is not; 0 at first.
+    pub(crate) stamp: AtomicU64,
+    /// See [`Fields`].
+    pub(crate) words: [AtomicU64; 7],
+}
+
+/// What the seven words of a descriptor say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Fields {
+    pub(crate) seq: u64,
+    pub(crate) time: u64,
+    pub(crate) source_time: i64,
+    /// Start of the payload in the arena, in units.
+    pub(crate) offset: u32,
+    /// Length of the payload in bytes.
+    pub(crate) length: u32,
+    /// Length of type and headers, which follow the payload at the next multiple of 8.
+    pub(crate) head_length: u16,
+    /// Whether the payload stands in `inline` instead of the arena.
+    pub(crate) is_inline: bool,
+    /// The message's flags, which mean nothing to the ring.
+    pub(crate) flags: u16,
+    pub(crate) inline: [u8; INLINE_BYTES_MAX],
+}
+
+const INLINE_BIT: u64 = 1 << 15;
+
+impl Fields {
+    pub(crate) fn to_words(self) -> [u64; 7] {
+        let mut tail = [0; 24];
+        tail[4..].copy_from_slice(&self.inline);
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| tail[at * 8 + i]));
+        let head = u64::from(self.head_length) | if self.is_inline { INLINE_BIT } else { 0 };
+        [
+            self.seq,
+            self.time,
+            self.source_time.cast_unsigned(),
+            u64::from(self.offset) | u64::from(self.length) << 32,
+            head | u64::from(self.flags) << 16 | word(0),
+            word(1),
+            word(2),
+        ]
+    }
+
+    pub(crate) fn from_words(words: [u64; 7]) -> Self {
+        let mut tail = [0; 24];
+        for (bytes, word) in tail.chunks_exact_mut(8).zip(&words[4..]) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        let mut inline = [0; INLINE_BYTES_MAX];
+        inline.copy_from_slice(&tail[4..]);
+        Self {
+            seq: words[0],
+            time: words[1],
+            source_time: words[2].cast_signed(),
+            offset: low(words[3]),
+            length: low(words[3] >> 32),
+            head_length: short(words[4] & !INLINE_BIT),
+            is_inline: words[4] & INLINE_BIT != 0,
+            flags: short(words[4] >> 16),
+            inline,
+        }
+    }
+}
+
+/// The low 32 bits.
+#[allow(clippy::cast_possible_truncation, reason = "cutting off is the meaning")]
+pub(crate) const fn low(word: u64) -> u32 {
+    word as u32
+}
+
+/// The low 16 bits.
+#[allow(clippy::cast_possible_truncation, reason = "cutting off is the meaning")]
+const fn short(word: u64) -> u16 {
+    word as u16
+}
+
+/// First 256 bytes of a reader page. Written by the reader only.
+#[repr(C, align(256))]
+#[derive(Debug)]
+pub(crate) struct PageHeader {
+    pub(crate) magic: AtomicU64,
+    pub(crate) version: AtomicU64,
+    pub(crate) slots: AtomicU64,
+}
+
+/// What one reader says about one stream. Written by the reader only.
+#[repr(C, align(256))]
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// Line 0: positions below this are done with, but for pins.
+    pub(crate) cursor: Cursor,
+    /// Line 1: whether it sleeps, and what it lost.
+    pub(crate) sleep: Sleep,
+    /// Lines 2 and 3: position + 1 of each message it holds in place, 0 for none.
+    pub(crate) pins: [AtomicU64; PINS_PER_SLOT],
+}
+
+/// How far a reader has come.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    pub(crate) position: AtomicU64,
+}
+
+/// Whether a reader sleeps.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Sleep {
+    /// Odd while it sleeps or is about to; a new number each time.
+    pub(crate) epoch: AtomicU64,
+    /// Messages it lost, for whoever watches.
+    pub(crate) lost: AtomicU64,
+    /// Not 0 from its first pin on: the writer need not look at `pins` before.
+    pub(crate) pins_used: AtomicU64,
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    use std::mem::{align_of, offset_of, size_of};
+    assert!(size_of::<Header>() == 256 && align_of::<Header>() == 64);
+    assert!(
+        offset_of!(Header, counters) == 64
+            && offset_of!(Header, wait) == 128
+            && offset_of!(Header, end) == 192
+    );
+    assert!(size_of::<Descriptor>() as u64 == DESCRIPTOR_BYTES && align_of::<Descriptor>() == 64);
+    assert!(size_of::<Slot>() as u64 == SLOT_BYTES && size_of::<PageHeader>() as u64 == SLOT_BYTES);
+    assert!(offset_of!(Slot, sleep) == 64 && offset_of!(Slot, pins) == 128);
+    assert!(cfg!(target_endian = "little"), "the ring's layout is little-endian");
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_survive_the_words() {
+        let fields = Fields {
+            seq: u64::MAX,
+            time: 1,
+            source_time: -1,
+            offset: u32::MAX,
+            length: 77,
+            head_length: 0x7fff,
+            is_inline: true,
+            flags: 0xffff,
+            inline: std::array::from_fn(|i| u8::try_from(i * 11 % 256).unwrap()),
+        };
+        assert_eq!(Fields::from_words(fields.to_words()), fields);
+        assert_eq!(Fields::from_words(Fields::default().to_words()), Fields::default());
+    }
+}

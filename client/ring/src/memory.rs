@@ -1,0 +1,142 @@
+//! Sealed memory: making it, checking somebody else's, and mapping it.
+//!
+//! The owner maps its memory read-write and then seals it so that nobody, the owner included, can resize it,
+//! punch holes or map it writable again. A received descriptor is believed only after [`verify_sealed`].
+//! This file and [`view`](crate::view) hold the mappings; nothing here knows what the bytes mean.
+
+use crate::error::{RingError, claim, os};
+use crate::headroom;
+use crate::layout::PAGE_BYTES;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::ffi::c_void;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+const SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
+
+/// `TMPFS_MAGIC` of linux/magic.h: what memfds live on (hugetlb ones do not).
+const TMPFS: u64 = 0x0102_1994;
+
+/// Memory of this process's address space that is shared with others.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<c_void>,
+    bytes: usize,
+    writable: bool,
+}
+
+// SAFETY: a mapping is an address range that stays valid until it is dropped, on every thread; what is in it is
+// reached through atomics or under the rules of `view`.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(fd: BorrowedFd<'_>, bytes: u64, writable: bool) -> Result<Self, RingError> {
+        let length = usize::try_from(bytes).map_err(|_| RingError::Limit {
+            what: "a mapping's size",
+            value: bytes,
+            max: usize::MAX as u64,
+        })?;
+        let access = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing object.
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, fd, 0) }
+            .map_err(os("cannot map shared memory"))?;
+        let base = NonNull::new(base).expect("the kernel maps nothing at address 0");
+        let mapping = Self { base, bytes: length, writable };
+        // SAFETY: the range is the mapping just made; the advice changes only what a forked child inherits.
+        unsafe { rustix::mm::madvise(mapping.base.as_ptr(), length, Advice::LinuxDontFork) }
+            .map_err(os("cannot keep shared memory from being inherited"))?;
+        Ok(mapping)
+    }
+
+    /// Start of the mapping.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base.cast()
+    }
+
+    /// Length in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether this process may write to it.
+    pub(crate) fn writable(&self) -> bool {
+        self.writable
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and is not used after its only owner is gone.
+        let result = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.bytes) };
+        debug_assert!(result.is_ok(), "a mapping made by mmap can be unmapped");
+    }
+}
+
+/// Makes `bytes` (a multiple of the page size) of memory, all present and zero, maps it read-write, lets `prepare`
+/// write to it, and seals it. Blocks while the kernel clears the pages.
+pub(crate) fn create_sealed(
+    name: &str,
+    bytes: u64,
+    prepare: impl FnOnce(&Mapping),
+) -> Result<(OwnedFd, Mapping), RingError> {
+    debug_assert!(bytes.is_multiple_of(PAGE_BYTES) && bytes > 0, "shared memory consists of whole pages");
+    headroom::check(bytes)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Kernels before 6.3 do not know NOEXEC_SEAL.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        result => result,
+    }
+    .map_err(os("cannot make shared memory (memfd_create)"))?;
+    rustix::fs::ftruncate(&fd, bytes).map_err(os("cannot size shared memory (ftruncate)"))?;
+    rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, bytes)
+        .map_err(os("cannot fill shared memory (fallocate)"))?;
+    let mapping = Mapping::new(fd.as_fd(), bytes, true)?;
+    prepare(&mapping);
+    rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(|errno| match errno {
+        rustix::io::Errno::INVAL => RingError::Missing("F_SEAL_FUTURE_WRITE"),
+        errno => os("cannot seal shared memory")(errno),
+    })?;
+    Ok((fd, mapping))
+}
+
+/// Checks that `fd` is sealed memory of exactly `bytes`, all present: its owner can no longer take it away from
+/// under a reader, nor make the reader pay for its pages. Blocks on file calls.
+pub(crate) fn verify_sealed(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), RingError> {
+    let system = rustix::fs::fstatfs(fd).map_err(os("cannot ask about shared memory (fstatfs)"))?;
+    #[allow(clippy::cast_sign_loss, reason = "a magic number, compared as bits")]
+    let magic = system.f_type as u64;
+    claim(magic == TMPFS, "the file system of shared memory", magic, "a memfd lives on tmpfs")?;
+    let seals = rustix::fs::fcntl_get_seals(fd).map_err(os("cannot ask for the seals of shared memory"))?;
+    claim(
+        seals.contains(SEALS),
+        "the set of seals of shared memory",
+        u64::from(seals.bits()),
+        "SHRINK, GROW, FUTURE_WRITE and SEAL must be among them",
+    )?;
+    let stat = rustix::fs::fstat(fd).map_err(os("cannot ask about shared memory (fstat)"))?;
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    claim(size == bytes, "the size of shared memory", size, "it must be what its sender declared")?;
+    let present = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+    claim(present >= bytes, "the part of shared memory that is there", present, "it must not have holes")
+}
+
+/// Maps somebody else's memory for reading. It must have been verified.
+pub(crate) fn map_readonly(fd: BorrowedFd<'_>, bytes: u64) -> Result<Mapping, RingError> {
+    Mapping::new(fd, bytes, false)
+}
+
+/// Kernel features that rings need and this kernel lacks; empty when rings work here. Makes a page of memory to
+/// find out.
+#[must_use]
+pub fn missing_features() -> Vec<&'static str> {
+    match create_sealed("tramline-probe", PAGE_BYTES, |_| ()) {
+        Ok(_) => Vec::new(),
+        Err(RingError::Missing(feature)) => vec![feature],
+        Err(_) => vec!["memfd_create with sealing"],
+    }
+}

@@ -1,0 +1,105 @@
+//! Looking at rings and reader pages from outside, for status and metrics. Counters live where the data path writes
+//! them anyway, so watching costs it nothing. Everything seen is a claim of whoever wrote it.
+
+use crate::error::RingError;
+use crate::layout::PINS_PER_SLOT;
+use crate::protocol::{ended, peek};
+use crate::spec::RingIdentity;
+use crate::view::{Page, Ring};
+use std::os::fd::AsFd;
+
+/// Looks at a generation's header.
+#[derive(Debug)]
+pub struct Observer {
+    ring: Ring,
+}
+
+/// What a generation's header says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Position that the next message will have; less the first position, the messages published.
+    pub head: u64,
+    /// Position of the oldest message that is still to be had.
+    pub oldest: u64,
+    /// Messages published in this generation.
+    pub messages: u64,
+    /// Payload bytes published in this generation.
+    pub bytes: u64,
+    /// Sequence numbers consumed without a message.
+    pub skipped: u64,
+    /// How often the writer began to wait for room.
+    pub waits: u64,
+    /// Whether it has ended.
+    pub closed: bool,
+}
+
+impl Observer {
+    /// Verifies and maps a generation for reading. Blocks on file calls. The mapping takes address space, no memory.
+    ///
+    /// # Errors
+    /// [`RingError::Claim`] when it is not what it must be.
+    pub fn new(memory: impl AsFd, identity: &RingIdentity) -> Result<Self, RingError> {
+        Ok(Self { ring: Ring::open(memory.as_fd(), identity)? })
+    }
+
+    /// The counters now; each is read once, not all at the same instant.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let header = self.ring.header();
+        let head = peek(&header.counters.head);
+        Counters {
+            head,
+            oldest: peek(&header.counters.oldest).min(head),
+            messages: head.saturating_sub(peek(&header.first_position)),
+            bytes: peek(&header.counters.bytes),
+            skipped: peek(&header.counters.skipped),
+            waits: peek(&header.counters.waits),
+            closed: ended(header).is_some(),
+        }
+    }
+}
+
+/// Looks at the slots of a reader page.
+#[derive(Debug)]
+pub struct PageObserver {
+    page: Page,
+    first_slot: u32,
+}
+
+/// What a slot says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlotCounters {
+    /// Position up to which its reader has read, as last published by it.
+    pub cursor: u64,
+    /// Messages it lost.
+    pub lost: u64,
+    /// Messages it holds in place, 16 at most.
+    pub pinned: u32,
+    /// Whether it sleeps.
+    pub asleep: bool,
+}
+
+impl PageObserver {
+    /// Verifies and maps a page. Blocks on file calls.
+    ///
+    /// # Errors
+    /// [`RingError::Claim`] when it is not what it must be.
+    pub fn new(page: impl AsFd, first_slot: u32, slots: u32) -> Result<Self, RingError> {
+        Ok(Self { page: Page::open(page, slots)?, first_slot })
+    }
+
+    /// A slot by its number within the link; `None` if another page has it.
+    #[must_use]
+    pub fn slot(&self, slot: u32) -> Option<SlotCounters> {
+        let index = slot.checked_sub(self.first_slot).filter(|index| *index < self.page.slots())?;
+        let slot = self.page.slot(index);
+        let pinned = slot.pins.iter().filter(|pin| peek(pin) != 0).count();
+        debug_assert!(pinned <= PINS_PER_SLOT);
+        Some(SlotCounters {
+            cursor: peek(&slot.cursor.position),
+            lost: peek(&slot.sleep.lost),
+            pinned: u32::try_from(pinned).unwrap_or(u32::MAX),
+            asleep: peek(&slot.sleep.epoch) % 2 == 1,
+        })
+    }
+}

@@ -1,0 +1,500 @@
+//! One subscription's reader of one stream.
+//!
+//! Small payloads are copied and then confirmed; large ones are pinned and read in place. Gated and lossy readers
+//! follow the same protocol, so that one may become the other at any time without a read becoming unsound.
+//! Whatever the ring says is a claim: it is read once, bounded, and only the local copy is used. A claim that cannot
+//! be true is an error, after which the reader must be dropped.
+
+use crate::error::{RingError, claim};
+use crate::layout::{Fields, INLINE_BYTES_MAX, PINS_PER_SLOT, POSITION_MAX, STATE_SUCCEEDED, UNIT_BYTES};
+use crate::link::{ReaderLink, SlotRef};
+use crate::protocol::{self, Look, note, peek};
+use crate::spec::RingIdentity;
+use crate::view::Ring;
+use crate::writer::{Meta, Start};
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Payloads from this size on are read in place where that is allowed; below it a copy is cheaper than a fence.
+pub const PIN_BYTES_MIN: u32 = 4096;
+
+/// A cursor is published after this many messages at the latest.
+const CURSOR_BATCH_MAX: u64 = 64;
+
+/// How often an overtaken reader tries to catch up within one call.
+const CATCH_UP_TRIES: u64 = 8;
+
+/// Longest header block a descriptor may claim.
+const HEAD_BYTES_MAX: u16 = 16 * 1024;
+
+/// What [`Reader::try_next`] found.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing new.
+    Empty,
+    /// A message.
+    Message(Received),
+    /// All was read and no more will come.
+    Ended {
+        /// Dropped by the publisher, or lost, after the last message.
+        lost: u64,
+    },
+    /// All of this generation was read; another one carries on.
+    Successor,
+}
+
+/// A message as it was received.
+#[derive(Debug)]
+pub struct Received {
+    /// Its sequence number.
+    pub seq: u64,
+    /// Messages lost just before it.
+    pub lost: u64,
+    /// What it says about itself.
+    pub meta: Meta,
+    /// Where its bytes are.
+    pub body: Body,
+}
+
+/// Where a message's bytes are.
+#[derive(Debug)]
+pub enum Body {
+    /// Copied to the buffer given to [`Reader::try_next`].
+    Copied {
+        /// The payload's place in it.
+        payload: Range<usize>,
+        /// Type and headers.
+        head: Range<usize>,
+    },
+    /// Where they were published.
+    Pinned(Pinned),
+}
+
+/// What runs when a reader and the last of its samples are gone.
+pub type Release = Box<dyn FnOnce() + Send + Sync>;
+
+/// What a reader and its samples share.
+struct Shared {
+    ring: Ring,
+    link: Arc<ReaderLink>,
+    slot: SlotRef,
+    number: u32,
+    /// One bit per pin in use.
+    pins: AtomicU32,
+    /// The waiting epoch in which this reader last rang the writer.
+    rung: AtomicU64,
+    release: Mutex<Option<Release>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("slot", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// After something became free: rings the writer if it waits for that and has not been rung for it.
+    fn tell_writer(&self, cursor: u64) {
+        if let Some((epoch, wanted)) = protocol::writer_waits(self.ring.header())
+            && cursor >= wanted
+            && self.rung.swap(epoch, Ordering::Relaxed) != epoch
+        {
+            self.link.ring_space();
+        }
+    }
+
+    fn take_pin(&self) -> Option<usize> {
+        let mut used = self.pins.load(Ordering::Relaxed);
+        loop {
+            let index = used.trailing_ones();
+            if index as usize >= PINS_PER_SLOT {
+                return None;
+            }
+            match self.pins.compare_exchange_weak(
+                used,
+                used | 1 << index,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Some(index as usize),
+                Err(now) => used = now,
+            }
+        }
+    }
+
+    fn give_pin(&self, index: usize) {
+        self.pins.fetch_and(!(1 << index), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.link.free_slot(self.number);
+        let release = self.release.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(release) = release {
+            release();
+        }
+    }
+}
+
+/// A message that is held in place: its bytes stay where they are until this is dropped. At most 16 per reader are
+/// held at a time; further messages are copied.
+#[derive(Debug)]
+pub struct Pinned {
+    shared: Arc<Shared>,
+    index: usize,
+    payload: (u64, usize),
+    head: (u64, usize),
+}
+
+impl Pinned {
+    /// The payload, where it was published. Copies nothing.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.shared.ring.bytes(self.payload.0, self.payload.1)
+    }
+
+    /// Type and headers, where they were published.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        self.shared.ring.bytes(self.head.0, self.head.1)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        protocol::unpin(self.shared.slot.get(), self.index);
+        self.shared.give_pin(self.index);
+        self.shared.tell_writer(u64::MAX);
+    }
+}
+
+/// Reads one stream.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    in_place: bool,
+    position: u64,
+    /// The sequence number of the last message read or known lost.
+    last_seq: u64,
+    lost: u64,
+    published_cursor: u64,
+    cursor_batch: u64,
+    epoch: u64,
+    writer_gone: bool,
+}
+
+impl Reader {
+    /// Verifies and maps a generation and begins at `start`. With `in_place`, payloads of 4 KiB and more are read
+    /// where they are; without, everything is copied. Blocks on file calls.
+    ///
+    /// # Errors
+    /// [`RingError::Claim`] when the memory is not what it must be.
+    pub fn attach(
+        memory: OwnedFd,
+        identity: &RingIdentity,
+        link: &Arc<ReaderLink>,
+        slot: u32,
+        start: Start,
+        in_place: bool,
+    ) -> Result<Self, RingError> {
+        let place = link.slot(slot).ok_or(RingError::Claim {
+            what: "a slot's number",
+            value: slot.into(),
+            rule: "this link has no such slot",
+        })?;
+        claim(start.position < POSITION_MAX, "the position to begin at", start.position, "below 2^62")?;
+        claim(start.seq > 0, "the sequence number to begin at", start.seq, "from 1 on")?;
+        let ring = Ring::open(memory.as_fd(), identity)?;
+        let cursor_batch = u64::from(ring.extent().descriptors / 8).clamp(1, CURSOR_BATCH_MAX);
+        let shared = Shared {
+            ring,
+            link: Arc::clone(link),
+            slot: place,
+            number: slot,
+            pins: AtomicU32::new(0),
+            rung: AtomicU64::new(0),
+            release: Mutex::new(None),
+        };
+        protocol::move_cursor(shared.slot.get(), start.position);
+        Ok(Self {
+            shared: Arc::new(shared),
+            in_place,
+            position: start.position,
+            last_seq: start.seq - 1,
+            lost: 0,
+            published_cursor: start.position,
+            cursor_batch,
+            epoch: 0,
+            writer_gone: false,
+        })
+    }
+
+    /// Runs `release` once this reader and the last of its samples have been dropped. Only then may the writer be told
+    /// to forget the reader.
+    pub fn on_release(&self, release: Release) {
+        *self.shared.release.lock().unwrap_or_else(PoisonError::into_inner) = Some(release);
+    }
+
+    /// Its slot within the link.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.shared.number
+    }
+
+    /// The next message, if there is one. `scratch` is cleared; small payloads are copied into it.
+    ///
+    /// # Errors
+    /// [`RingError::Claim`] when the ring says something impossible.
+    pub fn try_next(&mut self, scratch: &mut Vec<u8>) -> Result<Next, RingError> {
+        let mut tries = 0;
+        loop {
+            scratch.clear();
+            match protocol::look(self.shared.ring.descriptor(self.position), self.position) {
+                Look::NotYet => match self.nothing_there()? {
+                    Some(next) => return Ok(next),
+                    None => continue,
+                },
+                Look::There(fields) => {
+                    if let Some(received) = self.take(&fields, scratch)? {
+                        return Ok(Next::Message(received));
+                    }
+                }
+                Look::Overtaken => {}
+            }
+            tries += 1;
+            if !self.catch_up(tries) {
+                return Ok(Next::Empty);
+            }
+        }
+    }
+
+    /// Cheap: whether [`try_next`](Self::try_next) would find a message, a loss or an end.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        protocol::stirs(self.shared.ring.descriptor(self.position), self.position)
+            || self.writer_gone
+            || protocol::ended(self.shared.ring.header()).is_some()
+    }
+
+    /// Before parking: publishes the cursor, says that this reader sleeps, and looks again. `true`: something is there,
+    /// do not park (it is awake again).
+    pub fn arm(&mut self) -> bool {
+        self.publish_cursor();
+        // A new odd epoch each time: the writer rings once in each.
+        self.epoch += if self.epoch.is_multiple_of(2) { 1 } else { 2 };
+        protocol::fall_asleep(self.shared.slot.get(), self.epoch);
+        if self.ready() {
+            self.disarm();
+            return true;
+        }
+        false
+    }
+
+    /// After parking: says that this reader is awake.
+    pub fn disarm(&mut self) {
+        if self.is_armed() {
+            self.epoch += 1;
+            protocol::wake_up(self.shared.slot.get(), self.epoch);
+        }
+    }
+
+    /// Whether the writer would ring for the next message.
+    #[must_use]
+    pub const fn is_armed(&self) -> bool {
+        self.epoch % 2 == 1
+    }
+
+    /// Publishes the cursor now; otherwise it is published in batches, and always by [`arm`](Self::arm).
+    pub fn publish_cursor(&mut self) {
+        if self.published_cursor != self.position {
+            self.published_cursor = self.position;
+            protocol::move_cursor(self.shared.slot.get(), self.position);
+            self.shared.tell_writer(self.position);
+        }
+    }
+
+    /// The doorbell hung up: once everything that was published has been read, the stream has ended.
+    pub fn writer_gone(&mut self) {
+        self.writer_gone = true;
+    }
+
+    /// The sequence number of the last message read or known lost.
+    #[must_use]
+    pub const fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// Messages lost so far.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Messages published and not read yet, as the writer claims.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        peek(&self.shared.ring.header().counters.head).saturating_sub(self.position)
+    }
+
+    /// Reads the message that `fields` describe. `None`: it was overtaken meanwhile.
+    fn take(&mut self, fields: &Fields, scratch: &mut Vec<u8>) -> Result<Option<Received>, RingError> {
+        let pin = if self.in_place && !fields.is_inline && fields.length >= PIN_BYTES_MIN {
+            self.shared.take_pin()
+        } else {
+            None
+        };
+        let (fields, body) = match pin {
+            Some(index) => match self.take_in_place(index)? {
+                Some(taken) => taken,
+                None => return Ok(None),
+            },
+            None => match self.take_copy(fields, scratch)? {
+                Some(body) => (*fields, body),
+                None => return Ok(None),
+            },
+        };
+        claim(fields.seq > self.last_seq, "a sequence number", fields.seq, "above the one before")?;
+        let lost = fields.seq - self.last_seq - 1;
+        self.last_seq = fields.seq;
+        self.count_lost(lost);
+        self.position += 1;
+        let unpublished = self.position - self.published_cursor;
+        let large = fields.length >= PIN_BYTES_MIN;
+        if large
+            || unpublished >= self.cursor_batch
+            || protocol::writer_seems_to_wait(self.shared.ring.header())
+        {
+            self.publish_cursor();
+        }
+        let meta = Meta { flags: fields.flags, time: fields.time, source_time: fields.source_time };
+        Ok(Some(Received { seq: fields.seq, lost, meta, body }))
+    }
+
+    fn take_copy(&self, fields: &Fields, scratch: &mut Vec<u8>) -> Result<Option<Body>, RingError> {
+        let ring = &self.shared.ring;
+        let descriptor = ring.descriptor(self.position);
+        let length = fields.length as usize;
+        let head_length = usize::from(fields.head_length);
+        // Bounds first: the fields may be torn, and nothing outside the arena must be touched. Whether a value out of
+        // bounds is a lie or a tear is known after `still`.
+        if let Err(error) = self.bound(fields) {
+            return if protocol::still(descriptor, self.position) { Err(error) } else { Ok(None) };
+        }
+        if fields.is_inline {
+            scratch.extend_from_slice(&fields.inline[..length]);
+        } else {
+            let offset = u64::from(fields.offset) * UNIT_BYTES;
+            ring.copy_out(offset, length, scratch);
+            if head_length > 0 {
+                ring.copy_out(offset + (length as u64).next_multiple_of(8), head_length, scratch);
+            }
+        }
+        if !protocol::still(descriptor, self.position) {
+            return Ok(None);
+        }
+        Ok(Some(Body::Copied { payload: 0..length, head: length..length + head_length }))
+    }
+
+    fn take_in_place(&self, index: usize) -> Result<Option<(Fields, Body)>, RingError> {
+        let ring = &self.shared.ring;
+        let slot = self.shared.slot.get();
+        let Some(fields) = protocol::pin(slot, index, ring.descriptor(self.position), self.position) else {
+            self.shared.give_pin(index);
+            return Ok(None);
+        };
+        let offset = u64::from(fields.offset) * UNIT_BYTES;
+        let length = fields.length as usize;
+        let pinned = Pinned {
+            shared: Arc::clone(&self.shared),
+            index,
+            payload: (offset, length),
+            head: (offset + (length as u64).next_multiple_of(8), usize::from(fields.head_length)),
+        };
+        // Confirmed fields that are out of bounds are a lie; `pinned` lets go of the pin.
+        claim(!fields.is_inline, "a large message", fields.length.into(), "not within its descriptor")?;
+        self.bound(&fields)?;
+        Ok(Some((fields, Body::Pinned(pinned))))
+    }
+
+    fn bound(&self, fields: &Fields) -> Result<(), RingError> {
+        let head = fields.head_length;
+        claim(head <= HEAD_BYTES_MAX, "the length of type and headers", head.into(), "at most 16384")?;
+        if fields.is_inline {
+            let fits = fields.length as usize <= INLINE_BYTES_MAX && head == 0;
+            return claim(
+                fits,
+                "the length of a message in its descriptor",
+                fields.length.into(),
+                "at most 20, no headers",
+            );
+        }
+        let fits = self.shared.ring.bounded(fields.offset, fields.length, head);
+        claim(
+            fits,
+            "the end of a message",
+            (u64::from(fields.offset) * UNIT_BYTES).saturating_add(fields.length.into()),
+            "within the arena",
+        )
+    }
+
+    /// Moves an overtaken reader to a message that is still there. `false`: give up for now.
+    fn catch_up(&mut self, tries: u64) -> bool {
+        let counters = &self.shared.ring.header().counters;
+        let head = peek(&counters.head);
+        let oldest = peek(&counters.oldest).min(head);
+        // The writer may retire the oldest while this reader gets there: each try aims further ahead.
+        let ahead = head.saturating_sub(oldest) / CATCH_UP_TRIES * (tries - 1).min(CATCH_UP_TRIES);
+        let target = oldest.saturating_add(ahead).min(POSITION_MAX - 1);
+        self.position = target.max(self.position + 1);
+        tries < CATCH_UP_TRIES
+    }
+
+    /// What to say when the descriptor holds nothing yet; `None`: look again.
+    fn nothing_there(&mut self) -> Result<Option<Next>, RingError> {
+        let header = self.shared.ring.header();
+        let ended = protocol::ended(header);
+        if ended.is_none() && !self.writer_gone {
+            return Ok(Some(Next::Empty));
+        }
+        // The end was seen after the last look at the descriptor: messages before the end may have come between.
+        if protocol::stirs(self.shared.ring.descriptor(self.position), self.position) {
+            return Ok(None);
+        }
+        self.publish_cursor();
+        let Some(ended) = ended else {
+            // The writer died: what it published whole has been read.
+            return Ok(Some(Next::Ended { lost: 0 }));
+        };
+        claim(
+            ended.position <= self.position,
+            "the end of a stream",
+            ended.position,
+            "not past what was published",
+        )?;
+        if ended.state == STATE_SUCCEEDED {
+            return Ok(Some(Next::Successor));
+        }
+        let lost = ended.next_seq.saturating_sub(self.last_seq + 1);
+        self.last_seq += lost;
+        self.count_lost(lost);
+        Ok(Some(Next::Ended { lost }))
+    }
+
+    fn count_lost(&mut self, lost: u64) {
+        if lost > 0 {
+            self.lost = self.lost.saturating_add(lost);
+            note(&self.shared.slot.get().sleep.lost, self.lost);
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Samples may outlive the reader; its cursor must hold up nobody any more.
+        self.position = u64::MAX;
+        self.publish_cursor();
+    }
+}

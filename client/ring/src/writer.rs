@@ -1,0 +1,562 @@
+//! The one writer of a generation: finds room, publishes, wakes, waits.
+//!
+//! Everything it decides by is in its private memory: which blocks of the arena belong to which message, which
+//! readers there are and how far they were last seen. The shared header and descriptors are output only, and
+//! what readers write (cursors, pins, epochs) is input that can only delay the reuse of memory, bounded
+//! by what the writer itself knows.
+//!
+//! A message's life: room is taken from the arena → bytes are written → its descriptor is published → when it is one
+//! of more than `depth` messages, or room is short, and every gated reader has passed it, it is retired →
+//! its room is free, unless a reader holds it in place: then the room is set aside until the pin goes.
+
+use crate::arena::{Arena, Block};
+use crate::error::{RingError, claim};
+use crate::layout::{Fields, INLINE_BYTES_MAX, POSITION_MAX, STATE_CLOSED, UNIT_BYTES, low};
+use crate::link::{SlotRef, WriterLink};
+use crate::protocol::{self, note};
+use crate::spec::RingSpec;
+use crate::view::Ring;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Most messages retired between two fences.
+const RETIRE_BATCH_MAX: u64 = 64;
+
+/// Most readers of one stream.
+pub const READERS_MAX: usize = 1024;
+
+/// Whether the writer waits for a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadMode {
+    /// It does: the reader loses nothing.
+    Gated,
+    /// It never does: an overtaken reader moves on and knows how many it lost.
+    Lossy,
+}
+
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Position of its first message.
+    pub position: u64,
+    /// The sequence number it may expect there.
+    pub seq: u64,
+}
+
+/// What a message says about itself, besides its bytes. It means nothing to the ring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Flags of the message.
+    pub flags: u16,
+    /// When it was published, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// When what it tells happened, nanoseconds since 1970.
+    pub source_time: i64,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// No room until a gated reader moves on, a sample is dropped or a loan ends.
+    #[error("the ring is full")]
+    Full {
+        /// A reader in the way, by the id under which it was admitted; `None` when loans of this process are.
+        holder: Option<u64>,
+    },
+    /// It can never fit this ring.
+    #[error("a message of {bytes} bytes with its headers; this ring takes up to {max}")]
+    TooLarge {
+        /// Payload and header block together.
+        bytes: u64,
+        /// Bytes of the arena.
+        max: u64,
+    },
+    /// The stream was closed.
+    #[error("the stream is closed")]
+    Closed,
+}
+
+/// What the writer knows of one message.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    seq: u64,
+    block: Block,
+}
+
+#[derive(Debug)]
+struct ReaderState {
+    id: u64,
+    link: Arc<WriterLink>,
+    slot: SlotRef,
+    number: u32,
+    mode: ReadMode,
+    /// How far it has read as far as the writer believes: never backwards, never past what was published.
+    cursor: u64,
+    /// The sleep epoch it was last rung for.
+    rung: u64,
+}
+
+/// A retired message whose bytes a reader still holds.
+#[derive(Debug)]
+struct Held {
+    position: u64,
+    block: Block,
+}
+
+/// The writer of one generation. It is not shared between threads by itself; put it behind a lock.
+#[derive(Debug)]
+pub struct Writer {
+    ring: Arc<Ring>,
+    memory: OwnedFd,
+    spec: RingSpec,
+    depth: u64,
+    arena: Arena,
+    entries: VecDeque<Entry>,
+    head: u64,
+    oldest: u64,
+    next_seq: u64,
+    bytes: u64,
+    skipped: u64,
+    waits: u64,
+    wait_epoch: u64,
+    loans: u64,
+    readers: Vec<ReaderState>,
+    held: Vec<Held>,
+    unflushed: bool,
+    closed: bool,
+}
+
+impl Writer {
+    /// Makes a generation. `depth` messages, at most as many as there are descriptors, are kept for late and lossy
+    /// readers (up to an eighth fewer at a time, since room is taken back in batches). Blocks while the kernel clears
+    /// the memory: about a millisecond for 4 MiB.
+    ///
+    /// # Errors
+    /// When the sizes are outside their limits, the memory does not fit, or the kernel refuses.
+    pub fn create(spec: &RingSpec, depth: u32) -> Result<Self, RingError> {
+        claim(spec.stream != 0, "a stream's id", spec.stream, "not 0")?;
+        let (memory, ring) = Ring::create(spec)?;
+        let units = u32::try_from(spec.arena_bytes / UNIT_BYTES).expect("the extent was checked");
+        Ok(Self {
+            ring: Arc::new(ring),
+            memory,
+            spec: *spec,
+            depth: u64::from(depth.clamp(1, spec.descriptors)),
+            arena: Arena::new(units),
+            entries: VecDeque::new(),
+            head: spec.first_position,
+            oldest: spec.first_position,
+            next_seq: spec.first_seq,
+            bytes: 0,
+            skipped: 0,
+            waits: 0,
+            wait_epoch: 0,
+            loans: 0,
+            readers: Vec::new(),
+            held: Vec::new(),
+            unflushed: false,
+            closed: false,
+        })
+    }
+
+    /// The sealed memory, to be sent to the broker.
+    #[must_use]
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+
+    /// What was made.
+    #[must_use]
+    pub const fn spec(&self) -> &RingSpec {
+        &self.spec
+    }
+
+    /// Admits a reader under `id`, `history` messages back as far as they are there. Messages from its start on are
+    /// kept for it from now on if it is gated.
+    ///
+    /// # Errors
+    /// [`RingError::Claim`] for a slot that no page of the link has or an id that is taken; [`RingError::Limit`]
+    /// beyond [`READERS_MAX`].
+    pub fn add_reader(
+        &mut self,
+        id: u64,
+        link: &Arc<WriterLink>,
+        slot: u32,
+        mode: ReadMode,
+        history: u32,
+    ) -> Result<Start, RingError> {
+        let taken = self.readers.iter().any(|reader| reader.id == id);
+        claim(!taken, "a reader's id", id, "it reads this stream already")?;
+        if self.readers.len() == READERS_MAX {
+            let value = READERS_MAX as u64 + 1;
+            return Err(RingError::Limit {
+                what: "the readers of one stream",
+                value,
+                max: READERS_MAX as u64,
+            });
+        }
+        let position = self.head.saturating_sub(history.into()).max(self.oldest);
+        let seq = self.entry(position).map_or(self.next_seq, |entry| entry.seq);
+        let place = link.slot(slot)?;
+        let reader = ReaderState {
+            id,
+            link: Arc::clone(link),
+            slot: place,
+            number: slot,
+            mode,
+            cursor: position,
+            rung: 0,
+        };
+        self.readers.push(reader);
+        Ok(Start { position, seq })
+    }
+
+    /// Forgets a reader; what it held is free again. `false` if there is none of that id.
+    ///
+    /// Call it only when the reader has let go of its samples, or its process has gone.
+    pub fn remove_reader(&mut self, id: u64) -> bool {
+        let before = self.readers.len();
+        self.readers.retain(|reader| reader.id != id);
+        self.readers.len() < before
+    }
+
+    /// How many readers there are.
+    #[must_use]
+    pub fn reader_count(&self) -> usize {
+        self.readers.len()
+    }
+
+    /// The sequence number that the next message gets.
+    #[must_use]
+    pub const fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Largest payload and header block together that can ever fit, in bytes.
+    #[must_use]
+    pub const fn message_bytes_max(&self) -> u64 {
+        let arena = self.spec.arena_bytes;
+        if arena < u32::MAX as u64 { arena } else { u32::MAX as u64 }
+    }
+
+    /// Copies a message in, publishes it and wakes sleeping readers. Returns its sequence number.
+    ///
+    /// # Errors
+    /// When there is no room now, or never will be.
+    pub fn try_send(&mut self, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64, SendError> {
+        let seq = self.try_push(meta, head, payload)?;
+        self.flush();
+        Ok(seq)
+    }
+
+    /// As [`try_send`](Self::try_send), but readers that sleep are not woken before [`flush`](Self::flush): one fence and
+    /// one look at the readers for many messages.
+    ///
+    /// # Errors
+    /// When there is no room now, or never will be.
+    pub fn try_push(&mut self, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64, SendError> {
+        let is_inline = head.is_empty() && payload.len() <= INLINE_BYTES_MAX;
+        let block = self.place(if is_inline { 0 } else { block_bytes(payload.len(), head.len()) })?;
+        let mut fields = Fields { is_inline, length: low(payload.len() as u64), ..Fields::default() };
+        if is_inline {
+            fields.inline[..payload.len()].copy_from_slice(payload);
+        } else {
+            self.ring.copy_in(u64::from(block.start) * UNIT_BYTES, payload);
+        }
+        Ok(self.publish(block, fields, meta, head))
+    }
+
+    /// Wakes the readers that sleep although messages were pushed.
+    pub fn flush(&mut self) {
+        if !self.unflushed {
+            return;
+        }
+        self.unflushed = false;
+        if self.readers.is_empty() {
+            return;
+        }
+        protocol::fence_wake();
+        for reader in &mut self.readers {
+            if let Some(epoch) = protocol::sleeps(reader.slot.get())
+                && epoch != reader.rung
+            {
+                reader.rung = epoch;
+                reader.link.ring(reader.number);
+            }
+        }
+    }
+
+    /// Takes room for a payload that is filled in place, without holding the writer meanwhile.
+    ///
+    /// # Errors
+    /// When there is no room now, or never will be.
+    pub fn try_loan(&mut self, payload_bytes: usize, head_bytes: usize) -> Result<Loan, SendError> {
+        let block = self.place(block_bytes(payload_bytes, head_bytes).max(1))?;
+        self.loans += 1;
+        Ok(Loan { ring: Arc::clone(&self.ring), block, bytes: payload_bytes, head_bytes })
+    }
+
+    /// Publishes a loan's first `used` bytes and wakes sleeping readers. Never full: the loan has its descriptor
+    /// reserved. Returns the sequence number.
+    ///
+    /// # Panics
+    /// When `used` or `head` is longer than what was taken, or the loan is another ring's.
+    pub fn commit(&mut self, loan: Loan, used: usize, meta: Meta, head: &[u8]) -> u64 {
+        assert!(Arc::ptr_eq(&loan.ring, &self.ring), "a loan is committed to the ring it came from");
+        assert!(used <= loan.bytes && head.len() <= loan.head_bytes, "a loan does not grow");
+        self.loans -= 1;
+        let fields = Fields { length: low(used as u64), ..Fields::default() };
+        let seq = self.publish(loan.block, fields, meta, head);
+        self.flush();
+        seq
+    }
+
+    /// Gives a loan's room back.
+    ///
+    /// # Panics
+    /// When the loan is another ring's.
+    pub fn cancel(&mut self, loan: Loan) {
+        assert!(Arc::ptr_eq(&loan.ring, &self.ring), "a loan goes back to the ring it came from");
+        self.loans -= 1;
+        self.arena.give(loan.block);
+    }
+
+    /// Consumes a sequence number without a message: readers see it as lost.
+    pub fn skip(&mut self) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.skipped += 1;
+        note(&self.ring.header().counters.skipped, self.skipped);
+        seq
+    }
+
+    /// Says that the writer waits for room, so that readers ring their space bells. After this try again, and only
+    /// then sleep on the links' space bells; once woken, drain them, call this again and try again.
+    pub fn begin_wait(&mut self) {
+        if self.wait_epoch.is_multiple_of(2) {
+            self.waits += 1;
+            note(&self.ring.header().counters.waits, self.waits);
+        }
+        // A new odd epoch each time: a reader rings once in each.
+        self.wait_epoch += if self.wait_epoch.is_multiple_of(2) { 1 } else { 2 };
+        let quarter = (self.head - self.oldest) / 4;
+        protocol::await_room(self.ring.header(), self.wait_epoch, self.oldest + quarter.max(1));
+    }
+
+    /// Says that the writer waits no longer.
+    pub fn end_wait(&mut self) {
+        if !self.wait_epoch.is_multiple_of(2) {
+            self.wait_epoch += 1;
+            protocol::stop_waiting(self.ring.header(), self.wait_epoch);
+        }
+    }
+
+    /// Ends the stream: readers read to the end and are told. Also done when the writer is dropped.
+    pub fn close(&mut self) {
+        if self.closed {
+            return;
+        }
+        self.closed = true;
+        protocol::finish(self.ring.header(), STATE_CLOSED, self.head, self.next_seq);
+        self.unflushed = true;
+        self.flush();
+    }
+
+    fn entry(&self, position: u64) -> Option<&Entry> {
+        let index = usize::try_from(position.checked_sub(self.oldest)?).ok()?;
+        self.entries.get(index)
+    }
+
+    /// Takes a block and makes sure of a descriptor for it.
+    fn place(&mut self, bytes: u64) -> Result<Block, SendError> {
+        if self.closed {
+            return Err(SendError::Closed);
+        }
+        let max = self.message_bytes_max();
+        if bytes > max {
+            return Err(SendError::TooLarge { bytes, max });
+        }
+        assert!(self.head < POSITION_MAX, "a stream ends before its positions do");
+        let units = low(bytes.div_ceil(UNIT_BYTES));
+        // Keeping no more than `depth` keeps the working set, and so the cache, small. Readers that are in the way of
+        // this are in the way of nothing else.
+        if self.head - self.oldest >= self.depth {
+            self.retire_some();
+        }
+        loop {
+            if self.head - self.oldest + self.loans < self.spec.descriptors.into()
+                && let Some(block) = self.arena.take(units)
+            {
+                return Ok(block);
+            }
+            if !self.retire_some() && !self.free_held() {
+                return Err(SendError::Full { holder: self.holder() });
+            }
+        }
+    }
+
+    /// Writes the header block, publishes the descriptor and moves the head.
+    fn publish(&mut self, block: Block, fields: Fields, meta: Meta, head: &[u8]) -> u64 {
+        let start = u64::from(block.start) * UNIT_BYTES;
+        if !head.is_empty() {
+            self.ring.copy_in(start + u64::from(fields.length).next_multiple_of(8), head);
+        }
+        let seq = self.next_seq;
+        let fields = Fields {
+            seq,
+            time: meta.time,
+            source_time: meta.source_time,
+            flags: meta.flags,
+            offset: block.start,
+            head_length: u16::try_from(head.len()).expect("header blocks are bounded well below 32 KiB"),
+            ..fields
+        };
+        protocol::publish(self.ring.descriptor(self.head), self.head, &fields);
+        self.entries.push_back(Entry { seq, block });
+        self.head += 1;
+        self.next_seq += 1;
+        self.bytes += u64::from(fields.length);
+        self.unflushed = true;
+        let counters = &self.ring.header().counters;
+        note(&counters.head, self.head);
+        note(&counters.bytes, self.bytes);
+        seq
+    }
+
+    /// Retires up to a batch of the oldest messages that no gated reader still needs. `false` if there is none.
+    fn retire_some(&mut self) -> bool {
+        let batch = (self.depth / 8).clamp(1, RETIRE_BATCH_MAX);
+        let wanted = (self.oldest + batch).min(self.head);
+        let mut limit = self.gate();
+        if limit < wanted {
+            self.look_at_cursors();
+            limit = self.gate();
+        }
+        let target = wanted.min(limit);
+        if target <= self.oldest {
+            return false;
+        }
+        let range = self.oldest..target;
+        for position in range.clone() {
+            protocol::retire(self.ring.descriptor(position), position);
+        }
+        self.oldest = target;
+        note(&self.ring.header().counters.oldest, target);
+        protocol::fence_reuse();
+        if !self.held.is_empty() {
+            self.free_held();
+        }
+        self.take_back(range);
+        true
+    }
+
+    /// After the fence: what nobody holds is free, the rest is set aside.
+    fn take_back(&mut self, retired: Range<u64>) {
+        let pins_used = self.readers.iter().any(|reader| protocol::pins_used(reader.slot.get()));
+        for position in retired {
+            let entry = self.entries.pop_front().expect("there is an entry for every message that is kept");
+            if pins_used && entry.block != Block::NONE && self.is_pinned(position) {
+                self.held.push(Held { position, block: entry.block });
+            } else {
+                self.arena.give(entry.block);
+            }
+        }
+    }
+
+    fn is_pinned(&self, position: u64) -> bool {
+        self.readers.iter().any(|reader| protocol::pinned(reader.slot.get(), position))
+    }
+
+    /// Frees what was held and is not any more. `false` if that is nothing.
+    fn free_held(&mut self) -> bool {
+        let before = self.held.len();
+        let held = std::mem::take(&mut self.held);
+        for item in held {
+            if self.is_pinned(item.position) {
+                self.held.push(item);
+            } else {
+                self.arena.give(item.block);
+            }
+        }
+        self.held.len() < before
+    }
+
+    /// The lowest cursor of a gated reader, as last seen.
+    fn gate(&self) -> u64 {
+        self.gated().map(|reader| reader.cursor).min().unwrap_or(u64::MAX)
+    }
+
+    fn gated(&self) -> impl Iterator<Item = &ReaderState> {
+        self.readers.iter().filter(|reader| reader.mode == ReadMode::Gated)
+    }
+
+    fn look_at_cursors(&mut self) {
+        for reader in &mut self.readers {
+            // A claim: what lies outside cannot be true, and believing it would hurt nobody but that reader.
+            let claimed = protocol::cursor(reader.slot.get()).min(self.head);
+            reader.cursor = reader.cursor.max(claimed);
+        }
+    }
+
+    /// Who is in the way: the gated reader furthest behind, or one that holds a sample.
+    fn holder(&self) -> Option<u64> {
+        let behind =
+            self.gated().filter(|reader| reader.cursor < self.head).min_by_key(|reader| reader.cursor);
+        let holds = |reader: &&ReaderState| {
+            self.held.iter().any(|item| protocol::pinned(reader.slot.get(), item.position))
+        };
+        behind.or_else(|| self.readers.iter().find(holds)).map(|reader| reader.id)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Bytes of a block: the payload, then type and headers at the next multiple of 8.
+fn block_bytes(payload: usize, head: usize) -> u64 {
+    if head == 0 { payload as u64 } else { (payload as u64).next_multiple_of(8) + head as u64 }
+}
+
+/// Room in a ring that belongs to this process until it is committed or cancelled. Dropping it instead keeps the room
+/// taken for the life of the ring.
+#[derive(Debug)]
+pub struct Loan {
+    ring: Arc<Ring>,
+    block: Block,
+    bytes: usize,
+    head_bytes: usize,
+}
+
+impl Loan {
+    /// The payload's bytes, all initialised: zeros, or old bytes of this stream. Aligned to 64.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let address = self.ring.loan_address(u64::from(self.block.start) * UNIT_BYTES, self.bytes);
+        // SAFETY: the block lies within the arena, is initialised, and belongs to this loan alone until it is given
+        // back; the ring stays mapped as long as the loan lives. Other processes cannot write it.
+        unsafe { std::slice::from_raw_parts_mut(address.as_ptr(), self.bytes) }
+    }
+
+    /// The payload's bytes as filled so far.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.ring.bytes(u64::from(self.block.start) * UNIT_BYTES, self.bytes)
+    }
+
+    /// How many bytes the payload may have.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether that is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
