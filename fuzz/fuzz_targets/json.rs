@@ -1,7 +1,7 @@
-//! Feeds what the fuzzer invents to `targets::json_line`.
+//! Feeds what the fuzzer invents to the target `json`.
 #![no_main]
 
 #[path = "../../tests/targets/mod.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::json_line(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::check("json", bytes));

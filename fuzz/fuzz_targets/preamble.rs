@@ -1,7 +1,7 @@
-//! Feeds what the fuzzer invents to `targets::first_bytes`.
+//! Feeds what the fuzzer invents to the target `preamble`.
 #![no_main]
 
 #[path = "../../tests/targets/mod.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::first_bytes(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::check("preamble", bytes));

@@ -1,7 +1,7 @@
-//! Feeds what the fuzzer invents to `targets::to_client`.
+//! Feeds what the fuzzer invents to the target `to_client`.
 #![no_main]
 
 #[path = "../../tests/targets/mod.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::to_client(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::check("to_client", bytes));

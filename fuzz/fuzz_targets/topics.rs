@@ -1,7 +1,7 @@
-//! Feeds what the fuzzer invents to `targets::topics`.
+//! Feeds what the fuzzer invents to the target `topics`.
 #![no_main]
 
 #[path = "../../tests/targets/mod.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::topics(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::check("topics", bytes));

@@ -11,6 +11,12 @@ use tramline_wire::{Code, Filter, HeaderBlock, ToBroker, ToClient, Topic, limits
 /// One input, checked.
 pub(crate) type Target = fn(&[u8]);
 
+/// Checks one input of the target called `name`.
+pub(crate) fn check(name: &str, bytes: &[u8]) {
+    let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target of the table");
+    target(bytes);
+}
+
 /// Every target with its name, which is that of its fuzz target and of its corpus.
 pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("to_broker", to_broker),
@@ -31,7 +37,7 @@ fn each_body(bytes: &[u8], mut decode: impl FnMut(&[u8])) {
 }
 
 /// Frames to the broker: refused, or the same bytes again.
-pub(crate) fn to_broker(bytes: &[u8]) {
+fn to_broker(bytes: &[u8]) {
     each_body(bytes, |body| {
         let Ok(frame) = ToBroker::decode(body) else { return };
         assert!(frame.fds() <= limits::FRAME_FDS_MAX);
@@ -46,7 +52,7 @@ pub(crate) fn to_broker(bytes: &[u8]) {
 }
 
 /// Frames to a client: refused, or the same bytes again.
-pub(crate) fn to_client(bytes: &[u8]) {
+fn to_client(bytes: &[u8]) {
     each_body(bytes, |body| {
         let Ok(frame) = ToClient::decode(body) else { return };
         assert!(frame.fds() <= limits::FRAME_FDS_MAX);
@@ -57,7 +63,7 @@ pub(crate) fn to_client(bytes: &[u8]) {
 }
 
 /// Type and headers: refused, or readable and the same bytes again.
-pub(crate) fn headers(bytes: &[u8]) {
+fn headers(bytes: &[u8]) {
     let Ok(block) = HeaderBlock::parse(bytes) else { return };
     assert!(block.iter().count() <= limits::HEADERS_MAX);
     let mut again = Vec::new();
@@ -83,7 +89,7 @@ fn selects(filter: &[&str], topic: &[&str]) -> bool {
 }
 
 /// A filter and, behind the first space, a topic: refused by the rules, or matched as the model says.
-pub(crate) fn topics(bytes: &[u8]) {
+fn topics(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (filter, name) = text.split_once(' ').unwrap_or((text, text));
     if let Ok(topic) = Topic::parse(name) {
@@ -99,7 +105,7 @@ pub(crate) fn topics(bytes: &[u8]) {
 }
 
 /// A client's first eight bytes: refused, or answered by something that the client understands.
-pub(crate) fn first_bytes(bytes: &[u8]) {
+fn first_bytes(bytes: &[u8]) {
     let Some((first, _)) = bytes.split_first_chunk() else { return };
     if let Ok((answer, chosen)) = preamble::answer(*first) {
         assert_eq!(preamble::accept(answer).ok(), (chosen != 0).then_some(chosen));
@@ -110,7 +116,7 @@ pub(crate) fn first_bytes(bytes: &[u8]) {
 }
 
 /// A JSON line: refused with a sentence, or a request whose parts are bounded and the sender's own.
-pub(crate) fn json_line(bytes: &[u8]) {
+fn json_line(bytes: &[u8]) {
     let mut out = Vec::new();
     match json::parse_request(bytes) {
         Err(fault) => {
