@@ -143,5 +143,5 @@ fn json_line(bytes: &[u8]) {
     // Whatever came in, what goes out is one JSON value on one line.
     assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
     assert_eq!(out.last(), Some(&b'\n'));
-    serde_json::from_slice::<serde_json::Value>(&out).expect("an answer is JSON");
+    serde_json::from_slice::<&serde_json::value::RawValue>(&out).expect("an answer is JSON");
 }
