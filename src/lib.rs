@@ -5,6 +5,7 @@
 //! * [`cli`]: the command line. The only place besides the tests that uses the client.
 //! * [`config`]: file, environment and flags to one checked configuration.
 //! * [`shell`]: sockets, descriptors, timers, signals and files around the core.
+//! * [`http`]: health, status and metrics, on a thread of its own.
 //! * [`json`]: JSON lines to requests, and answers to JSON lines: bytes in, bytes out.
 //! * [`core`]: the broker's state and rules, without I/O, clocks or threads.
 
@@ -13,6 +14,8 @@ pub mod cli;
 pub mod config;
 
 pub mod shell;
+
+pub mod http;
 
 pub mod json;
 

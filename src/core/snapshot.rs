@@ -17,6 +17,7 @@ pub struct Snapshot {
     /// Seconds since the core was first given the time.
     pub uptime_seconds: f64,
     /// Connections, by id.
+    #[serde(rename = "clients")]
     pub sessions: Vec<SessionStatus>,
     /// Topics in use, by name.
     pub topics: Vec<TopicStatus>,
