@@ -95,6 +95,9 @@ mod headroom;
 
 mod error;
 
+#[cfg(all(test, not(loom)))]
+mod hostile;
+
 #[cfg(all(feature = "baseline", not(loom)))]
 pub mod baseline;
 

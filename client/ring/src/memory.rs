@@ -107,17 +107,19 @@ pub(crate) fn create_sealed(
 /// Checks that `fd` is sealed memory of exactly `bytes`, all present: its owner can no longer take it away from
 /// under a reader, nor make the reader pay for its pages. Blocks on file calls.
 pub(crate) fn verify_sealed(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), RingError> {
-    let system = rustix::fs::fstatfs(fd).map_err(os("cannot ask about shared memory (fstatfs)"))?;
-    #[allow(clippy::cast_sign_loss, reason = "a magic number, compared as bits")]
-    let magic = system.f_type as u64;
-    claim(magic == TMPFS, "the file system of shared memory", magic, "a memfd lives on tmpfs")?;
-    let seals = rustix::fs::fcntl_get_seals(fd).map_err(os("cannot ask for the seals of shared memory"))?;
+    // First what the kernel answers by itself: a file of some user's file system could keep the later questions waiting
+    // for ever. What has no seals at all is no memfd.
+    let seals = rustix::fs::fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
     claim(
         seals.contains(SEALS),
         "the set of seals of shared memory",
         u64::from(seals.bits()),
         "SHRINK, GROW, FUTURE_WRITE and SEAL must be among them",
     )?;
+    let system = rustix::fs::fstatfs(fd).map_err(os("cannot ask about shared memory (fstatfs)"))?;
+    #[allow(clippy::cast_sign_loss, reason = "a magic number, compared as bits")]
+    let magic = system.f_type as u64;
+    claim(magic == TMPFS, "the file system of shared memory", magic, "a memfd lives on tmpfs")?;
     let stat = rustix::fs::fstat(fd).map_err(os("cannot ask about shared memory (fstat)"))?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     claim(size == bytes, "the size of shared memory", size, "it must be what its sender declared")?;

@@ -365,6 +365,12 @@ impl Writer {
         self.flush();
     }
 
+    /// The memory as this process may write it.
+    #[cfg(test)]
+    pub(crate) fn ring_for_tests(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring)
+    }
+
     fn entry(&self, position: u64) -> Option<&Entry> {
         let index = usize::try_from(position.checked_sub(self.oldest)?).ok()?;
         self.entries.get(index)

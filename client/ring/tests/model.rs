@@ -1,0 +1,275 @@
+//! The ring against a plain model: whatever mix of sends, loans, drops, readers and held samples, every reader sees
+//! the published bytes in order, knows exactly what it lost, and a gated one loses nothing but what the
+//! publisher dropped. Positions and numbers begin anywhere, the edges of 32 bits included.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{Link, attach, link};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use tramline_ring::{Body, Meta, Next, Pinned, ReadMode, Reader, RingSpec, SendError, Writer};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Send { length: usize, head: usize },
+    Push { length: usize },
+    Flush,
+    Loan { length: usize, used: usize, commit: bool },
+    Skip,
+    Join { gated: bool, history: u32, in_place: bool },
+    Leave { reader: prop::sample::Index },
+    Read { reader: prop::sample::Index, count: usize, hold: bool },
+    LetGo { sample: prop::sample::Index },
+    Arm { reader: prop::sample::Index },
+}
+
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![0_usize..30, 0_usize..300, 3_900_usize..4_300, 0_usize..20_000]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        6 => (length(), prop_oneof![3 => Just(0), 1 => 1_usize..200]).prop_map(|(length, head)| Step::Send { length, head }),
+        3 => length().prop_map(|length| Step::Push { length }),
+        1 => Just(Step::Flush),
+        2 => (length(), 0.0..=1.0_f64, any::<bool>()).prop_map(|(length, part, commit)| {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            let used = (length as f64 * part) as usize;
+            Step::Loan { length, used, commit }
+        }),
+        1 => Just(Step::Skip),
+        1 => (any::<bool>(), 0_u32..20, any::<bool>())
+            .prop_map(|(gated, history, in_place)| Step::Join { gated, history, in_place }),
+        1 => index().prop_map(|reader| Step::Leave { reader }),
+        6 => (index(), 1_usize..30, any::<bool>()).prop_map(|(reader, count, hold)| Step::Read { reader, count, hold }),
+        3 => index().prop_map(|sample| Step::LetGo { sample }),
+        1 => index().prop_map(|reader| Step::Arm { reader }),
+    ]
+}
+
+/// Bytes that tell which message they belong to.
+fn bytes(seq: u64, length: usize) -> Vec<u8> {
+    (0..length as u64).map(|i| (seq.wrapping_mul(31).wrapping_add(i.wrapping_mul(7)) % 251) as u8).collect()
+}
+
+struct Follower {
+    id: u64,
+    mode: ReadMode,
+    reader: Reader,
+    _link: Link,
+    /// Every number up to this was read, or told as lost.
+    last: u64,
+}
+
+/// What a look at a reader brought.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Message,
+    Nothing,
+    Ended { lost: u64 },
+}
+
+struct World {
+    writer: Writer,
+    published: BTreeMap<u64, (usize, usize)>,
+    followers: Vec<Follower>,
+    samples: Vec<(u64, Pinned)>,
+    joined: u64,
+}
+
+impl World {
+    fn published(&mut self, result: Result<u64, SendError>, length: usize, head: usize) {
+        match result {
+            Ok(seq) => assert!(self.published.insert(seq, (length, head)).is_none(), "number {seq} twice"),
+            Err(SendError::Full { holder }) => {
+                // Somebody must be in the way, and the model knows who could be.
+                let gated = self.followers.iter().any(|f| f.mode == ReadMode::Gated && Some(f.id) == holder);
+                assert!(gated || !self.samples.is_empty() || holder.is_none(), "full because of {holder:?}");
+                assert!(holder.is_some(), "there are no loans between steps");
+            }
+            Err(SendError::TooLarge { bytes, max }) => assert!(bytes > max),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn read(&mut self, index: usize, hold: bool) -> Outcome {
+        let follower = &mut self.followers[index];
+        let mut scratch = vec![1, 2, 3];
+        let message = match follower.reader.try_next(&mut scratch).unwrap() {
+            Next::Message(message) => message,
+            Next::Ended { lost } => return Outcome::Ended { lost },
+            _ => return Outcome::Nothing,
+        };
+        let (length, head) = self.published[&message.seq];
+        assert_eq!(message.seq, follower.last + message.lost + 1, "numbers and losses add up");
+        if follower.mode == ReadMode::Gated {
+            let missing =
+                (follower.last + 1..message.seq).filter(|seq| self.published.contains_key(seq)).count();
+            assert_eq!(missing, 0, "a gated reader lost what was published");
+        }
+        follower.last = message.seq;
+        assert_eq!(message.meta.time, message.seq ^ 5);
+        let (payload, header) = match &message.body {
+            Body::Copied { payload, head } => (&scratch[payload.clone()], &scratch[head.clone()]),
+            Body::Pinned(pinned) => {
+                assert_eq!(pinned.payload().as_ptr().addr() % 64, 0, "payloads are aligned");
+                (pinned.payload(), pinned.head())
+            }
+        };
+        assert_eq!(payload, bytes(message.seq, length));
+        assert_eq!(header, bytes(!message.seq, head));
+        if let (Body::Pinned(pinned), true) = (message.body, hold) {
+            self.samples.push((message.seq, pinned));
+        }
+        Outcome::Message
+    }
+
+    fn check_samples(&self) {
+        for (seq, sample) in &self.samples {
+            assert_eq!(sample.payload(), bytes(*seq, self.published[seq].0), "held sample {seq} changed");
+        }
+    }
+
+    fn apply(&mut self, step: &Step) {
+        let seq = self.writer.next_seq();
+        let meta = Meta { flags: 2, time: seq ^ 5, source_time: -3 };
+        match step {
+            Step::Send { length, head } => {
+                let result = self.writer.try_send(meta, &bytes(!seq, *head), &bytes(seq, *length));
+                self.published(result, *length, *head);
+            }
+            Step::Push { length } => {
+                let result = self.writer.try_push(meta, b"", &bytes(seq, *length));
+                self.published(result, *length, 0);
+            }
+            Step::Flush => self.writer.flush(),
+            Step::Loan { length, used, commit } => match self.writer.try_loan(*length, 0) {
+                Ok(mut loan) => {
+                    loan.bytes_mut().copy_from_slice(&bytes(seq, *length));
+                    if *commit {
+                        let result = Ok(self.writer.commit(loan, *used, meta, b""));
+                        self.published(result, *used, 0);
+                    } else {
+                        self.writer.cancel(loan);
+                    }
+                }
+                Err(error) => self.published(Err(error), 0, 0),
+            },
+            Step::Skip => {
+                self.writer.skip();
+            }
+            Step::Join { gated, history, in_place } => self.join(*gated, *history, *in_place),
+            Step::Leave { reader } if !self.followers.is_empty() => {
+                let follower = self.followers.swap_remove(reader.index(self.followers.len()));
+                // Samples of a reader that left are let go first: only then is its writer told.
+                self.samples.clear();
+                assert!(self.writer.remove_reader(follower.id));
+            }
+            Step::Read { reader, count, hold } if !self.followers.is_empty() => {
+                let index = reader.index(self.followers.len());
+                for _ in 0..*count {
+                    if self.read(index, *hold) != Outcome::Message {
+                        break;
+                    }
+                }
+            }
+            Step::LetGo { sample } if !self.samples.is_empty() => {
+                self.samples.swap_remove(sample.index(self.samples.len()));
+            }
+            Step::Arm { reader } if !self.followers.is_empty() => {
+                let index = reader.index(self.followers.len());
+                let reader = &mut self.followers[index].reader;
+                let ready = reader.ready();
+                assert_eq!(reader.arm(), ready);
+                reader.disarm();
+            }
+            _ => {}
+        }
+        self.check_samples();
+    }
+
+    fn join(&mut self, gated: bool, history: u32, in_place: bool) {
+        if self.followers.len() == 4 {
+            return;
+        }
+        self.joined += 1;
+        let link = link();
+        let mode = if gated { ReadMode::Gated } else { ReadMode::Lossy };
+        let reader = attach(&mut self.writer, &link, self.joined, mode, history, in_place);
+        let last = reader.last_seq();
+        self.followers.push(Follower { id: self.joined, mode, reader, _link: link, last });
+    }
+}
+
+fn starts() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        Just(0),
+        (u64::from(u32::MAX) - 40)..u64::from(u32::MAX) + 5,
+        any::<u32>().prop_map(u64::from),
+        (1_u64 << 61)..(1 << 61) + 9
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn every_reader_sees_what_was_published(
+        first_position in starts(),
+        first_seq in starts().prop_map(|seq| seq + 1),
+        descriptors in prop_oneof![Just(2_u32), Just(8), Just(64)],
+        pages in 4_u64..40,
+        depth in 1_u32..70,
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let spec = RingSpec { stream: 9, generation: 0, descriptors, arena_bytes: pages * 4096, first_position, first_seq };
+        let mut world = World {
+            writer: Writer::create(&spec, depth).unwrap(),
+            published: BTreeMap::new(),
+            followers: Vec::new(),
+            samples: Vec::new(),
+            joined: 0,
+        };
+        for step in &steps {
+            world.apply(step);
+        }
+        world.writer.close();
+        // Everyone reads to the end and is told all that is missing.
+        let end = world.writer.next_seq() - 1;
+        for index in 0..world.followers.len() {
+            let lost = loop {
+                match world.read(index, false) {
+                    Outcome::Message => {}
+                    Outcome::Ended { lost } => break lost,
+                    Outcome::Nothing => panic!("a closed stream says so at its end"),
+                }
+            };
+            let follower = &world.followers[index];
+            prop_assert_eq!(follower.last + lost, end);
+        }
+    }
+
+    #[test]
+    fn all_room_is_back_when_everything_was_let_go(
+        steps in proptest::collection::vec(step(), 1..80),
+    ) {
+        let spec = RingSpec { stream: 9, generation: 0, descriptors: 16, arena_bytes: 64 * 1024, first_position: 0, first_seq: 1 };
+        let mut world = World {
+            writer: Writer::create(&spec, 16).unwrap(),
+            published: BTreeMap::new(),
+            followers: Vec::new(),
+            samples: Vec::new(),
+            joined: 0,
+        };
+        for step in &steps {
+            world.apply(step);
+        }
+        world.samples.clear();
+        for follower in std::mem::take(&mut world.followers) {
+            world.writer.remove_reader(follower.id);
+        }
+        let all = usize::try_from(spec.arena_bytes).unwrap();
+        prop_assert!(world.writer.try_send(Meta::default(), b"", &vec![0; all]).is_ok());
+    }
+}
