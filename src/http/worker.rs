@@ -19,8 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Chain, Join};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -48,16 +47,10 @@ pub const STOP_MILLIS_MAX: u64 = 1_000;
 /// How long the listener pauses after it could not accept, in milliseconds: out of descriptors passes.
 const ACCEPT_PAUSE_MILLIS: u64 = 100;
 
-/// A connection that the shell began to read.
-struct Handed {
-    stream: UnixStream,
-    first: Vec<u8>,
-}
-
 /// The HTTP thread, as its owner sees it.
 #[derive(Debug)]
 pub struct Worker {
-    handed: mpsc::Sender<Handed>,
+    handed: mpsc::Sender<UnixStream>,
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
     listens_on: Option<SocketAddr>,
@@ -80,15 +73,16 @@ impl Worker {
         Ok(Self { handed, stop, thread, listens_on })
     }
 
-    /// Takes over a connection of which the bytes `first` have been read already. Does not block.
+    /// Takes over a connection, nothing of which has been read. Does not block.
     ///
     /// # Errors
-    /// Gives the stream back when [`CONNECTIONS_WAITING_MAX`] are waiting already.
-    pub fn serve(&self, stream: UnixStream, first: Vec<u8>) -> Result<(), UnixStream> {
-        self.handed.try_send(Handed { stream, first }).map_err(|full| match full {
-            mpsc::error::TrySendError::Full(handed) | mpsc::error::TrySendError::Closed(handed) => {
-                handed.stream
-            }
+    /// Gives the stream back when [`CONNECTIONS_WAITING_MAX`] are waiting already, or it cannot be used.
+    pub fn serve(&self, stream: UnixStream) -> Result<(), UnixStream> {
+        if stream.set_nonblocking(true).is_err() {
+            return Err(stream);
+        }
+        self.handed.try_send(stream).map_err(|full| match full {
+            mpsc::error::TrySendError::Full(stream) | mpsc::error::TrySendError::Closed(stream) => stream,
         })
     }
 
@@ -119,7 +113,7 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 async fn run(
-    mut taken: mpsc::Receiver<Handed>,
+    mut taken: mpsc::Receiver<UnixStream>,
     listener: Option<std::net::TcpListener>,
     source: SnapshotSource,
     mut stopped: watch::Receiver<bool>,
@@ -144,8 +138,8 @@ async fn run(
                 tracing::warn!(%error, "an HTTP connection could not be taken; trying again");
                 tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MILLIS)).await;
             }
-            Arrived::Socket(place, io) => {
-                let connection = serve_connection(io, Door::Socket, source.clone(), stopped.clone());
+            Arrived::Socket(place, stream) => {
+                let connection = serve_connection(stream, Door::Socket, source.clone(), stopped.clone());
                 tokio::spawn(hold(place, connection));
             }
             Arrived::Port(place, stream) => {
@@ -159,11 +153,8 @@ async fn run(
     drop(tokio::time::timeout(Duration::from_millis(STOP_MILLIS_MAX), places.acquire_many(all)).await);
 }
 
-/// A connection from the socket: what the shell read of it, then the rest.
-type SocketIo = Join<Chain<io::Cursor<Vec<u8>>, OwnedReadHalf>, OwnedWriteHalf>;
-
 enum Arrived {
-    Socket(OwnedSemaphorePermit, SocketIo),
+    Socket(OwnedSemaphorePermit, tokio::net::UnixStream),
     Port(OwnedSemaphorePermit, TcpStream),
     Failed(io::Error),
     /// Nobody is left to hand connections over.
@@ -173,18 +164,15 @@ enum Arrived {
 /// Waits for a place, then for a connection to put there.
 async fn arrive(
     places: &Arc<Semaphore>,
-    taken: &mut mpsc::Receiver<Handed>,
+    taken: &mut mpsc::Receiver<UnixStream>,
     listener: Option<&TcpListener>,
 ) -> Arrived {
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     tokio::select! {
         handed = taken.recv() => {
-            let Some(Handed { stream, first }) = handed else { return Arrived::Nothing };
+            let Some(stream) = handed else { return Arrived::Nothing };
             match tokio::net::UnixStream::from_std(stream) {
-                Ok(stream) => {
-                    let (read, write) = stream.into_split();
-                    Arrived::Socket(place, tokio::io::join(io::Cursor::new(first).chain(read), write))
-                }
+                Ok(stream) => Arrived::Socket(place, stream),
                 Err(error) => Arrived::Failed(error),
             }
         }
