@@ -1,21 +1,84 @@
 //! `tramline serve`: runs a broker until it is told to stop.
 
 use super::Failure;
-use std::path::PathBuf;
+use crate::config::{Config, ConfigError, Overrides};
+use crate::shell::ServeError;
+use crate::shell::socket::SocketError;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use tracing_subscriber::EnvFilter;
 
-/// Runs a broker.
+/// Run a broker
 ///
-/// Without any argument it listens on the user's own socket. It stops on SIGTERM or SIGINT.
+/// Without any argument it listens on the user's own socket, which it prints. It stops on SIGTERM or SIGINT,
+/// after giving its clients a moment to read their last messages; a second signal ends it at once.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  tramline serve\n  tramline serve --socket /tmp/try.sock")]
+#[command(after_help = "Examples:\n  tramline serve\n  tramline serve --socket /tmp/try.sock\n  \
+                        tramline serve --config /etc/tramline/tramline.yaml --http-listen 127.0.0.1:8080")]
 pub(super) struct Serve {
-    /// The socket to listen on
-    #[arg(long, value_name = "PATH")]
+    /// The socket to listen on [default: the user's runtime directory, /run/tramline or /tmp]
+    #[arg(long, value_name = "PATH", env = crate::config::ENV_SOCKET)]
     socket: Option<PathBuf>,
+    /// A configuration file
+    #[arg(long, value_name = "FILE", env = crate::config::ENV_CONFIG)]
+    config: Option<PathBuf>,
+    /// Serve HTTP on this loopback address as well
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http_listen: Option<SocketAddr>,
+    /// What to log: off, error, warn, info, debug, trace, or directives by module
+    #[arg(long, value_name = "LEVEL", env = crate::config::ENV_LOG)]
+    log: Option<String>,
 }
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
-        Err(Failure::unavailable(format!("the broker does not run yet (asked for {:?})", self.socket)))
+        let overrides = Overrides { file: self.config, socket: self.socket, log: self.log };
+        let mut config =
+            Config::load(overrides.or(Overrides::from_environment())).map_err(|error| match error {
+                ConfigError::Unreadable { .. } => Failure::no_input(error),
+                ConfigError::Override(_) => Failure::usage(error),
+                _ => Failure::config(error),
+            })?;
+        if let Some(address) = self.http_listen {
+            if !address.ip().is_loopback() {
+                return Err(Failure::usage(format!(
+                    "--http-listen {address}: HTTP is served on loopback addresses only"
+                )));
+            }
+            config.http.listen = Some(address);
+        }
+        log(&config.log.level)?;
+        crate::shell::serve(config, announce).map_err(failure)
+    }
+}
+
+fn log(level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level).map_err(Failure::usage)?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+fn announce(path: &Path) {
+    // Nobody needs to read it: a closed stdout does not stop a broker.
+    let _ = writeln!(std::io::stdout(), "{}", path.display());
+}
+
+fn failure(error: ServeError) -> Failure {
+    match &error {
+        ServeError::Socket(SocketError::Taken { .. }) => Failure::try_again(error),
+        ServeError::Socket(SocketError::TooLong { .. }) => Failure::usage(error),
+        ServeError::Socket(SocketError::NotASocket { .. } | SocketError::Refused { .. }) => {
+            Failure::cannot_create(error)
+        }
+        ServeError::Socket(SocketError::Directory { .. }) => Failure::denied(error),
+        ServeError::Activation(_) => Failure::config(error),
+        ServeError::Kernel(_) => Failure::unavailable(error),
+        ServeError::System(..) => Failure::system(error),
     }
 }

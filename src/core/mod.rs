@@ -175,6 +175,12 @@ pub enum Action {
         /// The attachment.
         attach: u64,
     },
+    /// The link of a subscription without rings is over, because the subscription or the publishing session has
+    /// ended: the shell drops its pages and bells. Attachments that still drain keep them until they have ended.
+    ProxyLinkEnded {
+        /// The link.
+        link: u64,
+    },
 }
 
 /// A message that the shell read from a ring on behalf of a subscription.

@@ -1,0 +1,115 @@
+//! Taking connections in, also when the process or the system has run out of descriptors.
+//!
+//! One descriptor is kept in reserve. When there are no others, it is given up for a moment to take the
+//! next connection in and close it, so that its client learns at once that it cannot be served; then the broker
+//! waits a while before it tries again. That is logged once until it is over.
+
+use super::broker::Shell;
+use super::opening::open;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+
+/// Connections above `limits.connections_max` that are taken in to be told that they are too many.
+const REFUSED_CONNECTIONS_MAX: usize = 64;
+
+/// Pause after running out of descriptors: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// One connection's place among those that are open.
+pub(super) struct Place(Rc<Shell>);
+
+impl Place {
+    fn take(shell: &Rc<Shell>) -> Self {
+        shell.connections.set(shell.connections.get() + 1);
+        Self(Rc::clone(shell))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// A descriptor that stands for nothing.
+struct Reserve(Option<OwnedFd>);
+
+impl Reserve {
+    fn new() -> Self {
+        let mut reserve = Self(None);
+        reserve.fill();
+        reserve
+    }
+
+    fn fill(&mut self) {
+        if self.0.is_none() {
+            self.0 = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+        }
+    }
+}
+
+/// Whether connections are being turned away, so that it is said once.
+#[derive(Default)]
+struct Episode {
+    turned_away: Option<u64>,
+    pause: Duration,
+}
+
+impl Episode {
+    fn turn_away(&mut self, why: &str) {
+        let count = self.turned_away.get_or_insert_with(|| {
+            tracing::warn!("connections are turned away: {why}");
+            0
+        });
+        *count += 1;
+        self.pause = (self.pause * 2).clamp(PAUSE.0, PAUSE.1);
+    }
+
+    fn over(&mut self) {
+        if let Some(count) = self.turned_away.take() {
+            tracing::warn!("connections are taken in again; {count} attempts failed");
+            self.pause = Duration::ZERO;
+        }
+    }
+}
+
+/// Takes connections in, each to a task of its own. Never returns.
+pub(super) async fn accept_always(shell: Rc<Shell>, listener: UnixListener) {
+    let mut reserve = Reserve::new();
+    let mut episode = Episode::default();
+    let most = shell.settings.limits.connections_max as usize + REFUSED_CONNECTIONS_MAX;
+    loop {
+        let error = match listener.accept().await {
+            Ok((connection, _)) if shell.connections.get() >= most => {
+                drop(connection);
+                let limit = shell.settings.limits.connections_max;
+                episode.turn_away(&format!("all of limits.connections_max ({limit}) are open"));
+                tokio::time::sleep(episode.pause).await;
+                continue;
+            }
+            Ok((connection, _)) => {
+                episode.over();
+                reserve.fill();
+                tokio::task::spawn_local(open(Rc::clone(&shell), connection, Place::take(&shell)));
+                continue;
+            }
+            Err(error) => error,
+        };
+        match Errno::from_io_error(&error) {
+            Some(Errno::INTR | Errno::CONNABORTED) => continue,
+            Some(Errno::MFILE | Errno::NFILE) => {
+                episode.turn_away(&format!("{error}; raise LimitNOFILE= or `ulimit -n`"));
+                drop(reserve.0.take());
+                // If another thread took the descriptor meanwhile, the client waits until the next try.
+                drop(rustix::net::accept(&listener));
+                reserve.fill();
+            }
+            _ => episode.turn_away(&format!("accepting fails: {error}")),
+        }
+        tokio::time::sleep(episode.pause).await;
+    }
+}

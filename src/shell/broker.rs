@@ -1,0 +1,162 @@
+//! The parts of a running broker, put together: what they share, how it starts and how it ends.
+//!
+//! Everything here lives on one thread. The core is borrowed for the length of one call, never across a
+//! wait. This file wires the parts and does nothing else.
+
+use super::accept::accept_always;
+use super::counters::Counters;
+use super::descriptors::Descriptors;
+use super::proxy::Proxies;
+use super::session::{BUFFER_BYTES, Session};
+use super::settle::settle_always;
+use super::signals::StopSignal;
+use super::wait::AdaptiveWait;
+use super::workers::{Verified, Workers};
+use super::{ServeError, clock, systemd};
+use crate::config::Config;
+use crate::core::{Access, Core, SessionId};
+use crate::http::{SnapshotRequests, Worker, snapshots};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// How long all sessions together may take to read their last bytes when the broker stops.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What all parts of the shell share.
+pub(super) struct Shell {
+    pub(super) state: RefCell<State>,
+    pub(super) settings: Config,
+    pub(super) access: Access,
+    pub(super) workers: Workers,
+    pub(super) http: Worker,
+    pub(super) wait: AdaptiveWait,
+    /// Wanted: actions carried out and outboxes written.
+    pub(super) settling: Notify,
+    /// The last session has ended.
+    pub(super) all_gone: Notify,
+    /// Connections of all languages, those included whose language is not known yet.
+    pub(super) connections: Cell<usize>,
+}
+
+/// What changes.
+pub(super) struct State {
+    pub(super) core: Core,
+    pub(super) sessions: HashMap<SessionId, Session, foldhash::fast::RandomState>,
+    pub(super) descriptors: Descriptors,
+    pub(super) proxies: Proxies,
+    pub(super) counters: Counters,
+    /// What every session reads into.
+    pub(super) buffer: Vec<u8>,
+}
+
+impl Shell {
+    fn new(settings: Config, workers: Workers, http: Worker) -> Result<Self, ServeError> {
+        let access = Access {
+            own_uid: rustix::process::geteuid().as_raw(),
+            own_pid: std::process::id(),
+            users: settings.allow.users.clone(),
+            groups: settings.allow.groups.clone(),
+            topics: settings.topics.clone(),
+        };
+        let core = Core::new(settings.limits.clone(), access.clone(), random()?, env!("CARGO_PKG_VERSION"));
+        let spin = Duration::from_micros(settings.wait.spin_micros.into());
+        Ok(Self {
+            state: RefCell::new(State {
+                core,
+                sessions: HashMap::default(),
+                descriptors: Descriptors::default(),
+                proxies: Proxies::default(),
+                counters: Counters::default(),
+                buffer: vec![0; BUFFER_BYTES],
+            }),
+            settings,
+            access,
+            workers,
+            http,
+            wait: AdaptiveWait::new(spin),
+            settling: Notify::new(),
+            all_gone: Notify::new(),
+            connections: Cell::new(0),
+        })
+    }
+
+    /// Gives the core what was found out about rings. Never returns before the broker ends.
+    async fn take_verified(self: Rc<Self>, mut verified: UnboundedReceiver<Verified>) {
+        while let Some(Verified { stream, result }) = verified.recv().await {
+            self.state.borrow_mut().core.ring_verified(stream, result, clock::now());
+            self.settle_soon();
+        }
+    }
+
+    /// Answers those who ask what the broker is doing. Never returns before the broker ends.
+    async fn answer_snapshots(self: Rc<Self>, mut requests: SnapshotRequests, stopping: Rc<Notify>) {
+        loop {
+            tokio::select! {
+                request = requests.next() => match request {
+                    Some(request) => {
+                        let snapshot = self.state.borrow_mut().snapshot();
+                        request.send(snapshot);
+                    }
+                    None => return,
+                },
+                () = stopping.notified() => requests.set_stopping(),
+            }
+        }
+    }
+}
+
+/// Serves on `listener` until a signal asks to stop, then lets everybody read their last bytes.
+pub(super) async fn serve(settings: Config, listener: UnixListener) -> Result<(), ServeError> {
+    let mut stop = StopSignal::install().map_err(|error| ServeError::System("handle signals", error))?;
+    let (found, verified) = unbounded_channel();
+    let workers = Workers::start(found).map_err(|error| ServeError::System("start its threads", error))?;
+    let (source, requests) = snapshots();
+    let http = Worker::start(settings.http.listen, source)
+        .map_err(|error| ServeError::System("serve HTTP", error))?;
+    if let Some(address) = http.listens_on() {
+        tracing::info!("HTTP on http://{address}/status");
+    }
+    let shell = Rc::new(Shell::new(settings, workers, http)?);
+    let listener = net::UnixListener::from_std(listener)
+        .map_err(|error| ServeError::System("wait for connections", error))?;
+
+    tokio::task::spawn_local(settle_always(Rc::clone(&shell)));
+    tokio::task::spawn_local(Rc::clone(&shell).take_verified(verified));
+    let stopping = Rc::new(Notify::new());
+    tokio::task::spawn_local(Rc::clone(&shell).answer_snapshots(requests, Rc::clone(&stopping)));
+    let looking = Rc::clone(&shell);
+    tokio::task::spawn_local(async move { looking.wait.run().await });
+    let accepting = tokio::task::spawn_local(accept_always(Rc::clone(&shell), listener));
+
+    systemd::ready();
+    stop.received().await;
+    systemd::stopping();
+    stopping.notify_one();
+    accepting.abort();
+    tracing::debug!("asked to stop");
+    shell.state.borrow_mut().core.shutdown(clock::now());
+    shell.settle_soon();
+    let all_gone = async {
+        while !shell.state.borrow().sessions.is_empty() {
+            shell.all_gone.notified().await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_TIME_MAX, all_gone).await.is_err() {
+        let left = shell.state.borrow().sessions.len();
+        tracing::warn!("{left} clients did not read their last bytes within {DRAIN_TIME_MAX:?}");
+    }
+    Ok(())
+}
+
+fn random() -> Result<u64, ServeError> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| ServeError::System("draw a random number", error.into()))?;
+    Ok(u64::from_ne_bytes(bytes))
+}

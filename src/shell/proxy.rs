@@ -1,0 +1,398 @@
+//! Reading rings on behalf of subscribers that have none: JSON clients, and native ones that ask for that.
+//!
+//! Each such subscription has its own attachment to each stream, as if the client itself read: its own
+//! cursor, lag and loss. One task for each link sleeps on the doorbell and reads whatever woke, a bounded amount at a
+//! time. What the ring says is a claim; a false one ends the attachment. Payloads are copied out before
+//! anybody looks at them, because their publisher could still change them. The core decides who attaches to what.
+
+use super::broker::{Shell, State};
+use super::clock;
+use crate::core::{FdId, Flow, RingMessage};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::Notify;
+use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received, RingIdentity, Start};
+use tramline_wire::PageDeclaration;
+
+/// Messages read from one attachment before others have their turn.
+const TURN_MESSAGES_MAX: usize = 128;
+
+/// The memory of an attachment, and where to begin.
+pub(super) struct Ring {
+    pub(super) memory: FdId,
+    pub(super) generation: u32,
+    pub(super) geometry: tramline_wire::Geometry,
+    pub(super) start: u64,
+    pub(super) start_seq: u64,
+}
+
+/// All attachments that the broker reads.
+#[derive(Default)]
+pub(super) struct Proxies {
+    links: HashMap<u64, Link, foldhash::fast::RandomState>,
+    attachments: HashMap<u64, Attachment, foldhash::fast::RandomState>,
+    /// Small payloads and copies of large ones.
+    scratch: Vec<u8>,
+    copy: Vec<u8>,
+}
+
+struct Link {
+    ring: Arc<ReaderLink>,
+    kick: Rc<Notify>,
+    /// No new attachments will come.
+    over: bool,
+}
+
+struct Attachment {
+    link: u64,
+    stream: u64,
+    slot: u32,
+    reader: Option<Reader>,
+    paused: bool,
+}
+
+impl Attachment {
+    /// Whether reading from it now may bring something.
+    fn runs(&self) -> bool {
+        !self.paused && self.reader.as_ref().is_some_and(|reader| !reader.is_armed())
+    }
+}
+
+impl Shell {
+    /// Takes an offer: finds a slot for the cursor.
+    pub(super) fn proxy_offer(&self, attach: u64, link: u64, stream: u64) {
+        let mut state = self.state.borrow_mut();
+        let State { core, proxies, descriptors, .. } = &mut *state;
+        let ring = Arc::clone(&proxies.links.entry(link).or_insert_with(Link::new).ring);
+        match ring.allocate_slot() {
+            Ok((slot, page)) => {
+                let attachment = Attachment { link, stream, slot, reader: None, paused: false };
+                proxies.attachments.insert(attach, attachment);
+                let page = page.map(|page| {
+                    let declaration = PageDeclaration { first_slot: page.first_slot, slots: page.slots };
+                    (declaration, descriptors.insert(page.fd))
+                });
+                core.proxy_accept(attach, slot, page, clock::now());
+            }
+            Err(error) => core.proxy_refuse(attach, &format!("no reader page: {error}"), clock::now()),
+        }
+    }
+
+    /// Begins to read.
+    pub(super) fn proxy_attach(self: &Rc<Self>, attach: u64, ring: Ring, bells: Option<(FdId, FdId)>) {
+        let mut state = self.state.borrow_mut();
+        let bells = bells.map(|(doorbell, space)| (state.owned(doorbell), state.owned(space)));
+        let now = clock::now();
+        let Some(link) = state.proxies.attachments.get(&attach).map(|attachment| attachment.link) else {
+            return;
+        };
+        match state.map(attach, &ring, bells) {
+            Ok(true) => {
+                let watched = state
+                    .proxies
+                    .links
+                    .get(&link)
+                    .map(|link| (Arc::clone(&link.ring), Rc::clone(&link.kick)));
+                if let Some((ring, kick)) = watched {
+                    tokio::task::spawn_local(watch(Rc::clone(self), link, ring, kick));
+                }
+                state.core.proxy_attached(attach, now);
+            }
+            Ok(false) => state.core.proxy_attached(attach, now),
+            Err(reason) => {
+                tracing::warn!(attach, stream = ring.start, "a ring cannot be read: {reason}");
+                state.forget(attach);
+                state.core.proxy_refuse(attach, &reason, now);
+            }
+        }
+        state.kick(link);
+    }
+
+    /// Ends an attachment, after reading what is left if that is wanted.
+    pub(super) fn proxy_detach(&self, attach: u64, drain: bool) {
+        let mut state = self.state.borrow_mut();
+        let attachment = state.proxies.attachments.get_mut(&attach);
+        if let Some(Attachment { reader: Some(reader), link, .. }) = attachment
+            && drain
+        {
+            reader.writer_gone();
+            reader.disarm();
+            let link = *link;
+            return state.kick(link);
+        }
+        state.forget(attach);
+        state.core.proxy_ended(attach, 0, clock::now());
+    }
+
+    /// Reads on after a pause.
+    pub(super) fn proxy_resume(&self, attach: u64) {
+        let mut state = self.state.borrow_mut();
+        if let Some(attachment) = state.proxies.attachments.get_mut(&attach) {
+            attachment.paused = false;
+            let link = attachment.link;
+            state.kick(link);
+        }
+    }
+
+    /// No new attachments will come on this link.
+    pub(super) fn proxy_link_ended(&self, link: u64) {
+        let mut state = self.state.borrow_mut();
+        if let Some(link) = state.proxies.links.get_mut(&link) {
+            link.over = true;
+        }
+        state.drop_idle_link(link);
+    }
+
+    /// Reads a bounded amount from each attachment of a link that has something. Whether there may be more.
+    fn proxy_turn(&self, link: u64) -> bool {
+        let mut state = self.state.borrow_mut();
+        let runs = |attachment: &Attachment| attachment.link == link && attachment.runs();
+        let attachments = state.proxies.attachments.iter().filter(|(_, attachment)| runs(attachment));
+        let attachments: Vec<u64> = attachments.map(|(attach, _)| *attach).collect();
+        let mut more = false;
+        let bytes_max = self.settings.limits.frame_bytes_max as usize;
+        for attach in &attachments {
+            more |= state.read_ring(*attach, bytes_max);
+        }
+        drop(state);
+        if !attachments.is_empty() {
+            self.wait.busy();
+            self.settle_soon();
+        }
+        more
+    }
+}
+
+/// Sleeps on a link's doorbell and reads what woke, until the link is over.
+async fn watch(shell: Rc<Shell>, link: u64, ring: Arc<ReaderLink>, kick: Rc<Notify>) {
+    let doorbell = match watched_doorbell(&ring) {
+        Ok(doorbell) => doorbell,
+        Err(error) => {
+            tracing::warn!(link, "a doorbell cannot be watched: {error}");
+            return shell.state.borrow_mut().writer_gone(link);
+        }
+    };
+    let mut slots = Vec::new();
+    let mut hung_up = false;
+    loop {
+        let rung = tokio::select! {
+            biased;
+            () = kick.notified() => false,
+            ready = doorbell.readable(), if !hung_up => {
+                if ready.is_err() {
+                    return;
+                }
+                slots.clear();
+                let drained = ring.drain(&mut slots);
+                let _ = doorbell.try_io(|| Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
+                hung_up = drained == Drained::HungUp;
+                let mut state = shell.state.borrow_mut();
+                match drained {
+                    Drained::Some => state.wake_readers(link, Some(&slots)),
+                    Drained::All => state.wake_readers(link, None),
+                    Drained::HungUp => state.writer_gone(link),
+                }
+                true
+            }
+        };
+        while shell.proxy_turn(link) {
+            super::session::step_aside().await;
+        }
+        if !rung && !shell.state.borrow().proxies.links.contains_key(&link) {
+            return;
+        }
+    }
+}
+
+/// The doorbell for the runtime to watch. The link reads from it.
+fn watched_doorbell(ring: &ReaderLink) -> Result<Receiver, std::io::Error> {
+    let doorbell = ring.doorbell().ok_or(std::io::ErrorKind::NotConnected)?;
+    Receiver::from_owned_fd(doorbell.try_clone_to_owned()?)
+}
+
+impl Link {
+    fn new() -> Self {
+        Self { ring: Arc::new(ReaderLink::new()), kick: Rc::new(Notify::new()), over: false }
+    }
+}
+
+impl State {
+    /// A descriptor of this process's own, whose number the core has given up.
+    fn owned(&mut self, id: FdId) -> Option<OwnedFd> {
+        let shared = self.descriptors.take(id)?;
+        Arc::try_unwrap(shared).or_else(|shared| shared.try_clone()).ok()
+    }
+
+    /// Maps a ring for an attachment. Whether its link has only now got its bells.
+    fn map(
+        &mut self,
+        attach: u64,
+        ring: &Ring,
+        bells: Option<(Option<OwnedFd>, Option<OwnedFd>)>,
+    ) -> Result<bool, String> {
+        let Self { proxies, descriptors, .. } = self;
+        let attachment = proxies.attachments.get_mut(&attach).ok_or("it was given up meanwhile")?;
+        let link = proxies.links.get(&attachment.link).ok_or("its link was given up meanwhile")?;
+        let new = bells.is_some();
+        if let Some(bells) = bells {
+            let (Some(doorbell), Some(space)) = bells else { return Err("its bells are missing".to_owned()) };
+            link.ring.set_bells(doorbell, space).map_err(|error| error.to_string())?;
+        }
+        let memory = descriptors.get(ring.memory).ok_or("its memory is gone")?;
+        let memory = memory.try_clone().map_err(|error| error.to_string())?;
+        let tramline_wire::Geometry { descriptors, arena_bytes } = ring.geometry;
+        let identity =
+            RingIdentity { stream: attachment.stream, generation: ring.generation, descriptors, arena_bytes };
+        let start = Start { position: ring.start, seq: ring.start_seq };
+        let reader = Reader::attach(memory, &identity, &link.ring, attachment.slot, start, true)
+            .map_err(|error| error.to_string())?;
+        attachment.reader = Some(reader);
+        Ok(new)
+    }
+
+    fn kick(&mut self, link: u64) {
+        if let Some(link) = self.proxies.links.get(&link) {
+            link.kick.notify_one();
+        }
+    }
+
+    /// Drops an attachment; its slot is free again.
+    fn forget(&mut self, attach: u64) {
+        let Some(attachment) = self.proxies.attachments.remove(&attach) else { return };
+        if let Some(link) = self.proxies.links.get(&attachment.link)
+            && attachment.reader.is_none()
+        {
+            link.ring.free_slot(attachment.slot);
+        }
+        self.drop_idle_link(attachment.link);
+    }
+
+    /// Drops a link that is over, once nothing is read on it any more.
+    fn drop_idle_link(&mut self, link: u64) {
+        let proxies = &mut self.proxies;
+        if proxies.links.get(&link).is_some_and(|link| link.over)
+            && !proxies.attachments.values().any(|attachment| attachment.link == link)
+            && let Some(link) = proxies.links.remove(&link)
+        {
+            link.kick.notify_one();
+        }
+    }
+
+    /// The readers in these slots of a link, or all of them, are awake.
+    fn wake_readers(&mut self, link: u64, slots: Option<&[u32]>) {
+        for attachment in self.proxies.attachments.values_mut() {
+            if attachment.link == link
+                && slots.is_none_or(|slots| slots.contains(&attachment.slot))
+                && let Some(reader) = &mut attachment.reader
+            {
+                reader.disarm();
+            }
+        }
+    }
+
+    /// The publisher's process has gone: its streams end when they are read.
+    fn writer_gone(&mut self, link: u64) {
+        for attachment in self.proxies.attachments.values_mut() {
+            if attachment.link == link
+                && let Some(reader) = &mut attachment.reader
+            {
+                reader.writer_gone();
+                reader.disarm();
+            }
+        }
+        if let Some(link) = self.proxies.links.get_mut(&link) {
+            link.over = true;
+        }
+        self.drop_idle_link(link);
+    }
+
+    /// Reads a bounded amount from one attachment. Whether there may be more.
+    fn read_ring(&mut self, attach: u64, bytes_max: usize) -> bool {
+        let now = clock::now();
+        let mut bytes = 0;
+        for _ in 0..TURN_MESSAGES_MAX {
+            let Self { core, proxies, .. } = self;
+            let Proxies { attachments, scratch, copy, .. } = proxies;
+            let Some(attachment) = attachments.get_mut(&attach) else { return false };
+            let Some(reader) = &mut attachment.reader else { return false };
+            match reader.try_next(scratch) {
+                Ok(Next::Message(received)) => {
+                    let message = message(&received, scratch, copy, bytes_max);
+                    bytes += message.payload.len() + message.head.len();
+                    if core.proxy_message(attach, message, now) != Flow::Continue {
+                        attachment.paused = true;
+                        return false;
+                    }
+                }
+                Ok(Next::Empty) => {
+                    if !reader.arm() {
+                        return false;
+                    }
+                }
+                Ok(Next::Ended { lost }) => {
+                    self.forget(attach);
+                    self.core.proxy_ended(attach, lost, now);
+                    return false;
+                }
+                Ok(Next::Successor) => {
+                    self.forget(attach);
+                    self.core.proxy_ended(attach, 0, now);
+                    return false;
+                }
+                Err(error) => {
+                    let stream = attachment.stream;
+                    tracing::warn!(
+                        attach,
+                        stream,
+                        "reading a ring ended, its publisher made a false claim: {error}"
+                    );
+                    self.forget(attach);
+                    self.core.proxy_ended(attach, 0, now);
+                    return false;
+                }
+            }
+            if bytes >= super::session::TURN_BYTES_MAX {
+                return true;
+            }
+        }
+        true
+    }
+}
+
+/// A message as the core takes it, in this process's own memory: at most `bytes_max` of its payload.
+fn message<'a>(
+    received: &Received,
+    scratch: &'a [u8],
+    copy: &'a mut Vec<u8>,
+    bytes_max: usize,
+) -> RingMessage<'a> {
+    let (payload, head, payload_length) = match &received.body {
+        Body::Copied { payload, head } => {
+            let length = payload.len();
+            let end = payload.start + length.min(bytes_max);
+            (&scratch[payload.start..end], &scratch[head.clone()], length)
+        }
+        Body::Pinned(pinned) => {
+            let (payload, head) = (pinned.payload(), pinned.head());
+            let taken = payload.len().min(bytes_max);
+            copy.clear();
+            copy.extend_from_slice(head);
+            copy.extend_from_slice(&payload[..taken]);
+            let (head, rest) = copy.split_at(head.len());
+            (rest, head, payload.len())
+        }
+    };
+    RingMessage {
+        seq: received.seq,
+        lost: received.lost,
+        flags: received.meta.flags,
+        time: received.meta.time,
+        source_time: received.meta.source_time,
+        head,
+        payload,
+        payload_length: payload_length as u64,
+    }
+}

@@ -1,0 +1,70 @@
+//! What could keep the core's thread waiting, on threads of its own: checking a ring's memory, and closing
+//! descriptors and sockets (closing somebody else's file may wait for a file system or a network).
+//!
+//! Results come back through a channel. Nothing here knows the core. Jobs are bounded by what causes them: at most
+//! one check for each open stream and one closing for each descriptor.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc;
+use tokio::sync::mpsc::UnboundedSender;
+use tramline_ring::RingIdentity;
+
+/// A ring's memory was checked.
+#[derive(Debug)]
+pub(super) struct Verified {
+    /// The stream it belongs to.
+    pub(super) stream: u64,
+    /// What is wrong with it, as a sentence.
+    pub(super) result: Result<(), String>,
+}
+
+/// Memory to be checked.
+#[derive(Debug)]
+pub(super) struct Verification {
+    /// The memory.
+    pub(super) memory: Arc<OwnedFd>,
+    /// What it must be.
+    pub(super) identity: RingIdentity,
+}
+
+/// The threads.
+#[derive(Debug)]
+pub(super) struct Workers {
+    verifications: mpsc::Sender<Verification>,
+    closing: mpsc::Sender<Arc<OwnedFd>>,
+}
+
+impl Workers {
+    /// Starts them. They end when this is dropped.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub(super) fn start(verified: UnboundedSender<Verified>) -> Result<Self, std::io::Error> {
+        let (verifications, jobs) = mpsc::channel::<Verification>();
+        std::thread::Builder::new().name("verify".to_owned()).spawn(move || {
+            for job in jobs {
+                let checked = tramline_ring::verify_ring(job.memory.as_fd(), &job.identity);
+                let result = checked.map_err(|error| error.to_string());
+                if verified.send(Verified { stream: job.identity.stream, result }).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let (closing, jobs) = mpsc::channel::<Arc<OwnedFd>>();
+        std::thread::Builder::new()
+            .name("close".to_owned())
+            .spawn(move || jobs.into_iter().for_each(drop))?;
+        Ok(Self { verifications, closing })
+    }
+
+    /// Checks a ring's memory; a [`Verified`] follows.
+    pub(super) fn verify(&self, job: Verification) {
+        self.verifications.send(job).expect("the verifying thread lives as long as its sender");
+    }
+
+    /// Closes a descriptor, unless somebody else still uses it.
+    pub(super) fn close(&self, fd: Arc<OwnedFd>) {
+        self.closing.send(fd).expect("the closing thread lives as long as its sender");
+    }
+}
