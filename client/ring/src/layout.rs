@@ -130,62 +130,85 @@ pub(crate) struct Descriptor {
     pub(crate) words: [AtomicU64; 7],
 }
 
-/// What the seven words of a descriptor say.
+/// The seven words of a descriptor after its stamp, unpacked only where they are looked at.
+///
+/// ```text
+/// 0 seq │ 1 time │ 2 source time │ 3 offset in units (32), length (32)
+/// 4 head length (15), inline (1), flags (16), inline bytes 0..4 │ 5, 6 inline bytes 4..20
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Fields {
-    pub(crate) seq: u64,
-    pub(crate) time: u64,
-    pub(crate) source_time: i64,
-    /// Start of the payload in the arena, in units.
-    pub(crate) offset: u32,
-    /// Length of the payload in bytes.
-    pub(crate) length: u32,
-    /// Length of type and headers, which follow the payload at the next multiple of 8.
-    pub(crate) head_length: u16,
-    /// Whether the payload stands in `inline` instead of the arena.
-    pub(crate) is_inline: bool,
-    /// The message's flags, which mean nothing to the ring.
-    pub(crate) flags: u16,
-    pub(crate) inline: [u8; INLINE_BYTES_MAX],
-}
+pub(crate) struct Fields(pub(crate) [u64; 7]);
 
 const INLINE_BIT: u64 = 1 << 15;
 
 impl Fields {
-    pub(crate) fn to_words(self) -> [u64; 7] {
-        let mut tail = [0; 24];
-        tail[4..].copy_from_slice(&self.inline);
-        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| tail[at * 8 + i]));
-        let head = u64::from(self.head_length) | if self.is_inline { INLINE_BIT } else { 0 };
-        [
-            self.seq,
-            self.time,
-            self.source_time.cast_unsigned(),
-            u64::from(self.offset) | u64::from(self.length) << 32,
-            head | u64::from(self.flags) << 16 | word(0),
-            word(1),
-            word(2),
-        ]
+    /// A message whose payload stands in the arena, `offset` units from its start, with `head_length` bytes of type and
+    /// headers behind it at the next multiple of 8.
+    pub(crate) const fn placed(offset: u32, length: u32, head_length: u16) -> Self {
+        debug_assert!((head_length as u64) < INLINE_BIT, "header blocks are bounded well below 32 KiB");
+        Self([0, 0, 0, offset as u64 | (length as u64) << 32, head_length as u64, 0, 0])
     }
 
-    pub(crate) fn from_words(words: [u64; 7]) -> Self {
+    /// A message whose payload, at most [`INLINE_BYTES_MAX`] bytes, stands in the descriptor.
+    pub(crate) fn inline(payload: &[u8]) -> Self {
         let mut tail = [0; 24];
-        for (bytes, word) in tail.chunks_exact_mut(8).zip(&words[4..]) {
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
-        let mut inline = [0; INLINE_BYTES_MAX];
-        inline.copy_from_slice(&tail[4..]);
-        Self {
-            seq: words[0],
-            time: words[1],
-            source_time: words[2].cast_signed(),
-            offset: low(words[3]),
-            length: low(words[3] >> 32),
-            head_length: short(words[4] & !INLINE_BIT),
-            is_inline: words[4] & INLINE_BIT != 0,
-            flags: short(words[4] >> 16),
-            inline,
-        }
+        tail[4..4 + payload.len()].copy_from_slice(payload);
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| tail[at * 8 + i]));
+        Self([0, 0, 0, (payload.len() as u64) << 32, INLINE_BIT | word(0), word(1), word(2)])
+    }
+
+    /// These fields with what the message says about itself.
+    pub(crate) const fn of(mut self, seq: u64, time: u64, source_time: i64, flags: u16) -> Self {
+        self.0[0] = seq;
+        self.0[1] = time;
+        self.0[2] = source_time.cast_unsigned();
+        self.0[4] |= (flags as u64) << 16;
+        self
+    }
+
+    pub(crate) const fn seq(&self) -> u64 {
+        self.0[0]
+    }
+
+    pub(crate) const fn time(&self) -> u64 {
+        self.0[1]
+    }
+
+    pub(crate) const fn source_time(&self) -> i64 {
+        self.0[2].cast_signed()
+    }
+
+    /// Start of the payload in the arena, in units.
+    pub(crate) const fn offset(&self) -> u32 {
+        low(self.0[3])
+    }
+
+    /// Length of the payload in bytes.
+    pub(crate) const fn length(&self) -> u32 {
+        low(self.0[3] >> 32)
+    }
+
+    /// Length of type and headers.
+    pub(crate) const fn head_length(&self) -> u16 {
+        short(self.0[4] & !INLINE_BIT)
+    }
+
+    /// Whether the payload stands in the descriptor instead of the arena.
+    pub(crate) const fn is_inline(&self) -> bool {
+        self.0[4] & INLINE_BIT != 0
+    }
+
+    /// The message's flags, which mean nothing to the ring.
+    pub(crate) const fn flags(&self) -> u16 {
+        short(self.0[4] >> 16)
+    }
+
+    pub(crate) fn inline_bytes(&self) -> [u8; INLINE_BYTES_MAX] {
+        let mut bytes = [0; INLINE_BYTES_MAX];
+        bytes[..4].copy_from_slice(&self.0[4].to_le_bytes()[4..]);
+        bytes[4..12].copy_from_slice(&self.0[5].to_le_bytes());
+        bytes[12..].copy_from_slice(&self.0[6].to_le_bytes());
+        bytes
     }
 }
 
@@ -262,18 +285,17 @@ mod tests {
 
     #[test]
     fn fields_survive_the_words() {
-        let fields = Fields {
-            seq: u64::MAX,
-            time: 1,
-            source_time: -1,
-            offset: u32::MAX,
-            length: 77,
-            head_length: 0x7fff,
-            is_inline: true,
-            flags: 0xffff,
-            inline: std::array::from_fn(|i| u8::try_from(i * 11 % 256).unwrap()),
-        };
-        assert_eq!(Fields::from_words(fields.to_words()), fields);
-        assert_eq!(Fields::from_words(Fields::default().to_words()), Fields::default());
+        let placed = Fields::placed(u32::MAX, 77, 0x7fff).of(u64::MAX, 1, -1, 0xffff);
+        let seen = (placed.seq(), placed.time(), placed.source_time(), placed.flags());
+        assert_eq!(seen, (u64::MAX, 1, -1, 0xffff));
+        assert_eq!((placed.offset(), placed.length(), placed.head_length()), (u32::MAX, 77, 0x7fff));
+        assert!(!placed.is_inline());
+
+        let bytes: [u8; INLINE_BYTES_MAX] = std::array::from_fn(|i| u8::try_from(i * 11 % 256).unwrap());
+        for length in 0..=INLINE_BYTES_MAX {
+            let inline = Fields::inline(&bytes[..length]).of(5, 6, 7, 0xffff);
+            assert!(inline.is_inline() && inline.head_length() == 0 && inline.flags() == 0xffff);
+            assert_eq!(&inline.inline_bytes()[..inline.length() as usize], &bytes[..length]);
+        }
     }
 }

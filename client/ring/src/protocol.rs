@@ -37,8 +37,9 @@ const fn stamp_of(position: u64) -> u64 {
 
 /// Makes the message at `position` visible. Its bytes must have been written, and the descriptor's former
 /// message retired and fenced, before.
+#[inline]
 pub(crate) fn publish(descriptor: &Descriptor, position: u64, fields: &Fields) {
-    for (word, value) in descriptor.words.iter().zip(fields.to_words()) {
+    for (word, value) in descriptor.words.iter().zip(fields.0) {
         word.store(value, Ordering::Relaxed);
     }
     // P1, with `look`.
@@ -113,6 +114,7 @@ pub(crate) fn finish(header: &Header, state: u64, position: u64, next_seq: u64) 
 }
 
 /// Looks for the message at `position`.
+#[inline]
 pub(crate) fn look(descriptor: &Descriptor, position: u64) -> Look {
     let wanted = stamp_of(position);
     // P1, with `publish`.
@@ -121,18 +123,19 @@ pub(crate) fn look(descriptor: &Descriptor, position: u64) -> Look {
         std::cmp::Ordering::Less => Look::NotYet,
         std::cmp::Ordering::Greater => Look::Overtaken,
         std::cmp::Ordering::Equal => {
-            let words = std::array::from_fn(|i| descriptor.words[i].load(Ordering::Relaxed));
-            Look::There(Fields::from_words(words))
+            Look::There(Fields(std::array::from_fn(|i| descriptor.words[i].load(Ordering::Relaxed))))
         }
     }
 }
 
 /// Cheap form of [`look`]: whether there is something to do at `position`.
+#[inline]
 pub(crate) fn stirs(descriptor: &Descriptor, position: u64) -> bool {
     descriptor.stamp.load(Ordering::Acquire) >= stamp_of(position)
 }
 
 /// Whether what was copied since [`look`], fields and bytes, is the message at `position`.
+#[inline]
 pub(crate) fn still(descriptor: &Descriptor, position: u64) -> bool {
     // P2, with `retire` and `fence_reuse`.
     fence(Ordering::Acquire);

@@ -43,7 +43,7 @@ fn header() -> Header {
 }
 
 fn fields(seq: u64) -> Fields {
-    Fields { seq, ..Fields::default() }
+    Fields::placed(0, 0, 0).of(seq, 0, 0, 0)
 }
 
 /// Bytes that must be quiet whenever they are looked at.
@@ -94,7 +94,7 @@ fn a_copy_is_whole_or_not_believed() {
             if let Look::There(seen) = look(descriptor, position) {
                 let copy = (peek(low), peek(high));
                 if still(descriptor, position) {
-                    assert_eq!((seen.seq, copy), (position + 1, (position + 10, position + 10)));
+                    assert_eq!((seen.seq(), copy), (position + 1, (position + 10, position + 10)));
                 }
             }
         }
@@ -125,7 +125,7 @@ fn pinned_bytes_are_left_alone_and_released_ones_are_not_read_any_more() {
         });
         let (descriptor, slot, bytes) = &*shared;
         if let Some(seen) = pin(slot, 1, descriptor, 0) {
-            assert_eq!(seen.seq, 1);
+            assert_eq!(seen.seq(), 1);
             assert_eq!(bytes.read(), 10);
             unpin(slot, 1);
         }

@@ -341,7 +341,7 @@ impl Reader {
 
     /// Reads the message that `fields` describe. `None`: it was overtaken meanwhile.
     fn take(&mut self, fields: &Fields, scratch: &mut Vec<u8>) -> Result<Option<Received>, RingError> {
-        let pin = if self.in_place && !fields.is_inline && fields.length >= PIN_BYTES_MIN {
+        let pin = if self.in_place && !fields.is_inline() && fields.length() >= PIN_BYTES_MIN {
             self.shared.take_pin()
         } else {
             None
@@ -356,37 +356,37 @@ impl Reader {
                 None => return Ok(None),
             },
         };
-        claim(fields.seq > self.last_seq, "a sequence number", fields.seq, "above the one before")?;
-        let lost = fields.seq - self.last_seq - 1;
-        self.last_seq = fields.seq;
+        claim(fields.seq() > self.last_seq, "a sequence number", fields.seq(), "above the one before")?;
+        let lost = fields.seq() - self.last_seq - 1;
+        self.last_seq = fields.seq();
         self.count_lost(lost);
         self.position += 1;
         let unpublished = self.position - self.published_cursor;
-        let large = fields.length >= PIN_BYTES_MIN;
+        let large = fields.length() >= PIN_BYTES_MIN;
         if large
             || unpublished >= self.cursor_batch
             || protocol::writer_seems_to_wait(self.shared.ring.header())
         {
             self.publish_cursor();
         }
-        let meta = Meta { flags: fields.flags, time: fields.time, source_time: fields.source_time };
-        Ok(Some(Received { seq: fields.seq, lost, meta, body }))
+        let meta = Meta { flags: fields.flags(), time: fields.time(), source_time: fields.source_time() };
+        Ok(Some(Received { seq: fields.seq(), lost, meta, body }))
     }
 
     fn take_copy(&self, fields: &Fields, scratch: &mut Vec<u8>) -> Result<Option<Body>, RingError> {
         let ring = &self.shared.ring;
         let descriptor = ring.descriptor(self.position);
-        let length = fields.length as usize;
-        let head_length = usize::from(fields.head_length);
+        let length = fields.length() as usize;
+        let head_length = usize::from(fields.head_length());
         // Bounds first: the fields may be torn, and nothing outside the arena must be touched. Whether a value out of
         // bounds is a lie or a tear is known after `still`.
         if let Err(error) = self.bound(fields) {
             return if protocol::still(descriptor, self.position) { Err(error) } else { Ok(None) };
         }
-        if fields.is_inline {
-            scratch.extend_from_slice(&fields.inline[..length]);
+        if fields.is_inline() {
+            scratch.extend_from_slice(&fields.inline_bytes()[..length]);
         } else {
-            let offset = u64::from(fields.offset) * UNIT_BYTES;
+            let offset = u64::from(fields.offset()) * UNIT_BYTES;
             ring.copy_out(offset, length, scratch);
             if head_length > 0 {
                 ring.copy_out(offset + (length as u64).next_multiple_of(8), head_length, scratch);
@@ -405,37 +405,37 @@ impl Reader {
             self.shared.give_pin(index);
             return Ok(None);
         };
-        let offset = u64::from(fields.offset) * UNIT_BYTES;
-        let length = fields.length as usize;
+        let offset = u64::from(fields.offset()) * UNIT_BYTES;
+        let length = fields.length() as usize;
         let pinned = Pinned {
             shared: Arc::clone(&self.shared),
             index,
             payload: (offset, length),
-            head: (offset + (length as u64).next_multiple_of(8), usize::from(fields.head_length)),
+            head: (offset + (length as u64).next_multiple_of(8), usize::from(fields.head_length())),
         };
         // Confirmed fields that are out of bounds are a lie; `pinned` lets go of the pin.
-        claim(!fields.is_inline, "a large message", fields.length.into(), "not within its descriptor")?;
+        claim(!fields.is_inline(), "a large message", fields.length().into(), "not within its descriptor")?;
         self.bound(&fields)?;
         Ok(Some((fields, Body::Pinned(pinned))))
     }
 
     fn bound(&self, fields: &Fields) -> Result<(), RingError> {
-        let head = fields.head_length;
+        let head = fields.head_length();
         claim(head <= HEAD_BYTES_MAX, "the length of type and headers", head.into(), "at most 16384")?;
-        if fields.is_inline {
-            let fits = fields.length as usize <= INLINE_BYTES_MAX && head == 0;
+        if fields.is_inline() {
+            let fits = fields.length() as usize <= INLINE_BYTES_MAX && head == 0;
             return claim(
                 fits,
                 "the length of a message in its descriptor",
-                fields.length.into(),
+                fields.length().into(),
                 "at most 20, no headers",
             );
         }
-        let fits = self.shared.ring.bounded(fields.offset, fields.length, head);
+        let fits = self.shared.ring.bounded(fields.offset(), fields.length(), head);
         claim(
             fits,
             "the end of a message",
-            (u64::from(fields.offset) * UNIT_BYTES).saturating_add(fields.length.into()),
+            (u64::from(fields.offset()) * UNIT_BYTES).saturating_add(fields.length().into()),
             "within the arena",
         )
     }

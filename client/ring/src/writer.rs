@@ -260,13 +260,13 @@ impl Writer {
     pub fn try_push(&mut self, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64, SendError> {
         let is_inline = head.is_empty() && payload.len() <= INLINE_BYTES_MAX;
         let block = self.place(if is_inline { 0 } else { block_bytes(payload.len(), head.len()) })?;
-        let mut fields = Fields { is_inline, length: low(payload.len() as u64), ..Fields::default() };
-        if is_inline {
-            fields.inline[..payload.len()].copy_from_slice(payload);
+        let fields = if is_inline {
+            Fields::inline(payload)
         } else {
             self.ring.copy_in(u64::from(block.start) * UNIT_BYTES, payload);
-        }
-        Ok(self.publish(block, fields, meta, head))
+            self.write_head(block, payload.len(), head)
+        };
+        Ok(self.publish(block, fields, meta))
     }
 
     /// Wakes the readers that sleep although messages were pushed.
@@ -308,8 +308,8 @@ impl Writer {
         assert!(Arc::ptr_eq(&loan.ring, &self.ring), "a loan is committed to the ring it came from");
         assert!(used <= loan.bytes && head.len() <= loan.head_bytes, "a loan does not grow");
         self.loans -= 1;
-        let fields = Fields { length: low(used as u64), ..Fields::default() };
-        let seq = self.publish(loan.block, fields, meta, head);
+        let fields = self.write_head(loan.block, used, head);
+        let seq = self.publish(loan.block, fields, meta);
         self.flush();
         seq
     }
@@ -404,27 +404,25 @@ impl Writer {
         }
     }
 
-    /// Writes the header block, publishes the descriptor and moves the head.
-    fn publish(&mut self, block: Block, fields: Fields, meta: Meta, head: &[u8]) -> u64 {
-        let start = u64::from(block.start) * UNIT_BYTES;
+    /// Writes type and headers behind the payload, and says where both are.
+    fn write_head(&self, block: Block, payload_bytes: usize, head: &[u8]) -> Fields {
         if !head.is_empty() {
-            self.ring.copy_in(start + u64::from(fields.length).next_multiple_of(8), head);
+            let start = u64::from(block.start) * UNIT_BYTES;
+            self.ring.copy_in(start + (payload_bytes as u64).next_multiple_of(8), head);
         }
+        let head_length = u16::try_from(head.len()).expect("header blocks are bounded well below 32 KiB");
+        Fields::placed(block.start, low(payload_bytes as u64), head_length)
+    }
+
+    /// Publishes the descriptor and moves the head.
+    fn publish(&mut self, block: Block, fields: Fields, meta: Meta) -> u64 {
         let seq = self.next_seq;
-        let fields = Fields {
-            seq,
-            time: meta.time,
-            source_time: meta.source_time,
-            flags: meta.flags,
-            offset: block.start,
-            head_length: u16::try_from(head.len()).expect("header blocks are bounded well below 32 KiB"),
-            ..fields
-        };
+        let fields = fields.of(seq, meta.time, meta.source_time, meta.flags);
         protocol::publish(self.ring.descriptor(self.head), self.head, &fields);
         self.entries.push_back(Entry { seq, block });
         self.head += 1;
         self.next_seq += 1;
-        self.bytes += u64::from(fields.length);
+        self.bytes += u64::from(fields.length());
         self.unflushed = true;
         let counters = &self.ring.header().counters;
         note(&counters.head, self.head);
