@@ -6,8 +6,33 @@
 
 mod serve;
 
+mod publish;
+
+mod subscribe;
+
+mod status;
+
+mod bench;
+
+mod generate;
+
+mod connect;
+
+mod output;
+
+mod table;
+
+mod size;
+
+mod clock;
+
+mod scene;
+
+mod role;
+
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Why a command failed: an exit code and a sentence for the person who started it.
@@ -73,6 +98,11 @@ impl Failure {
         Self { code: 78, sentence: sentence.to_string() }
     }
 
+    /// Whoever read standard output has gone: nothing to say, and nothing wrong.
+    pub fn reader_gone() -> Self {
+        Self { code: 0, sentence: String::new() }
+    }
+
     /// The time that was given is up (124, as `timeout` does).
     pub fn timed_out(sentence: impl ToString) -> Self {
         Self { code: 124, sentence: sentence.to_string() }
@@ -90,6 +120,16 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    #[command(name = "pub")]
+    Publish(publish::Publish),
+    #[command(name = "sub")]
+    Subscribe(subscribe::Subscribe),
+    Status(status::Status),
+    Bench(bench::Bench),
+    Completions(generate::Completions),
+    Man(generate::Man),
+    #[command(hide = true)]
+    Role(role::Role),
 }
 
 /// Runs the program with these arguments (the first is its name) and says how it ended.
@@ -104,11 +144,21 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match arguments.command {
         Command::Serve(serve) => serve.run(),
+        Command::Publish(publish) => publish.run(),
+        Command::Subscribe(subscribe) => subscribe.run(),
+        Command::Status(status) => status.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
+        Command::Role(role) => role.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("tramline: {}", failure.sentence);
+            if !failure.sentence.is_empty() {
+                // If standard error is closed, the exit code has to say it alone.
+                let _ = writeln!(std::io::stderr(), "tramline: {}", failure.sentence);
+            }
             ExitCode::from(failure.code)
         }
     }

@@ -32,6 +32,9 @@ const LINE: usize = 128;
 pub const SLOTS_MAX: usize = (PAGE / LINE - 1) / 2;
 /// Most bytes of one slot.
 pub const SLOT_BYTES_MAX: usize = 1 << 30;
+/// Looks at a counter before the processor is told that this is a spinning loop: a short wait ends sooner
+/// without, a long one leaves more of a shared core to the other side with.
+const LOOKS_AT_ONCE: u32 = 512;
 /// Looks at a counter between two questions whether to give up; also between two yields of the processor.
 const LOOKS_PER_QUESTION: u32 = 4096;
 
@@ -132,8 +135,10 @@ impl Exchange {
         assert!(slot < self.slots, "slot {slot} of {}", self.slots);
         let mut looks = 0;
         while !self.is_mine(slot) {
-            std::hint::spin_loop();
             looks += 1;
+            if looks > LOOKS_AT_ONCE {
+                std::hint::spin_loop();
+            }
             if looks == LOOKS_PER_QUESTION {
                 if give_up() {
                     return None;

@@ -1,0 +1,1 @@
+//! What a benchmark prints: tables for people, or one JSON object.

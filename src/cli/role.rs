@@ -1,0 +1,55 @@
+//! The hidden command `role`: what this program does when `bench` or `demo` started it as another process.
+//!
+//! Every role asks the kernel first to be killed together with the process that started it.
+
+use super::scene::{OWN_PROGRAM, follow_parent};
+use super::{Failure, bench};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Plays a part in a benchmark or demonstration.
+#[derive(Debug, clap::Args)]
+pub(super) struct Role {
+    /// The process that started this one
+    #[arg(long)]
+    parent: u32,
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// An end of a baseline
+    Bare {
+        #[command(subcommand)]
+        role: bench::BareRole,
+    },
+    /// A broker that ends with its parent
+    Serve {
+        #[arg(long)]
+        core: Option<usize>,
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+impl Role {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        follow_parent(self.parent)?;
+        match self.part {
+            Part::Bare { role } => role.run(),
+            Part::Serve { core, arguments } => {
+                core.map_or(Ok(()), bench::pin_to)?;
+                // The wish to end with the parent outlives the change of program.
+                let error = Command::new(OWN_PROGRAM).arg0("tramline").arg("serve").args(arguments).exec();
+                Err(Failure::system(format!("cannot start a broker: {error}")))
+            }
+        }
+    }
+}
+
+/// The first words of a command line that starts a role.
+pub(super) fn prefix() -> Vec<String> {
+    vec!["role".to_owned(), format!("--parent={}", std::process::id())]
+}

@@ -1,0 +1,64 @@
+//! Tables for people: columns as wide as they must be, numbers to the right.
+
+/// Rows of cells under a heading.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these column names. A name that begins with `>` has its column aligned to the right.
+    pub(super) fn new(columns: &[&str]) -> Self {
+        Self { rows: vec![columns.iter().map(|&name| name.to_owned()).collect()] }
+    }
+
+    /// Adds a row.
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// Whether there is nothing under the heading.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rows.len() <= 1
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let heading = &self.rows[0];
+        let right: Vec<bool> = heading.iter().map(|name| name.starts_with('>')).collect();
+        let shown = |cell: &String| cell.trim_start_matches('>').to_owned();
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| shown(cell).chars().count()).max()
+        };
+        let widths: Vec<usize> = (0..heading.len()).map(|column| width(column).unwrap_or(0)).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let (cell, width) = (shown(cell), widths.get(column).copied().unwrap_or(0));
+                let padded = if right.get(column) == Some(&true) {
+                    format!("{cell:>width$}  ")
+                } else {
+                    format!("{cell:<width$}  ")
+                };
+                line.push_str(&padded);
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(&["name", ">messages", "x"]);
+        assert!(table.is_empty());
+        table.row(["gps".into(), "7".into(), "é".into()]);
+        table.row(["camera".into(), "12345".into(), String::new()]);
+        assert_eq!(table.to_string(), "name    messages  x\ngps            7  é\ncamera     12345\n");
+    }
+}
