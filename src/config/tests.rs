@@ -67,6 +67,17 @@ fn the_examples_in_the_documented_file_parse() {
 }
 
 #[test]
+fn the_examples_of_the_documentation_parse() {
+    let document = include_str!("../../docs/configuration.md");
+    let examples: Vec<_> =
+        document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() >= 3);
+    for example in examples {
+        assert_ne!(parse(example), Config::default(), "{example}");
+    }
+}
+
+#[test]
 fn a_file_may_say_nothing() {
     for text in ["", "# nothing\n\n", "---\n", "limits:\n", "limits:\n  # nothing\nsocket:\n", "{}"] {
         assert_eq!(parse(text), Config::default(), "{text:?}");

@@ -237,6 +237,38 @@ fn a_large_payload_is_a_length_and_a_preview() {
     assert_eq!(member(&line, "encoding").unwrap().get(), r#""json""#);
 }
 
+#[test]
+fn the_examples_of_the_documentation_are_requests_and_answers() {
+    let document = include_str!("../../docs/json.md");
+    let (mut requests, mut answers) = (Vec::new(), 0);
+    for line in document.lines() {
+        if let Some(request) = line.strip_prefix("→ ") {
+            requests.push(request);
+        }
+        let Some(answer) = line.strip_prefix("← ") else { continue };
+        answers += 1;
+        let value: serde_json::Value = serde_json::from_str(answer).unwrap();
+        if value["ok"] == false {
+            let mut said = Vec::new();
+            write_fault(&mut said, &fault(requests.last().unwrap()));
+            assert_eq!(said, [answer.as_bytes(), b"\n"].concat());
+        } else if value["ok"] == true {
+            let request = parse_request(requests.last().unwrap().as_bytes()).unwrap();
+            assert_eq!(value["op"], request.op.name(), "{answer}");
+        }
+    }
+    let understood = requests.iter().filter_map(|line| parse_request(line.as_bytes()).ok());
+    let ops: Vec<_> = understood.map(|request| request.op.name()).collect();
+    for spec in ops::OPS {
+        assert!(ops.contains(&spec.name), "no example of {} in docs/json.md", spec.name);
+        for key in spec.keys {
+            assert!(document.contains(&format!("`{key}`")) || *key == "sub", "{key} is not in docs/json.md");
+        }
+    }
+    assert!(answers > 5);
+    assert_eq!(requests.len(), ops.len() + 1, "one example is a fault");
+}
+
 const PREVIEW_ODD: usize = 1_001;
 
 fn json_text() -> impl Strategy<Value = String> {
