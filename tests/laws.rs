@@ -346,3 +346,43 @@ fn the_reader_of_the_tree_sees_what_it_should() {
     assert_eq!(without_comment("let a = 1; // tokio"), "let a = 1; ");
     assert_eq!(without_comment("let a = \"http://x\"; // y"), "let a = \"http://x\"; ");
 }
+
+#[test]
+fn every_path_in_the_architecture_exists() {
+    let root = root();
+    let Ok(text) = std::fs::read_to_string(root.join("ARCHITECTURE.md")) else { return };
+    if !root.join("client").exists() {
+        return;
+    }
+    let mut faults = Vec::new();
+    let mut met = 0;
+    for name in text.split('`').skip(1).step_by(2) {
+        if ["src/", "client/", "tests/"].iter().any(|folder| name.starts_with(folder)) {
+            met += 1;
+            if !root.join(name).exists() {
+                faults.push(format!("{name} is named and not there"));
+            }
+        }
+    }
+    assert!(met > 40, "only {met} paths were found");
+    assert_none(&faults, "ARCHITECTURE.md leads to what there is");
+}
+
+#[test]
+fn every_module_of_core_and_shell_stands_in_the_architecture() {
+    let root = root();
+    let Ok(text) = std::fs::read_to_string(root.join("ARCHITECTURE.md")) else { return };
+    let small = 60;
+    let mut faults = Vec::new();
+    for source in sources() {
+        let of_interest = source.path.starts_with("src/core/") || source.path.starts_with("src/shell/");
+        if of_interest
+            && !source.path.contains("/tests")
+            && source.text.lines().count() > small
+            && !text.contains(&source.path)
+        {
+            faults.push(source.path);
+        }
+    }
+    assert_none(&faults, "a newcomer looks for it in ARCHITECTURE.md");
+}
