@@ -26,6 +26,9 @@ pub enum HeaderError {
     /// A type or header name is not UTF-8.
     #[error("a type or header name is not UTF-8, at byte {0}")]
     NotText(usize),
+    /// Two headers have the same name.
+    #[error("a header's name stands a second time, at byte {0}")]
+    Repeated(usize),
     /// The type is longer than [`TYPE_BYTES_MAX`].
     #[error("the message type has {0} bytes; at most {TYPE_BYTES_MAX} are allowed")]
     TypeTooLong(usize),
@@ -64,13 +67,17 @@ impl<'a> HeaderBlock<'a> {
         }
         let type_bytes = bytes.get(1..1 + type_length).ok_or(HeaderError::Malformed(0))?;
         std::str::from_utf8(type_bytes).map_err(|_| HeaderError::NotText(1))?;
-        let (mut at, mut count) = (1 + type_length, 0);
+        let first = 1 + type_length;
+        let (mut at, mut count) = (first, 0);
         while at < bytes.len() {
             let (name, _, next) = header_at(bytes, at).ok_or(HeaderError::Malformed(at))?;
             std::str::from_utf8(name).map_err(|_| HeaderError::NotText(at))?;
             count += 1;
             if count > HEADERS_MAX {
                 return Err(HeaderError::TooMany);
+            }
+            if names(bytes, first).take(count - 1).any(|known| known == name) {
+                return Err(HeaderError::Repeated(at));
             }
             at = next;
         }
@@ -112,6 +119,15 @@ impl<'a> HeaderBlock<'a> {
     pub fn get(self, name: &str) -> Option<&'a [u8]> {
         self.iter().find_map(|(key, value)| (key == name).then_some(value))
     }
+}
+
+/// The names of headers from the one at `at` on.
+fn names(bytes: &[u8], mut at: usize) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (name, _, next) = header_at(bytes, at)?;
+        at = next;
+        Some(name)
+    })
 }
 
 fn header_at(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8], usize)> {
@@ -158,6 +174,9 @@ fn encode_into<'h>(
         let fault = HeaderError::Length { name: name.len(), value: value.len() };
         if count >= HEADERS_MAX {
             return Err(HeaderError::TooMany);
+        }
+        if names(&out[start..], 1 + message_type.len()).any(|known| known == name.as_bytes()) {
+            return Err(HeaderError::Repeated(out.len() - start));
         }
         out.push(u8::try_from(name.len()).ok().filter(|length| *length > 0).ok_or(fault)?);
         out.extend_from_slice(name.as_bytes());
@@ -206,7 +225,10 @@ mod tests {
             encode(&mut out, "", names.iter().map(|n| (n.as_str(), &[][..]))),
             Err(HeaderError::TooMany)
         );
+        let twice = [("a", b"1".as_slice()), ("b", b""), ("a", b"2")];
+        assert_eq!(encode(&mut out, "t", twice), Err(HeaderError::Repeated(11)));
         assert_eq!(out, [1]);
+        assert_eq!(HeaderBlock::parse(b"\0\x01a\0\0\x01a\0\0"), Err(HeaderError::Repeated(5)));
     }
 
     proptest! {
