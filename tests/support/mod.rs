@@ -1,0 +1,249 @@
+//! A broker as a process of its own, for tests: private socket, readiness by notification, logs on failure, gone
+//! at the end. Short verbs; whatever goes wrong panics with what the broker had to say.
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A test that takes longer than this hangs: its broker is killed, so that whatever waits for it fails.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// The `tramline` program under test.
+pub fn tramline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tramline"));
+    for name in
+        ["TRAMLINE_SOCKET", "TRAMLINE_CONFIG", "TRAMLINE_LOG", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"]
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Whether a tool is installed. Missing ones are announced, and fail where the environment says `CI=true`.
+pub fn have(tool: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(tool).is_file()));
+    if !found {
+        eprintln!("SKIPPED: {tool} is not installed, what needs it was not tested");
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{tool} must be installed where CI=true");
+    }
+    found
+}
+
+/// A running broker.
+pub struct Broker {
+    home: TempDir,
+    socket: PathBuf,
+    child: Child,
+    process: OwnedFd,
+    _watchdog: mpsc::Sender<()>,
+}
+
+impl Broker {
+    /// A broker with its defaults.
+    pub fn start() -> Self {
+        Self::with_config("")
+    }
+
+    /// A broker with this configuration (YAML; the socket is chosen here).
+    pub fn with_config(yaml: &str) -> Self {
+        Self::with_config_in(tempfile::tempdir().unwrap(), yaml)
+    }
+
+    /// The same, in a directory that the test has prepared; the socket is `t.sock` in it.
+    pub fn with_config_in(home: TempDir, yaml: &str) -> Self {
+        let socket = home.path().join("t.sock");
+        let mut command = tramline();
+        command.arg("serve").arg("--socket").arg(&socket);
+        if !yaml.is_empty() {
+            let file = home.path().join("tramline.yaml");
+            std::fs::write(&file, yaml).unwrap();
+            command.arg("--config").arg(file);
+        }
+        Self::spawn(home, socket, command)
+    }
+
+    /// A broker started by `command`, which must make it listen on `socket` and inherit `NOTIFY_SOCKET`.
+    pub fn spawn(home: TempDir, socket: PathBuf, mut command: Command) -> Self {
+        let notify_path = home.path().join("notify");
+        // A directory may have had a broker before.
+        let _ = std::fs::remove_file(&notify_path);
+        let notify = UnixDatagram::bind(&notify_path).unwrap();
+        notify.set_nonblocking(true).unwrap();
+        let log = File::create(home.path().join("log")).unwrap();
+        command.env("NOTIFY_SOCKET", &notify_path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let (alive, watched) = mpsc::channel::<()>();
+        let broker = Self { home, socket, child, process, _watchdog: alive };
+        let process = broker.process.try_clone().unwrap();
+        std::thread::spawn(move || {
+            if watched.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("the watchdog kills a broker after {WATCHDOG:?}");
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+            }
+        });
+        broker.wait_until_ready(&notify);
+        broker
+    }
+
+    fn wait_until_ready(&self, notify: &UnixDatagram) {
+        let mut message = [0; 1024];
+        loop {
+            let mut either = [PollFd::new(notify, PollFlags::IN), PollFd::new(&self.process, PollFlags::IN)];
+            poll(&mut either, None).unwrap();
+            while let Ok(length) = notify.recv(&mut message) {
+                if message[..length].split(|&byte| byte == b'\n').any(|line| line == b"READY=1") {
+                    return;
+                }
+            }
+            assert!(!self.has_ended(), "the broker ended before it was ready:\n{}", self.log());
+        }
+    }
+
+    /// The socket it listens on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its directory, removed at the end.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        pidfd_send_signal(&self.process, signal).unwrap();
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut process = [PollFd::new(&self.process, PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut process, Some(&now)).unwrap() == 1
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// Asks it to stop (SIGTERM) and waits.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Kills it (SIGKILL) and waits.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Stops it but leaves its directory as it is.
+    pub fn into_home(mut self) -> TempDir {
+        if !self.has_ended() {
+            self.kill();
+        }
+        let empty = tempfile::tempdir().unwrap();
+        std::mem::replace(&mut self.home, empty)
+    }
+
+    /// How many descriptors it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// How many mappings of memfds it has.
+    pub fn ring_mappings(&self) -> usize {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
+        maps.lines().filter(|line| line.contains("memfd:")).count()
+    }
+
+    /// A plain connection. Reading from it panics after a while instead of waiting for ever.
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket)
+            .unwrap_or_else(|error| panic!("connecting: {error}; the broker says:\n{}", self.log()));
+        stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+        stream
+    }
+
+    /// A connection that speaks JSON lines.
+    pub fn json(&self) -> JsonLines {
+        JsonLines { stream: BufReader::new(self.connect()) }
+    }
+
+    /// The answer to an HTTP request without a body, head and body.
+    pub fn http(&self, path: &str) -> String {
+        let mut stream = self.connect();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the broker {} says:\n{}", self.child.id(), self.log());
+        }
+    }
+}
+
+/// A connection that speaks JSON lines.
+pub struct JsonLines {
+    stream: BufReader<UnixStream>,
+}
+
+impl JsonLines {
+    /// Writes a line.
+    pub fn say(&mut self, line: &str) {
+        let stream = self.stream.get_mut();
+        stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n")).unwrap();
+    }
+
+    /// Reads a line, without its end; empty at the end of the connection.
+    pub fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        line.truncate(line.trim_end().len());
+        line
+    }
+
+    /// Writes a line and reads one, parsed.
+    pub fn ask(&mut self, line: &str) -> serde_json::Value {
+        self.say(line);
+        let answer = self.hear();
+        serde_json::from_str(&answer)
+            .unwrap_or_else(|error| panic!("{line} was answered by {answer:?}: {error}"))
+    }
+
+    /// The connection itself.
+    pub fn stream(&self) -> &UnixStream {
+        self.stream.get_ref()
+    }
+}
