@@ -1,11 +1,30 @@
-//! The core itself.
+//! The core itself: its parts, its face to the shell, and the order in which it carries things out.
+//!
+//! Every event enters here, is handed to the module that knows its rules, and is settled before the call
+//! returns: sessions that a rule ended are ended, requests that have become answerable are answered, lines that
+//! waited are carried out, and what happened is told on `$tramline.>`. Only then does the shell see actions and
+//! outboxes. No rule of its own lives in this file.
 
+use super::attachments::Attachment;
+use super::events::Event;
+use super::links::Links;
+use super::native::Violation;
+use super::quota::fits;
+use super::rings::Streams;
+use super::session::{Identity, Session, Stage};
+use super::snapshot::Totals;
+use super::subscription::Subscription;
+use super::table::{Key, Table};
+use super::timers::{MILLI, Timer, Timers};
+use super::topics::Topics;
 use super::{
-    Access, Action, Bells, FdId, Flow, Language, Limits, Now, Outbox, Peer, RingMessage, SessionId, Snapshot,
-    Taken, snapshot::Totals,
+    Access, Action, Bells, FdId, Flow, Language, Limits, Now, Outbox, Peer, RingMessage, SessionId, Snapshot, Taken,
 };
-use std::collections::VecDeque;
-use tramline_wire::{Code, PageDeclaration};
+use crate::json;
+use serde_json::json;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use tramline_wire::{Code, PageDeclaration, ToClient};
 
 /// Why a connection was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,21 +35,81 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// The broker without I/O.
+/// The broker without I/O: events in, actions and bytes out (see the [module](super)).
 #[derive(Debug)]
 pub struct Core {
-    limits: Limits,
-    access: Access,
-    instance: u64,
-    version: String,
-    actions: VecDeque<Action>,
+    pub(super) limits: Limits,
+    pub(super) access: Access,
+    pub(super) instance: u64,
+    pub(super) version: String,
+    /// The broker as a publisher.
+    pub(super) identity: Arc<Identity>,
+    /// The broker's own numbers on its topics.
+    pub(super) numbers: BTreeMap<Key, u64>,
+    /// When the core was first given the time.
+    pub(super) started: Option<u64>,
+    last_session: SessionId,
+    pub(super) by_id: HashMap<SessionId, Key>,
+    pub(super) sessions: Table<Session>,
+    pub(super) subscriptions: Table<Subscription>,
+    /// Subscriptions whose messages wait for their session's outbox.
+    pub(super) backlogs: usize,
+    /// Subscriptions to topics of the broker's own.
+    pub(super) listeners: usize,
+    pub(super) topics: Topics,
+    pub(super) streams: Streams,
+    pub(super) attachments: BTreeMap<u64, Attachment>,
+    pub(super) last_attachment: u64,
+    pub(super) links: Links,
+    pub(super) timers: Timers,
+    pub(super) actions: VecDeque<Action>,
+    pub(super) dirty: VecDeque<SessionId>,
+    pub(super) totals: Totals,
+    pub(super) scratch: Vec<u8>,
+    // To be settled before the shell looks.
+    doomed: VecDeque<(Key, Code, String)>,
+    pub(super) to_confirm: VecDeque<Key>,
+    pub(super) to_release: VecDeque<Key>,
+    pub(super) resumed: VecDeque<Key>,
+    pub(super) events: VecDeque<Event>,
 }
 
 impl Core {
     /// A broker without sessions. `instance` is chosen at random by the shell.
     #[must_use]
     pub fn new(limits: Limits, access: Access, instance: u64, version: &str) -> Self {
-        Self { limits, access, instance, version: version.to_owned(), actions: VecDeque::new() }
+        let identity =
+            Identity { session: 0, name: "tramline".to_owned(), uid: access.own_uid, pid: access.own_pid };
+        Self {
+            topics: Topics::new(limits.topics_max, limits.match_cache_topics_max),
+            limits,
+            access,
+            instance,
+            version: version.to_owned(),
+            identity: Arc::new(identity),
+            numbers: BTreeMap::new(),
+            started: None,
+            last_session: 0,
+            by_id: HashMap::new(),
+            sessions: Table::default(),
+            subscriptions: Table::default(),
+            backlogs: 0,
+            listeners: 0,
+            streams: Streams::default(),
+            attachments: BTreeMap::new(),
+            last_attachment: 0,
+            links: Links::default(),
+            timers: Timers::default(),
+            actions: VecDeque::new(),
+            dirty: VecDeque::new(),
+            totals: Totals::default(),
+            scratch: Vec::new(),
+            doomed: VecDeque::new(),
+            to_confirm: VecDeque::new(),
+            to_release: VecDeque::new(),
+            resumed: VecDeque::new(),
+            events: VecDeque::new(),
+        }
     }
 
     /// A connection whose language is known (its first byte has arrived).
@@ -38,9 +117,34 @@ impl Core {
     /// # Errors
     /// When this user may not connect or a limit is reached; the shell tells it and closes.
     pub fn connect(&mut self, peer: Peer, language: Language, now: Now) -> Result<SessionId, Refusal> {
-        let _ = (language, now);
-        self.access.connect(&peer).map_err(|(code, message)| Refusal { code, message })?;
-        Ok(self.instance)
+        self.started.get_or_insert(now.monotonic);
+        let (max, used) = (u64::from(self.limits.connections_max), self.sessions.len() as u64);
+        let fit = fits("connections_max", "connections", max, used, 1);
+        let allowed = self.access.connect(&peer).and(fit.map_err(|refused| (refused.code, refused.message)));
+        if let Err((code, message)) = allowed {
+            tracing::warn!("connection refused: {message}");
+            self.totals.connections_refused += 1;
+            self.event_refused(peer.uid, peer.pid, code, &message);
+            self.settle(now);
+            return Err(Refusal { code, message });
+        }
+        self.last_session += 1;
+        let id = self.last_session;
+        let key = self.sessions.insert(Session::new(id, peer, language, now.monotonic));
+        self.by_id.insert(id, key);
+        self.totals.connections += 1;
+        match language {
+            Language::Json => self.event_connected(key),
+            Language::Native => {
+                let at = now.monotonic + u64::from(self.limits.first_byte_timeout_millis) * MILLI;
+                self.timers.set(at, Timer::Open(key));
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.open_by = Some(at);
+                }
+            }
+        }
+        self.settle(now);
+        Ok(id)
     }
 
     /// Bytes of a native session, after the preamble; takes whole frames only. Descriptors are taken from
@@ -52,54 +156,100 @@ impl Core {
         fds: &mut VecDeque<FdId>,
         now: Now,
     ) -> Taken {
-        let _ = (session, bytes, fds, now);
-        Taken { consumed: 0, flow: Flow::Continue }
+        match self.by_id.get(&session) {
+            Some(key) => self.take_native(*key, bytes, fds, now),
+            None => Taken { consumed: 0, flow: Flow::Close },
+        }
     }
 
     /// One line of a JSON session, without its line feed. After [`Flow::Pause`] the line is taken, and the next one
     /// is wanted after [`Action::Resume`] only.
     pub fn json_line(&mut self, session: SessionId, line: &[u8], now: Now) -> Flow {
-        let _ = (session, line, now);
-        Flow::Continue
+        match self.by_id.get(&session) {
+            Some(key) => self.take_line(*key, line, now),
+            None => Flow::Close,
+        }
     }
 
     /// A line longer than `frame_bytes_max`: `bytes` of it were read so far.
     pub fn line_too_long(&mut self, session: SessionId, bytes: usize, now: Now) -> Flow {
-        let _ = (session, bytes, now);
+        if let Some(key) = self.by_id.get(&session).copied() {
+            let max = self.limits.frame_bytes_max;
+            let message = format!("a line of {bytes} bytes and more; at most {max} are taken (limits.frame_bytes_max)");
+            self.violated(key, &Violation::new(Code::FrameTooLarge, message));
+            self.settle(now);
+        }
         Flow::Close
     }
 
     /// A JSON client has shut down its writing side. Its subscriptions live on until a write fails; without any, the
     /// session ends.
     pub fn half_closed(&mut self, session: SessionId, now: Now) -> Flow {
-        let _ = (session, now);
+        let Some(key) = self.by_id.get(&session).copied() else { return Flow::Close };
+        let Some(known) = self.sessions.get_mut(key) else { return Flow::Close };
+        known.half_closed = true;
+        if !known.subscriptions.is_empty() {
+            return Flow::Continue;
+        }
+        if known.held_line.is_some() {
+            return Flow::Pause;
+        }
+        self.finish(key);
+        self.settle(now);
         Flow::Close
     }
 
     /// The session was not opened in time. Nothing happens to one that is open.
     pub fn timed_out(&mut self, session: SessionId, now: Now) {
-        let _ = (session, now);
+        if let Some(key) = self.by_id.get(&session).copied() {
+            self.open_is_due(key);
+            self.settle(now);
+        }
     }
 
     /// The connection has ended. All that was received must have been given to the core before.
     pub fn disconnected(&mut self, session: SessionId, reason: &str, now: Now) {
-        let _ = (session, reason, now);
+        let Some(key) = self.by_id.get(&session).copied() else { return };
+        self.force_held(key, now);
+        self.settle(now);
+        self.end(key, reason);
+        self.by_id.remove(&session);
+        if let Some(mut ended) = self.sessions.remove(key) {
+            for fd in ended.outbox.take_unsent() {
+                self.release_fd(fd);
+            }
+        }
+        self.settle(now);
     }
 
     /// A session whose outbox has something to write that it had not when it was last asked.
     pub fn next_dirty(&mut self) -> Option<SessionId> {
+        while let Some(id) = self.dirty.pop_front() {
+            let session = self.by_id.get(&id).and_then(|key| self.sessions.get_mut(*key));
+            if let Some(session) = session {
+                session.dirty = false;
+                return Some(id);
+            }
+        }
         None
     }
 
     /// What waits to be written to a session, if it exists.
     pub fn outbox(&mut self, session: SessionId) -> Option<&mut Outbox> {
-        let _ = session;
-        None
+        let key = self.by_id.get(&session)?;
+        self.sessions.get_mut(*key).map(|session| &mut session.outbox)
     }
 
     /// Part of the outbox was written: lets queued messages move up and blocked publishers go on.
     pub fn written(&mut self, session: SessionId, now: Now) {
-        let _ = (session, now);
+        let Some(key) = self.by_id.get(&session).copied() else { return };
+        let Some(known) = self.sessions.get_mut(key) else { return };
+        for fd in known.outbox.take_sent() {
+            self.release_fd(fd);
+        }
+        self.answers_were_read(key);
+        self.refill(key, now);
+        self.settle(now);
     }
 
     /// What the shell is to do next.
@@ -109,71 +259,232 @@ impl Core {
 
     /// The answer to [`Action::VerifyRing`].
     pub fn ring_verified(&mut self, stream: u64, result: Result<(), String>, now: Now) {
-        let _ = (stream, result, now);
+        self.stream_verified(stream, result, now);
+        self.settle(now);
     }
 
     /// The answer to [`Action::MakePipes`].
     pub fn pipes_made(&mut self, link: u64, result: Result<Bells, String>, now: Now) {
-        let _ = (link, result, now);
+        self.take_pipes(link, result);
+        self.settle(now);
     }
 
     /// The shell takes a [`Action::ProxyOffer`]; its cursor is in `slot` of the link, on `page` if that is new.
     pub fn proxy_accept(&mut self, attach: u64, slot: u32, page: Option<(PageDeclaration, FdId)>, now: Now) {
-        let _ = (attach, slot, page, now);
+        self.proxy_takes(attach, slot, page);
+        self.settle(now);
     }
 
     /// The shell cannot take a [`Action::ProxyOffer`].
     pub fn proxy_refuse(&mut self, attach: u64, reason: &str, now: Now) {
-        let _ = (attach, reason, now);
+        self.proxy_refuses(attach, reason);
+        self.settle(now);
     }
 
     /// The shell reads the ring of a [`Action::ProxyAttach`].
     pub fn proxy_attached(&mut self, attach: u64, now: Now) {
-        let _ = (attach, now);
+        self.is_attached(attach);
+        self.settle(now);
     }
 
     /// A message that the shell read on behalf of a subscription. It is taken in any case; after [`Flow::Pause`] the
     /// next one is wanted after [`Action::ProxyResume`] only, after [`Flow::Close`] none.
     pub fn proxy_message(&mut self, attach: u64, message: RingMessage<'_>, now: Now) -> Flow {
-        let _ = (attach, message, now);
-        Flow::Continue
+        self.proxy_reads(attach, message, now)
     }
 
     /// The shell has read all there was, or the ring broke; `lost` were lost after the last message.
     pub fn proxy_ended(&mut self, attach: u64, lost: u64, now: Now) {
-        let _ = (attach, lost, now);
+        self.proxy_is_done(attach, lost, now);
+    }
+
+    /// The snapshot of an [`Action::Status`], with what the rings say filled in.
+    pub fn status_filled(&mut self, session: SessionId, request: Option<&str>, snapshot: &Snapshot, now: Now) {
+        if let Some(key) = self.by_id.get(&session).copied() {
+            self.answer_status(key, request, snapshot);
+            self.settle(now);
+        }
     }
 
     /// Lets time pass: whatever was due by `now` happens.
     pub fn tick(&mut self, now: Now) {
-        let _ = now;
+        self.started.get_or_insert(now.monotonic);
+        while let Some(timer) = self.timers.pop(now.monotonic) {
+            match timer {
+                Timer::Open(key) => self.open_is_due(key),
+                Timer::Answers(key) => self.answers_are_due(key),
+                Timer::Block(key) => self.block_is_over(key),
+                Timer::Subscribed(key) => self.subscription_is_due(key, now),
+                Timer::Stream(stream) => self.stream_is_due(stream),
+            }
+            self.settle(now);
+        }
     }
 
     /// When [`Core::tick`] is to be called next, nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        None
+        self.timers.next()
     }
 
     /// What the broker is and does now.
     #[must_use]
     pub fn snapshot(&self, now: Now) -> Snapshot {
-        let _ = (now, &self.limits);
-        Snapshot {
-            version: self.version.clone(),
-            instance: format!("{:016x}", self.instance),
-            uptime_seconds: 0.0,
-            sessions: Vec::new(),
-            topics: Vec::new(),
-            streams: Vec::new(),
-            subscriptions: Vec::new(),
-            totals: Totals::default(),
-            limits: Vec::new(),
-        }
+        self.status(now)
     }
 
     /// Tells every session that the broker stops, and closes it.
     pub fn shutdown(&mut self, now: Now) {
-        let _ = now;
+        let all: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in all {
+            self.close(key, Code::ShuttingDown, "the broker is stopping");
+        }
+        self.events.clear();
+        self.settle(now);
+    }
+
+    /// Whether something is to be settled before the next event of a batch.
+    pub(super) fn is_unsettled(&self) -> bool {
+        !(self.doomed.is_empty()
+            && self.to_confirm.is_empty()
+            && self.to_release.is_empty()
+            && self.resumed.is_empty()
+            && self.events.is_empty())
+    }
+
+    /// Carries out what became due while an event was handled.
+    pub(super) fn settle(&mut self, now: Now) {
+        while self.is_unsettled() {
+            while let Some((key, code, message)) = self.doomed.pop_front() {
+                self.end_doomed(key, code, &message);
+            }
+            while let Some(key) = self.to_confirm.pop_front() {
+                self.confirm_if_ready(key, now);
+            }
+            while let Some(key) = self.to_release.pop_front() {
+                self.release_held(key, now);
+            }
+            if let Some(key) = self.resumed.pop_front() {
+                self.carry_out_held(key, now);
+            }
+            self.publish_events(now);
+        }
+    }
+
+    /// Ends a session as soon as what is going on is finished.
+    pub(super) fn doom(&mut self, key: Key, code: Code, message: String) {
+        if !self.doomed.iter().any(|(known, _, _)| *known == key) {
+            self.doomed.push_back((key, code, message));
+        }
+    }
+
+    fn end_doomed(&mut self, key: Key, code: Code, message: &str) {
+        let Some(session) = self.sessions.get(key).filter(|session| session.stage != Stage::Closing) else { return };
+        let identity = session.identity.clone();
+        tracing::warn!("{identity} is disconnected: {code}: {message}");
+        if code == Code::SlowSubscriber {
+            self.event("$tramline.evicted", |_| {
+                json!({"session": identity.session, "name": identity.name, "uid": identity.uid, "pid": identity.pid,
+                       "code": code.as_str(), "message": message})
+            });
+        } else {
+            self.totals.violations += 1;
+        }
+        self.close(key, code, message);
+    }
+
+    /// Says a last word to a session and ends it.
+    pub(super) fn close(&mut self, key: Key, code: Code, message: &str) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing) else { return };
+        match session.language {
+            Language::Native => {
+                ToClient::Close { code: code.number(), message }.encode(session.outbox.buffer());
+            }
+            Language::Json => json::write_close(session.outbox.buffer(), code, message),
+        }
+        self.mark_dirty(key);
+        self.end(key, message);
+        self.close_after_flush(key);
+    }
+
+    /// Ends a session that has said and heard everything.
+    pub(super) fn finish(&mut self, key: Key) {
+        self.end(key, "the client closed the connection");
+        self.close_after_flush(key);
+    }
+
+    fn close_after_flush(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.stage = Stage::Closing;
+            self.actions.push_back(Action::CloseSession(session.id));
+        }
+    }
+
+    fn open_is_due(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage == Stage::Greeting) else {
+            return;
+        };
+        if let Some(at) = session.open_by.take() {
+            self.timers.cancel(at, Timer::Open(key));
+        }
+        let millis = self.limits.first_byte_timeout_millis;
+        let message = format!("no Hello arrived within {millis} ms (limits.first_byte_timeout_millis)");
+        self.close(key, Code::TimedOut, &message);
+    }
+
+    /// Takes everything from a session that it had: subscriptions, streams, aliases. Its outbox stays.
+    fn end(&mut self, key: Key, reason: &str) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing) else { return };
+        let was_open = session.stage == Stage::Open;
+        let identity = session.identity.clone();
+        let (open_by, mute_at) = (session.open_by.take(), session.mute_at.take());
+        let subscriptions: Vec<Key> = session.subscriptions.values().copied().collect();
+        let streams: Vec<u64> = session.streams.iter().copied().collect();
+        let aliases = std::mem::take(&mut session.aliases).into_iter().flatten();
+        let topics: Vec<Key> =
+            aliases.chain(std::mem::take(&mut session.numbers).into_keys()).collect();
+        session.held_line = None;
+        if let Some(at) = open_by {
+            self.timers.cancel(at, Timer::Open(key));
+        }
+        if let Some(at) = mute_at {
+            self.timers.cancel(at, Timer::Answers(key));
+        }
+        self.forget_held_up(key);
+        for subscription in subscriptions {
+            self.end_subscription(subscription, Code::PeerGone.number());
+        }
+        for stream in streams {
+            self.end_stream(stream, Code::PeerGone.number());
+        }
+        self.close_links(|from, _| from == key);
+        for topic in topics {
+            self.topics.release(topic);
+        }
+        let others: Vec<Key> = self.sessions.iter().map(|(other, _)| other).filter(|other| *other != key).collect();
+        for other in others {
+            if let Some(receiver) = self.sessions.get_mut(other) {
+                receiver.sources.publisher_gone(identity.session);
+            }
+            self.tell_gone(other);
+        }
+        if was_open {
+            tracing::debug!("{identity} has gone: {reason}");
+            self.event("$tramline.disconnect", |_| {
+                json!({"session": identity.session, "name": identity.name, "uid": identity.uid, "pid": identity.pid,
+                       "reason": reason})
+            });
+        }
+    }
+
+    pub(super) fn event_connected(&mut self, key: Key) {
+        self.event("$tramline.connect", |core| match core.sessions.get(key) {
+            None => serde_json::Value::Null,
+            Some(session) => {
+                let Identity { session: id, name, uid, pid } = &*session.identity;
+                let language = super::status::language_text(session.language);
+                json!({"session": id, "name": name, "uid": uid, "pid": pid, "language": language})
+            }
+        });
     }
 }

@@ -24,11 +24,52 @@ pub mod limits;
 
 pub mod access;
 
+mod quota;
+
 pub mod broker;
+
+mod session;
+
+mod native;
+
+mod json_session;
+
+mod topics;
+
+mod filters;
+
+mod table;
+
+mod subscription;
+
+mod subscribe;
+
+mod router;
+
+mod delivery;
+
+mod sources;
 
 pub mod outbox;
 
+mod rings;
+
+mod attachments;
+
+mod links;
+
+mod proxies;
+
+mod events;
+
+mod timers;
+
 pub mod snapshot;
+
+mod status;
+
+#[cfg(test)]
+mod tests;
 
 pub use access::{Access, TopicSettings};
 pub use broker::{Core, Refusal};
@@ -169,6 +210,14 @@ pub enum Action {
         attach: u64,
         /// Whether the rest is to be read.
         drain: bool,
+    },
+    /// A JSON client asks for the status: take a [`Core::snapshot`], fill in what the rings say, and give it back with
+    /// [`Core::status_filled`].
+    Status {
+        /// The session.
+        session: SessionId,
+        /// Its request's id, to be given back.
+        request: Option<String>,
     },
     /// Read this paused proxy attachment again.
     ProxyResume {

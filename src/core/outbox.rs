@@ -99,6 +99,11 @@ impl Outbox {
         }
     }
 
+    /// How many bytes were written since the session began.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.position
+    }
+
     fn relative(&self, carried: &Carried) -> usize {
         usize::try_from(carried.position - self.position).expect("what waits fits into memory")
     }

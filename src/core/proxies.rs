@@ -1,0 +1,130 @@
+//! Subscriptions without rings: what the shell reads from rings on their behalf.
+//!
+//! To the rest of the core a proxy is an attachment like any other, with the shell in the subscriber's place. Its
+//! messages enter the subscription's own queue, so order, loss and limits are those of the socket. What the
+//! shell reads from a ring are claims of the publisher: they are checked here, and a false one ends the
+//! publisher's session.
+
+use super::attachments::Stage;
+use super::broker::Core;
+use super::delivery::Handed;
+use super::{Action, FdId, Flow, Now, RingMessage};
+use std::cell::OnceCell;
+use tramline_wire::codec::encode_message;
+use tramline_wire::limits::FRAME_OVERHEAD_BYTES;
+use tramline_wire::{Code, HeaderBlock, Message, MessageFlags, Mode, PageDeclaration};
+
+impl Core {
+    pub(super) fn proxy_takes(&mut self, attach: u64, slot: u32, page: Option<(PageDeclaration, FdId)>) {
+        if let Some((_, memory)) = page {
+            self.keep_fd(memory);
+        }
+        if self.attachments.get(&attach).is_some_and(|each| each.proxy)
+            && let Err(violation) = self.take_slot(attach, slot, page)
+        {
+            tracing::error!("the broker's own reader {attach} was not taken: {}", violation.message);
+            self.actions.push_back(Action::ProxyDetach { attach, drain: false });
+            self.remove_attachment(attach);
+        }
+        if let Some((_, memory)) = page {
+            self.release_fd(memory);
+        }
+    }
+
+    pub(super) fn proxy_refuses(&mut self, attach: u64, reason: &str) {
+        let Some(attachment) = self.attachments.get(&attach).filter(|each| each.proxy) else { return };
+        tracing::warn!("stream {:016x} is not read for a client without rings: {reason}", attachment.stream);
+        self.reader_refused(attach);
+    }
+
+    /// The shell gave an attachment up: the publisher is told, the shell need not be.
+    fn reader_refused(&mut self, attach: u64) {
+        self.reader_ended(attach, Code::NoResources.number());
+        if let Some(Action::ProxyDetach { attach: last, .. }) = self.actions.back()
+            && *last == attach
+        {
+            self.actions.pop_back();
+        }
+    }
+
+    pub(super) fn proxy_reads(&mut self, attach: u64, read: RingMessage<'_>, now: Now) -> Flow {
+        let Some(attachment) = self.attachments.get_mut(&attach).filter(|each| each.proxy) else {
+            return Flow::Close;
+        };
+        attachment.last_seq = read.seq;
+        let (key, topic, from) = (attachment.subscription, attachment.topic, attachment.from.clone());
+        let (publisher, stream) = (attachment.publisher, attachment.stream);
+        let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) else { return Flow::Close };
+        self.note_ring_loss(key, &name, read.lost);
+        let flags = MessageFlags::from_bits(read.flags);
+        let Some((flags, head)) = flags.zip(HeaderBlock::parse(read.head).ok()) else {
+            self.note_ring_loss(key, &name, 1);
+            let message = format!(
+                "message {} of stream {stream:016x} on {name} carries flags {:#x} or a header block that cannot be",
+                read.seq, read.flags
+            );
+            self.doom(publisher, Code::FalseClaim, message);
+            self.settle(now);
+            return Flow::Close;
+        };
+        let room = (self.limits.frame_bytes_max as usize).saturating_sub(FRAME_OVERHEAD_BYTES + head.as_bytes().len());
+        let message = Message {
+            flags,
+            seq: read.seq,
+            time: read.time,
+            source_time: read.source_time,
+            after: None,
+            head: head.as_bytes(),
+            payload: &read.payload[..read.payload.len().min(room)],
+        };
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.clear();
+        encode_message(&mut bytes, &message);
+        let payload_length = read.payload_length;
+        let shared = OnceCell::new();
+        let handed = Handed { from: &from, topic, name: &name, bytes: &bytes, message, payload_length, shared };
+        self.enqueue(key, &handed, true, now);
+        self.scratch = bytes;
+        self.totals.proxied_messages += 1;
+        self.to_release.push_back(key);
+        self.settle(now);
+        self.proxy_flow(attach)
+    }
+
+    fn note_ring_loss(&mut self, key: super::table::Key, name: &std::sync::Arc<str>, lost: u64) {
+        if lost > 0 && let Some(subscription) = self.subscriptions.get_mut(key) {
+            subscription.lose(name, lost);
+        }
+    }
+
+    /// Whether a reliable subscription has room for more.
+    fn proxy_flow(&mut self, attach: u64) -> Flow {
+        let Some(attachment) = self.attachments.get(&attach) else { return Flow::Close };
+        let Some(subscription) = self.subscriptions.get_mut(attachment.subscription) else { return Flow::Close };
+        let full = subscription.queue_bytes >= subscription.queue_bytes_max && !subscription.queue.is_empty();
+        if subscription.mode != Mode::Gated || !full {
+            return Flow::Continue;
+        }
+        subscription.waiting_proxies.push(attach);
+        Flow::Pause
+    }
+
+    pub(super) fn proxy_is_done(&mut self, attach: u64, lost: u64, now: Now) {
+        let Some(attachment) = self.attachments.get(&attach).filter(|each| each.proxy) else { return };
+        let (key, topic, subscriber) = (attachment.subscription, attachment.topic, attachment.subscriber);
+        if let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) {
+            self.note_ring_loss(key, &name, lost);
+        }
+        if attachment.stage == Stage::Draining {
+            self.remove_attachment(attach);
+        } else {
+            self.reader_refused(attach);
+        }
+        self.settle(now);
+        if let Some(session) = self.sessions.get(subscriber).map(|session| session.id)
+            && self.by_id.contains_key(&session)
+        {
+            self.tell_gone(subscriber);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One client as the broker sees it: who it is, what it has, what waits for it, and why it is not read from.
+//!
+//! This file holds the state only. What native frames do is in `native`, what JSON lines do in
+//! `json_session`, how messages reach the outbox in `delivery`.
+
+use super::outbox::Outbox;
+use super::snapshot::Traffic;
+use super::sources::Sources;
+use super::table::Key;
+use super::{Language, Peer, SessionId};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+/// Who publishes, as others are told. It outlives the session while messages of it wait somewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) session: SessionId,
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) pid: u32,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { session, name, uid, pid } = self;
+        let name = if name.is_empty() { "unnamed" } else { name };
+        write!(f, "{name} (session {session}, pid {pid}, uid {uid})")
+    }
+}
+
+/// Where a session is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Native, before `Hello`.
+    Greeting,
+    Open,
+    /// Its last words are in the outbox; whatever it had is gone already.
+    Closing,
+}
+
+/// Why the broker has stopped reading from a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// A subscription with `Block` is full.
+    Slow(Key),
+    /// Its own answers pile up.
+    Answers,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) peer: Peer,
+    pub(super) language: Language,
+    pub(super) stage: Stage,
+    pub(super) identity: Arc<Identity>,
+    pub(super) outbox: Outbox,
+    /// Whether it stands in `Core::dirty`.
+    pub(super) dirty: bool,
+    /// What its topic aliases mean (native).
+    pub(super) aliases: Vec<Option<Key>>,
+    /// The last number on each topic it published to (JSON: the broker numbers on its behalf).
+    pub(super) numbers: HashMap<Key, u64>,
+    pub(super) subscriptions: BTreeMap<u32, Key>,
+    /// Number of the last subscription (JSON: the broker chooses).
+    pub(super) last_subscription: u32,
+    pub(super) streams: BTreeSet<u64>,
+    pub(super) sources: Sources,
+    /// Subscriptions with messages that wait for room in the outbox, in turn.
+    pub(super) backlog: VecDeque<Key>,
+    pub(super) paused: Option<Pause>,
+    /// A line that waits until a slow subscriber has room (JSON).
+    pub(super) held_line: Option<Box<[u8]>>,
+    pub(super) half_closed: bool,
+    /// Bytes of answers since all of them were written the last time.
+    pub(super) answer_bytes: usize,
+    /// Where the last of them ends, in bytes since the session began.
+    answers_end: u64,
+    /// Answers that were dropped because they were not read (JSON).
+    pub(super) answers_dropped: u64,
+    /// Whether answers are dropped now.
+    pub(super) mute: bool,
+    /// When `mute` begins, if the answers are not read by then.
+    pub(super) mute_at: Option<u64>,
+    /// When it must have been opened.
+    pub(super) open_by: Option<u64>,
+    /// Descriptors sent and not yet confirmed.
+    pub(super) fds_in_flight: u32,
+    /// Attachments whose next frame to this session waits for others to be confirmed.
+    pub(super) fd_queue: VecDeque<u64>,
+    pub(super) traffic: Traffic,
+    pub(super) connected: u64,
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, peer: Peer, language: Language, now: u64) -> Self {
+        let identity = Identity { session: id, name: String::new(), uid: peer.uid, pid: peer.pid };
+        Self {
+            id,
+            language,
+            stage: if language == Language::Native { Stage::Greeting } else { Stage::Open },
+            identity: Arc::new(identity),
+            peer,
+            outbox: Outbox::default(),
+            dirty: false,
+            aliases: Vec::new(),
+            numbers: HashMap::new(),
+            subscriptions: BTreeMap::new(),
+            last_subscription: 0,
+            streams: BTreeSet::new(),
+            sources: Sources::default(),
+            backlog: VecDeque::new(),
+            paused: None,
+            held_line: None,
+            half_closed: false,
+            answer_bytes: 0,
+            answers_end: 0,
+            answers_dropped: 0,
+            mute: false,
+            mute_at: None,
+            open_by: None,
+            fds_in_flight: 0,
+            fd_queue: VecDeque::new(),
+            traffic: Traffic::default(),
+            connected: now,
+        }
+    }
+
+    /// Notes that an answer of `bytes` was appended.
+    pub(super) fn answered(&mut self, bytes: usize) {
+        self.answer_bytes += bytes;
+        self.answers_end = self.outbox.written_bytes() + self.outbox.len() as u64;
+    }
+
+    /// Notes that part of the outbox was written.
+    pub(super) fn answers_written(&mut self) {
+        if self.outbox.written_bytes() >= self.answers_end {
+            self.answer_bytes = 0;
+        }
+    }
+}

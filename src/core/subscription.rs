@@ -1,0 +1,154 @@
+//! One subscription: what it asked for, what waits for it, and what it has yet to be told.
+//!
+//! Everything that waits is counted in bytes against `queue_bytes_max`; each entry counts with a fixed
+//! overhead, so that empty messages are not free. This file holds state and its small invariants; the
+//! policies are in `delivery`.
+
+use super::Language;
+use super::session::Identity;
+use super::table::Key;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use tramline_wire::{After, Mode, SlowPolicy};
+
+/// What an entry of a queue costs besides its bytes.
+const ENTRY_BYTES: usize = 64;
+
+/// A message that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) from: Arc<Identity>,
+    pub(super) topic: Key,
+    pub(super) name: Arc<str>,
+    /// The message as it travels, shared between all subscriptions it waits for.
+    pub(super) bytes: Arc<[u8]>,
+    pub(super) payload_length: u64,
+}
+
+impl Waiting {
+    pub(super) fn cost(&self) -> usize {
+        cost(self.bytes.len())
+    }
+}
+
+/// What a message of this length counts for in a queue.
+pub(super) fn cost(bytes: usize) -> usize {
+    bytes + ENTRY_BYTES
+}
+
+/// An entry of a subscription's queue.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Message(Waiting),
+    /// The memory of this attachment is to be handed over behind everything before it.
+    Attach(u64),
+}
+
+/// Loss that the subscriber has not been told yet.
+#[derive(Debug)]
+pub(super) struct Gap {
+    /// `None` for several topics.
+    pub(super) topic: Option<Arc<str>>,
+    pub(super) lost: u64,
+}
+
+/// Who waits for the answer to a request.
+#[derive(Debug)]
+pub(super) enum Asker {
+    Native(u32),
+    Json(Option<String>),
+}
+
+/// A subscription that waits for its streams before it is confirmed.
+#[derive(Debug)]
+pub(super) struct Confirmation {
+    pub(super) asker: Asker,
+    pub(super) deadline: u64,
+    /// Attachments that are still to come.
+    pub(super) awaited: u32,
+    /// Attachments that have come.
+    pub(super) attached: u32,
+}
+
+/// One subscription.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) session: Key,
+    pub(super) language: Language,
+    pub(super) number: u32,
+    pub(super) filter: Box<str>,
+    pub(super) mode: Mode,
+    pub(super) rings: bool,
+    pub(super) history: u32,
+    pub(super) slow: SlowPolicy,
+    pub(super) queue_bytes_max: usize,
+    pub(super) queue: VecDeque<Entry>,
+    /// Socket messages that come behind ring messages which the broker is still reading on its behalf.
+    pub(super) held: VecDeque<(Waiting, Option<After>)>,
+    /// Cost of `queue` and `held` together.
+    pub(super) queue_bytes: usize,
+    /// Whether it stands in its session's backlog.
+    pub(super) in_backlog: bool,
+    pub(super) gap: Option<Gap>,
+    pub(super) confirmation: Option<Confirmation>,
+    /// Publishers that are held up, and until when.
+    pub(super) waiting: Vec<Key>,
+    pub(super) block_until: Option<u64>,
+    /// The time to hold publishers up is over: drop until half of the queue is free.
+    pub(super) dropping: bool,
+    pub(super) waiting_proxies: Vec<u64>,
+    pub(super) attachments: BTreeSet<u64>,
+    /// How many of them the broker reads on its behalf.
+    pub(super) proxies: u32,
+    pub(super) messages: u64,
+    pub(super) lost: u64,
+}
+
+impl Subscription {
+    /// Whether a message may go straight to the outbox, if that has room.
+    pub(super) fn is_clear(&self) -> bool {
+        self.queue.is_empty() && self.held.is_empty() && self.gap.is_none() && self.proxies == 0 && self.is_told()
+    }
+
+    /// A JSON client learns its subscription's number before the first message of it.
+    pub(super) fn is_told(&self) -> bool {
+        self.language == Language::Native || self.confirmation.is_none()
+    }
+
+    /// Whether an entry of this cost exceeds what may wait. One entry is taken whatever it costs.
+    pub(super) fn is_full_for(&self, cost: usize) -> bool {
+        self.queue_bytes > 0 && self.queue_bytes + cost > self.queue_bytes_max
+    }
+
+    /// Whether publishers are to be held up for an entry of this cost.
+    pub(super) fn holds_up(&self, cost: usize) -> bool {
+        !self.dropping && matches!(self.slow, SlowPolicy::Block { millis: 1.. }) && self.is_full_for(cost)
+    }
+
+    /// Counts a loss that is told before the next message.
+    pub(super) fn lose(&mut self, topic: &Arc<str>, lost: u64) {
+        self.lost += lost;
+        match &mut self.gap {
+            None => self.gap = Some(Gap { topic: Some(topic.clone()), lost }),
+            Some(gap) => {
+                gap.lost += lost;
+                if gap.topic.as_ref().is_some_and(|known| known != topic) {
+                    gap.topic = None;
+                }
+            }
+        }
+    }
+
+    /// Drops the oldest message that waits, and says whether there was one.
+    pub(super) fn drop_oldest(&mut self) -> bool {
+        let place = self.queue.iter().position(|entry| matches!(entry, Entry::Message(_)));
+        let dropped = match place.and_then(|place| self.queue.remove(place)) {
+            Some(Entry::Message(waiting)) => Some(waiting),
+            _ => self.held.pop_front().map(|(waiting, _)| waiting),
+        };
+        let Some(waiting) = dropped else { return false };
+        self.queue_bytes -= waiting.cost();
+        self.lose(&waiting.name, 1);
+        true
+    }
+}
