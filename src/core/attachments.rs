@@ -97,7 +97,9 @@ impl Core {
         let Some(stream) = self.streams.by_id.get(&stream_id) else { return };
         let Some(subscription) = self.subscriptions.get(key) else { return };
         let (publisher, subscriber) = (stream.session, subscription.session);
-        let Some((from, reader)) = self.sessions.get(publisher).zip(self.sessions.get(subscriber)) else { return };
+        let Some((from, reader)) = self.sessions.get(publisher).zip(self.sessions.get(subscriber)) else {
+            return;
+        };
         let (publisher_uid, reader_uid) = (from.peer.uid, reader.peer.uid);
         let mode = self.access.mode(subscription.mode, stream.gated_by, publisher_uid, reader_uid);
         let in_place = self.access.in_place(publisher_uid, reader_uid);
@@ -199,7 +201,8 @@ impl Core {
 
     /// Goes on with an attachment whose link has pipes.
     pub(super) fn piped(&mut self, attach: u64) {
-        if let Some(attachment) = self.attachments.get_mut(&attach).filter(|each| each.stage == Stage::Piping) {
+        if let Some(attachment) = self.attachments.get_mut(&attach).filter(|each| each.stage == Stage::Piping)
+        {
             attachment.stage = Stage::Admission;
             self.want_fds(attach);
         }
@@ -242,7 +245,8 @@ impl Core {
         let Some(attachment) = self.attachments.get_mut(&attach) else { return };
         let Some(slot) = attachment.slot else { return };
         let Some(subscription) = self.subscriptions.get(attachment.subscription) else { return };
-        let Some(reader) = self.sessions.get(attachment.subscriber).map(|session| session.identity.clone()) else {
+        let Some(reader) = self.sessions.get(attachment.subscriber).map(|session| session.identity.clone())
+        else {
             return;
         };
         attachment.stage = Stage::Admitting;
@@ -328,7 +332,13 @@ impl Core {
     }
 
     /// The publisher admitted the reader.
-    pub(super) fn admitted(&mut self, key: Key, attach: u64, start: (u64, u64), now: Now) -> Result<(), Violation> {
+    pub(super) fn admitted(
+        &mut self,
+        key: Key,
+        attach: u64,
+        start: (u64, u64),
+        now: Now,
+    ) -> Result<(), Violation> {
         let Some(attachment) = self.attachments.get_mut(&attach) else { return self.late_or_false(attach) };
         if attachment.publisher != key {
             return Err(Self::foreign(attach));
@@ -402,7 +412,9 @@ impl Core {
         if !from_subscriber && attachment.publisher != key {
             return Err(Self::foreign(attach));
         }
-        if code != 0 && let Some(code) = Code::from_number(code) {
+        if code != 0
+            && let Some(code) = Code::from_number(code)
+        {
             tracing::info!("attachment {attach} of stream {:016x} was ended: {code}", attachment.stream);
         }
         if from_subscriber {

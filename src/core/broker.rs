@@ -8,7 +8,6 @@
 use super::attachments::Attachment;
 use super::events::Event;
 use super::links::Links;
-use super::native::Violation;
 use super::quota::fits;
 use super::rings::Streams;
 use super::session::{Identity, Session, Stage};
@@ -18,7 +17,8 @@ use super::table::{Key, Table};
 use super::timers::{MILLI, Timer, Timers};
 use super::topics::Topics;
 use super::{
-    Access, Action, Bells, FdId, Flow, Language, Limits, Now, Outbox, Peer, RingMessage, SessionId, Snapshot, Taken,
+    Access, Action, Bells, FdId, Flow, Language, Limits, Now, Outbox, Peer, RingMessage, SessionId, Snapshot,
+    Taken,
 };
 use crate::json;
 use serde_json::json;
@@ -171,15 +171,13 @@ impl Core {
         }
     }
 
-    /// A line longer than `frame_bytes_max`: `bytes` of it were read so far.
+    /// A line longer than `frame_bytes_max`: `bytes` of it were read so far. The shell skips the rest of it.
     pub fn line_too_long(&mut self, session: SessionId, bytes: usize, now: Now) -> Flow {
-        if let Some(key) = self.by_id.get(&session).copied() {
-            let max = self.limits.frame_bytes_max;
-            let message = format!("a line of {bytes} bytes and more; at most {max} are taken (limits.frame_bytes_max)");
-            self.violated(key, &Violation::new(Code::FrameTooLarge, message));
-            self.settle(now);
-        }
-        Flow::Close
+        let Some(key) = self.by_id.get(&session).copied() else { return Flow::Close };
+        let max = self.limits.frame_bytes_max;
+        let message =
+            format!("a line of {bytes} bytes or more; at most {max} are taken (limits.frame_bytes_max)");
+        self.refuse_line(key, Code::FrameTooLarge, &message, now)
     }
 
     /// A JSON client has shut down its writing side. Its subscriptions live on until a write fails; without any, the
@@ -188,11 +186,8 @@ impl Core {
         let Some(key) = self.by_id.get(&session).copied() else { return Flow::Close };
         let Some(known) = self.sessions.get_mut(key) else { return Flow::Close };
         known.half_closed = true;
-        if !known.subscriptions.is_empty() {
+        if !known.is_finished() {
             return Flow::Continue;
-        }
-        if known.held_line.is_some() {
-            return Flow::Pause;
         }
         self.finish(key);
         self.settle(now);
@@ -299,7 +294,13 @@ impl Core {
     }
 
     /// The snapshot of an [`Action::Status`], with what the rings say filled in.
-    pub fn status_filled(&mut self, session: SessionId, request: Option<&str>, snapshot: &Snapshot, now: Now) {
+    pub fn status_filled(
+        &mut self,
+        session: SessionId,
+        request: Option<&str>,
+        snapshot: &Snapshot,
+        now: Now,
+    ) {
         if let Some(key) = self.by_id.get(&session).copied() {
             self.answer_status(key, request, snapshot);
             self.settle(now);
@@ -379,7 +380,9 @@ impl Core {
     }
 
     fn end_doomed(&mut self, key: Key, code: Code, message: &str) {
-        let Some(session) = self.sessions.get(key).filter(|session| session.stage != Stage::Closing) else { return };
+        let Some(session) = self.sessions.get(key).filter(|session| session.stage != Stage::Closing) else {
+            return;
+        };
         let identity = session.identity.clone();
         tracing::warn!("{identity} is disconnected: {code}: {message}");
         if code == Code::SlowSubscriber {
@@ -395,7 +398,10 @@ impl Core {
 
     /// Says a last word to a session and ends it.
     pub(super) fn close(&mut self, key: Key, code: Code, message: &str) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing)
+        else {
+            return;
+        };
         match session.language {
             Language::Native => {
                 ToClient::Close { code: code.number(), message }.encode(session.outbox.buffer());
@@ -421,7 +427,8 @@ impl Core {
     }
 
     fn open_is_due(&mut self, key: Key) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage == Stage::Greeting) else {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage == Stage::Greeting)
+        else {
             return;
         };
         if let Some(at) = session.open_by.take() {
@@ -434,15 +441,17 @@ impl Core {
 
     /// Takes everything from a session that it had: subscriptions, streams, aliases. Its outbox stays.
     fn end(&mut self, key: Key, reason: &str) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing)
+        else {
+            return;
+        };
         let was_open = session.stage == Stage::Open;
         let identity = session.identity.clone();
         let (open_by, mute_at) = (session.open_by.take(), session.mute_at.take());
         let subscriptions: Vec<Key> = session.subscriptions.values().copied().collect();
         let streams: Vec<u64> = session.streams.iter().copied().collect();
         let aliases = std::mem::take(&mut session.aliases).into_iter().flatten();
-        let topics: Vec<Key> =
-            aliases.chain(std::mem::take(&mut session.numbers).into_keys()).collect();
+        let topics: Vec<Key> = aliases.chain(std::mem::take(&mut session.numbers).into_keys()).collect();
         session.held_line = None;
         if let Some(at) = open_by {
             self.timers.cancel(at, Timer::Open(key));
@@ -461,7 +470,8 @@ impl Core {
         for topic in topics {
             self.topics.release(topic);
         }
-        let others: Vec<Key> = self.sessions.iter().map(|(other, _)| other).filter(|other| *other != key).collect();
+        let others: Vec<Key> =
+            self.sessions.iter().map(|(other, _)| other).filter(|other| *other != key).collect();
         for other in others {
             if let Some(receiver) = self.sessions.get_mut(other) {
                 receiver.sources.publisher_gone(identity.session);

@@ -354,7 +354,8 @@ impl Core {
 
     /// Appends a frame that the client did not ask for. A client that leaves too many unread is disconnected.
     pub(super) fn send_control(&mut self, key: Key, frame: &ToClient<'_>) {
-        let max = self.limits.outbox_bytes_max as usize + self.limits.frame_bytes_max as usize + CONTROL_BYTES_MAX;
+        let max =
+            self.limits.outbox_bytes_max as usize + self.limits.frame_bytes_max as usize + CONTROL_BYTES_MAX;
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.stage == Stage::Closing || session.language != Language::Native {
             return;
@@ -364,7 +365,8 @@ impl Core {
         self.mark_dirty(key);
         if waiting > max {
             self.totals.slow_disconnects += 1;
-            let message = format!("this client does not read: {waiting} bytes wait for it, and {max} is the most");
+            let message =
+                format!("this client does not read: {waiting} bytes wait for it, and {max} is the most");
             self.doom(key, Code::SlowSubscriber, message);
         }
     }

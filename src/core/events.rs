@@ -42,8 +42,9 @@ impl Core {
 
     /// Notes that a request or connection was refused.
     pub(super) fn event_refused(&mut self, uid: u32, pid: u32, code: tramline_wire::Code, message: &str) {
-        self.event("$tramline.refused", |_| {
-            json!({"uid": uid, "pid": pid, "code": code.as_str(), "message": message})
-        });
+        self.event(
+            "$tramline.refused",
+            |_| json!({"uid": uid, "pid": pid, "code": code.as_str(), "message": message}),
+        );
     }
 }

@@ -34,8 +34,20 @@ impl Core {
             Some(_) => {}
         }
         self.carry_out(key, line, true, now);
+        self.line_taken(key, now)
+    }
+
+    /// Answers a line that is not looked at.
+    pub(super) fn refuse_line(&mut self, key: Key, code: Code, message: &str, now: Now) -> Flow {
+        self.note_refused(key, code, message);
+        self.answer_json(key, |out| json::write_error(out, None, None, code, message));
+        self.line_taken(key, now)
+    }
+
+    fn line_taken(&mut self, key: Key, now: Now) -> Flow {
         let limit = u64::from(self.limits.block_millis_max) * MILLI;
-        if self.sessions.get(key).is_some_and(|session| session.paused.is_none()) && self.answers_pile_up(key) {
+        if self.sessions.get(key).is_some_and(|session| session.paused.is_none()) && self.answers_pile_up(key)
+        {
             let at = now.monotonic + limit;
             if let Some(session) = self.sessions.get_mut(key) {
                 session.mute_at = Some(at);
@@ -58,7 +70,7 @@ impl Core {
         self.carry_out(key, &line, true, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.paused.is_none() && session.stage == Stage::Open {
-            if session.half_closed && session.subscriptions.is_empty() {
+            if session.is_finished() {
                 return self.finish(key);
             }
             self.actions.push_back(Action::Resume(id));
@@ -108,8 +120,10 @@ impl Core {
             Op::Subscribe(wanted) => self.subscribe_json(key, wanted, id, now),
             Op::Unsubscribe { sub } => self.unsubscribe_json(key, *sub, id),
             Op::Status => {
-                if let Some(session) = self.sessions.get(key) {
-                    self.actions.push_back(Action::Status { session: session.id, request: id.map(str::to_owned) });
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.statuses += 1;
+                    self.actions
+                        .push_back(Action::Status { session: session.id, request: id.map(str::to_owned) });
                 }
                 Ok(())
             }
@@ -134,9 +148,11 @@ impl Core {
         may_wait: bool,
         now: Now,
     ) -> Checked<(Line, u32)> {
-        let topic = Topic::parse(&publish.topic).map_err(|error| Refused::new(Code::BadTopic, error.to_string()))?;
+        let topic =
+            Topic::parse(&publish.topic).map_err(|error| Refused::new(Code::BadTopic, error.to_string()))?;
         if topic.is_reserved() {
-            let message = format!("{topic} cannot be published to: topics that start with $ belong to the broker");
+            let message =
+                format!("{topic} cannot be published to: topics that start with $ belong to the broker");
             return Err(Refused::new(Code::ReservedTopic, message));
         }
         let mut head = Vec::new();
@@ -195,13 +211,21 @@ impl Core {
             return Ok(known);
         }
         if session.numbers.len() >= ALIASES_MAX as usize {
-            let message = format!("this connection has published to {ALIASES_MAX} topics, which is the most; open another");
+            let message = format!(
+                "this connection has published to {ALIASES_MAX} topics, which is the most; open another"
+            );
             return Err(Refused::new(Code::LimitReached, message));
         }
         let Some(taken) = self.topics.take(topic) else {
             let max = u64::from(self.limits.topics_max);
-            let message = format!("{max} topics are in use, which is the most (limits.topics_max); {topic} is one more");
-            return Err(Refused { code: Code::LimitReached, message, limit: Some(("topics_max", max, max + 1)) });
+            let message = format!(
+                "{max} topics are in use, which is the most (limits.topics_max); {topic} is one more"
+            );
+            return Err(Refused {
+                code: Code::LimitReached,
+                message,
+                limit: Some(("topics_max", max, max + 1)),
+            });
         };
         session.numbers.insert(taken, 0);
         Ok(taken)
@@ -218,7 +242,9 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
         let number = session.last_subscription + 1;
         if number >= SUBSCRIPTION_ID_MAX {
-            let message = format!("this connection has numbered {number} subscriptions, which is the most; open another");
+            let message = format!(
+                "this connection has numbered {number} subscriptions, which is the most; open another"
+            );
             return Err(Refused::new(Code::LimitReached, message));
         }
         session.last_subscription = number;
@@ -246,7 +272,8 @@ impl Core {
 
     /// Appends an answer, unless the client has left too many unread.
     pub(super) fn answer_json(&mut self, key: Key, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing) else {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing)
+        else {
             return;
         };
         if session.mute {
@@ -282,10 +309,13 @@ impl Core {
         if session.mute {
             session.mute = false;
             let dropped = std::mem::take(&mut session.answers_dropped);
-            let message =
-                format!("{dropped} answers were dropped because this client did not read them; the requests took effect");
+            let message = format!(
+                "{dropped} answers were dropped because this client did not read them; the requests took effect"
+            );
             if dropped > 0 {
-                self.answer_json(key, |out| json::write_error(out, None, None, Code::SlowSubscriber, &message));
+                self.answer_json(key, |out| {
+                    json::write_error(out, None, None, Code::SlowSubscriber, &message)
+                });
             }
         }
         self.resume(key, Pause::Answers);
@@ -302,6 +332,11 @@ impl Core {
                     json::write_error(out, Some("status"), request, Code::Internal, &message);
                 });
             }
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.statuses = session.statuses.saturating_sub(1);
+        if session.stage == Stage::Open && session.is_finished() {
+            self.finish(key);
         }
     }
 }

@@ -55,6 +55,8 @@ pub(super) struct Link {
     pub(super) attachments: BTreeSet<u64>,
     /// One of its sides has ended.
     closing: bool,
+    /// Whether the shell reads in the subscriber's place.
+    proxy: bool,
 }
 
 impl Link {
@@ -93,6 +95,7 @@ impl Core {
             slots: BTreeSet::new(),
             attachments: BTreeSet::new(),
             closing: false,
+            proxy: self.subscriptions.get(subscription).is_some_and(|each| !each.rings),
         };
         self.links.by_id.insert(id, link);
         id
@@ -114,7 +117,9 @@ impl Core {
                 first_slot < known.first_slot + known.slots && known.first_slot < first_slot + slots
             };
             if end.is_none() || link.pages.iter().any(overlaps) {
-                let message = format!("a reader page of {slots} slots from {first_slot} on cannot be, or is there already");
+                let message = format!(
+                    "a reader page of {slots} slots from {first_slot} on cannot be, or is there already"
+                );
                 return Err(Violation::new(Code::FalseClaim, message));
             }
             if link.pages.len() >= LINK_PAGES_MAX {
@@ -126,7 +131,10 @@ impl Core {
         }
         let Some(link) = self.links.by_id.get_mut(&id) else { return Ok(()) };
         if !link.pages.iter().any(|page| page.holds(slot)) {
-            return Err(Violation::new(Code::FalseClaim, format!("slot {slot} is on no reader page of link {id}")));
+            return Err(Violation::new(
+                Code::FalseClaim,
+                format!("slot {slot} is on no reader page of link {id}"),
+            ));
         }
         if !link.slots.insert(slot) {
             return Err(Violation::new(Code::FalseClaim, format!("slot {slot} of link {id} is taken")));
@@ -227,6 +235,9 @@ impl Core {
         }
         let Some(link) = self.links.by_id.remove(&id) else { return };
         self.links.by_ends.remove(&(link.publisher, link.subscription));
+        if link.proxy {
+            self.actions.push_back(Action::ProxyLinkEnded { link: id });
+        }
         let bells = link.publisher_bells.into_iter().chain(link.subscriber_bells).flatten();
         for fd in bells.chain(link.pages.into_iter().map(|page| page.memory)) {
             self.release_fd(fd);

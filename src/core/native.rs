@@ -17,8 +17,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tramline_wire::limits::{ALIASES_MAX, NAME_BYTES_MAX, SUBSCRIPTION_ID_MAX};
 use tramline_wire::{
-    Code, DecodeError, Framed, Geometry, HeaderBlock, MessageFlags, Publish, Source, Subscribe, ToBroker, ToClient,
-    Topic, Welcome, split_frame,
+    Code, DecodeError, Framed, Geometry, HeaderBlock, MessageFlags, Publish, Source, Subscribe, ToBroker,
+    ToClient, Topic, Welcome, split_frame,
 };
 
 /// Bytes that a delivered message needs in a frame's body besides itself.
@@ -58,7 +58,13 @@ enum Step {
 }
 
 impl Core {
-    pub(super) fn take_native(&mut self, key: Key, bytes: &[u8], fds: &mut VecDeque<FdId>, now: Now) -> Taken {
+    pub(super) fn take_native(
+        &mut self,
+        key: Key,
+        bytes: &[u8],
+        fds: &mut VecDeque<FdId>,
+        now: Now,
+    ) -> Taken {
         let mut consumed = 0;
         let frame_bytes_max = self.limits.frame_bytes_max as usize;
         let flow = loop {
@@ -109,7 +115,9 @@ impl Core {
 
     /// Ends a session that broke the protocol.
     pub(super) fn violated(&mut self, key: Key, violation: &Violation) {
-        let Some(session) = self.sessions.get(key).filter(|session| session.stage != Stage::Closing) else { return };
+        let Some(session) = self.sessions.get(key).filter(|session| session.stage != Stage::Closing) else {
+            return;
+        };
         let identity = session.identity.clone();
         let Violation { code, message } = violation;
         tracing::warn!("{identity} broke the protocol and is disconnected: {code}: {message}");
@@ -170,7 +178,10 @@ impl Core {
                 accepted?;
             }
             _ => {
-                return Err(Violation::new(Code::Unsupported, "a frame that this version of the broker does not know"));
+                return Err(Violation::new(
+                    Code::Unsupported,
+                    "a frame that this version of the broker does not know",
+                ));
             }
         }
         Ok(Step::Taken)
@@ -178,7 +189,10 @@ impl Core {
 
     fn descriptor(fds: &mut VecDeque<FdId>) -> Result<FdId, Violation> {
         fds.pop_front().ok_or_else(|| {
-            Violation::new(Code::BadDescriptor, "a frame declares a file descriptor, but none came with its first byte")
+            Violation::new(
+                Code::BadDescriptor,
+                "a frame declares a file descriptor, but none came with its first byte",
+            )
         })
     }
 
@@ -221,12 +235,15 @@ impl Core {
         let topic = Topic::parse(topic)
             .map_err(|error| Violation::new(Code::BadTopic, format!("topic alias {alias}: {error}")))?;
         if topic.is_reserved() {
-            let message = format!("{topic} cannot be published to: topics that start with $ belong to the broker");
+            let message =
+                format!("{topic} cannot be published to: topics that start with $ belong to the broker");
             return Err(Violation::new(Code::ReservedTopic, message));
         }
         let Some(taken) = self.topics.take(topic) else {
             let max = self.limits.topics_max;
-            let message = format!("{max} topics are in use, which is the most (limits.topics_max); {topic} is one more");
+            let message = format!(
+                "{max} topics are in use, which is the most (limits.topics_max); {topic} is one more"
+            );
             return Err(Violation::new(Code::LimitReached, message));
         };
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
@@ -242,11 +259,18 @@ impl Core {
 
     /// The topic behind an alias of a session.
     pub(super) fn alias_topic(&self, key: Key, alias: u32) -> Result<Key, Violation> {
-        let known = self.sessions.get(key).and_then(|session| session.aliases.get(alias as usize).copied().flatten());
+        let known =
+            self.sessions.get(key).and_then(|session| session.aliases.get(alias as usize).copied().flatten());
         known.ok_or_else(|| Violation::new(Code::BadId, format!("topic alias {alias} is not defined")))
     }
 
-    fn take_publish(&mut self, key: Key, body: &[u8], publish: &Publish<'_>, now: Now) -> Result<Step, Violation> {
+    fn take_publish(
+        &mut self,
+        key: Key,
+        body: &[u8],
+        publish: &Publish<'_>,
+        now: Now,
+    ) -> Result<Step, Violation> {
         let topic = self.alias_topic(key, publish.alias)?;
         let message = publish.message;
         if MessageFlags::from_bits(message.flags.bits()).is_none() {
@@ -290,7 +314,10 @@ impl Core {
 
     fn take_subscribe(&mut self, key: Key, frame: &Subscribe<'_>, now: Now) -> Result<(), Violation> {
         let Some(session) = self.sessions.get(key) else { return Ok(()) };
-        if frame.req == 0 || frame.sub >= SUBSCRIPTION_ID_MAX || session.subscriptions.contains_key(&frame.sub) {
+        if frame.req == 0
+            || frame.sub >= SUBSCRIPTION_ID_MAX
+            || session.subscriptions.contains_key(&frame.sub)
+        {
             let message = format!(
                 "subscription {} of request {}: the request must not be 0, the subscription must be unused and below \
                  {SUBSCRIPTION_ID_MAX}",
@@ -326,7 +353,8 @@ impl Core {
 
     /// Appends what the client asked for.
     pub(super) fn answer(&mut self, key: Key, frame: &ToClient<'_>) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing) else {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.stage != Stage::Closing)
+        else {
             return;
         };
         let before = session.outbox.len();
@@ -364,8 +392,14 @@ impl Core {
         }
         let alias = session.sources.define(from.session, topic);
         let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) else { return alias };
-        let source =
-            Source { alias, topic: &name, session: from.session, name: &from.name, uid: from.uid, pid: from.pid };
+        let source = Source {
+            alias,
+            topic: &name,
+            session: from.session,
+            name: &from.name,
+            uid: from.uid,
+            pid: from.pid,
+        };
         self.send_control(key, &ToClient::Source(source));
         alias
     }

@@ -67,7 +67,8 @@ impl Core {
             self.settle(now);
             return Flow::Close;
         };
-        let room = (self.limits.frame_bytes_max as usize).saturating_sub(FRAME_OVERHEAD_BYTES + head.as_bytes().len());
+        let room = (self.limits.frame_bytes_max as usize)
+            .saturating_sub(FRAME_OVERHEAD_BYTES + head.as_bytes().len());
         let message = Message {
             flags,
             seq: read.seq,
@@ -82,7 +83,8 @@ impl Core {
         encode_message(&mut bytes, &message);
         let payload_length = read.payload_length;
         let shared = OnceCell::new();
-        let handed = Handed { from: &from, topic, name: &name, bytes: &bytes, message, payload_length, shared };
+        let handed =
+            Handed { from: &from, topic, name: &name, bytes: &bytes, message, payload_length, shared };
         self.enqueue(key, &handed, true, now);
         self.scratch = bytes;
         self.totals.proxied_messages += 1;
@@ -92,7 +94,9 @@ impl Core {
     }
 
     fn note_ring_loss(&mut self, key: super::table::Key, name: &std::sync::Arc<str>, lost: u64) {
-        if lost > 0 && let Some(subscription) = self.subscriptions.get_mut(key) {
+        if lost > 0
+            && let Some(subscription) = self.subscriptions.get_mut(key)
+        {
             subscription.lose(name, lost);
         }
     }
@@ -100,7 +104,9 @@ impl Core {
     /// Whether a reliable subscription has room for more.
     fn proxy_flow(&mut self, attach: u64) -> Flow {
         let Some(attachment) = self.attachments.get(&attach) else { return Flow::Close };
-        let Some(subscription) = self.subscriptions.get_mut(attachment.subscription) else { return Flow::Close };
+        let Some(subscription) = self.subscriptions.get_mut(attachment.subscription) else {
+            return Flow::Close;
+        };
         let full = subscription.queue_bytes >= subscription.queue_bytes_max && !subscription.queue.is_empty();
         if subscription.mode != Mode::Gated || !full {
             return Flow::Continue;
@@ -112,10 +118,11 @@ impl Core {
     pub(super) fn proxy_is_done(&mut self, attach: u64, lost: u64, now: Now) {
         let Some(attachment) = self.attachments.get(&attach).filter(|each| each.proxy) else { return };
         let (key, topic, subscriber) = (attachment.subscription, attachment.topic, attachment.subscriber);
+        let draining = attachment.stage == Stage::Draining;
         if let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) {
             self.note_ring_loss(key, &name, lost);
         }
-        if attachment.stage == Stage::Draining {
+        if draining {
             self.remove_attachment(attach);
         } else {
             self.reader_refused(attach);

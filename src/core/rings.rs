@@ -107,7 +107,14 @@ impl Core {
         Ok(self.take_stream(key, frame, topic, memory, now))
     }
 
-    fn take_stream(&mut self, key: Key, frame: &OpenStream, topic: Key, memory: FdId, now: Now) -> Checked<()> {
+    fn take_stream(
+        &mut self,
+        key: Key,
+        frame: &OpenStream,
+        topic: Key,
+        memory: FdId,
+        now: Now,
+    ) -> Checked<()> {
         let Some(memory_bytes) = memory_bytes(frame.geometry) else {
             let Geometry { descriptors, arena_bytes } = frame.geometry;
             return Err(Refused::new(
@@ -196,16 +203,18 @@ impl Core {
 
     /// The shell has checked a stream's memory.
     pub(super) fn stream_verified(&mut self, id: u64, result: Result<(), String>, now: Now) {
-        let Some(stream) = self.streams.by_id.get_mut(&id).filter(|each| each.stage == Stage::Verifying) else {
+        let Some(stream) = self.streams.by_id.get_mut(&id).filter(|each| each.stage == Stage::Verifying)
+        else {
             return;
         };
         let (session, topic) = (stream.session, stream.topic);
         let Some((req, _)) = stream.request else { return };
         let matches = self.topics.take_matches(topic);
         let refused = match result {
-            Err(reason) => {
-                Some(Refused::new(Code::BadDescriptor, format!("the ring of stream {id:016x} is refused: {reason}")))
-            }
+            Err(reason) => Some(Refused::new(
+                Code::BadDescriptor,
+                format!("the ring of stream {id:016x} is refused: {reason}"),
+            )),
             // The table may have changed since the stream was declared.
             Ok(()) => self.attachments_fit(matches.len()).err(),
         };
@@ -238,7 +247,9 @@ impl Core {
 
     /// Answers `OpenStream` with the readers there are.
     pub(super) fn stream_is_due(&mut self, id: u64) {
-        let Some(stream) = self.streams.by_id.get_mut(&id).filter(|each| each.stage == Stage::Open) else { return };
+        let Some(stream) = self.streams.by_id.get_mut(&id).filter(|each| each.stage == Stage::Open) else {
+            return;
+        };
         let Some((req, deadline)) = stream.request.take() else { return };
         let (session, readers, pending) = (stream.session, stream.admitted, stream.awaited);
         self.timers.cancel(deadline, Timer::Stream(id));
@@ -301,7 +312,9 @@ impl Core {
         if filter.is_literal() {
             let topic = Topic::parse(filter.as_str()).ok().and_then(|topic| self.topics.find(topic));
             let entry = topic.and_then(|topic| self.topics.get(topic));
-            return entry.map(|entry| entry.streams.iter().copied().filter(open).collect()).unwrap_or_default();
+            return entry
+                .map(|entry| entry.streams.iter().copied().filter(open).collect())
+                .unwrap_or_default();
         }
         let selected = |stream: &Stream| {
             let name = self.topics.get(stream.topic).map(|entry| &*entry.name);

@@ -74,6 +74,8 @@ pub(super) struct Session {
     /// A line that waits until a slow subscriber has room (JSON).
     pub(super) held_line: Option<Box<[u8]>>,
     pub(super) half_closed: bool,
+    /// Status requests that the shell has yet to fill in.
+    pub(super) statuses: u32,
     /// Bytes of answers since all of them were written the last time.
     pub(super) answer_bytes: usize,
     /// Where the last of them ends, in bytes since the session began.
@@ -115,6 +117,7 @@ impl Session {
             paused: None,
             held_line: None,
             half_closed: false,
+            statuses: 0,
             answer_bytes: 0,
             answers_end: 0,
             answers_dropped: 0,
@@ -126,6 +129,11 @@ impl Session {
             traffic: Traffic::default(),
             connected: now,
         }
+    }
+
+    /// Whether the client has said and heard everything: it writes no more, and nothing is to come.
+    pub(super) fn is_finished(&self) -> bool {
+        self.half_closed && self.statuses == 0 && self.held_line.is_none() && self.subscriptions.is_empty()
     }
 
     /// Notes that an answer of `bytes` was appended.

@@ -35,7 +35,8 @@ impl Core {
         let mut subscriptions: Vec<SubscriptionStatus> =
             self.subscriptions.iter().filter_map(|(_, each)| self.subscription_status(each)).collect();
         subscriptions.sort_by_key(|each| (each.session, each.sub));
-        let mut topics: Vec<TopicStatus> = self.topics.iter().map(|(_, entry)| self.topic_status(entry)).collect();
+        let mut topics: Vec<TopicStatus> =
+            self.topics.iter().map(|(_, entry)| self.topic_status(entry)).collect();
         topics.sort_by(|one, other| one.topic.cmp(&other.topic));
         let mut streams: Vec<StreamStatus> = self
             .streams
@@ -100,7 +101,8 @@ impl Core {
     fn topic_status(&self, entry: &super::topics::TopicEntry) -> TopicStatus {
         TopicStatus {
             topic: entry.name.to_string(),
-            subscriptions: Topic::parse(&entry.name).map_or(0, |topic| count(self.topics.count_matches(topic))),
+            subscriptions: Topic::parse(&entry.name)
+                .map_or(0, |topic| count(self.topics.count_matches(topic))),
             streams: count(entry.streams.len()),
             messages: entry.messages,
             bytes: entry.bytes,
@@ -161,7 +163,11 @@ impl Core {
 
     fn limit_status(&self) -> Vec<LimitStatus> {
         let limits = &self.limits;
-        let counted = |name, value: u32, used: usize| LimitStatus { name, value: value.into(), used: Some(used as u64) };
+        let counted = |name, value: u32, used: usize| LimitStatus {
+            name,
+            value: value.into(),
+            used: Some(used as u64),
+        };
         let each = |name, value: u32| LimitStatus { name, value: value.into(), used: None };
         vec![
             counted("connections_max", limits.connections_max, self.sessions.len()),
@@ -169,7 +175,11 @@ impl Core {
             counted("streams_max", limits.streams_max, self.streams.by_id.len()),
             counted("attachments_max", limits.attachments_max, self.attachments.len()),
             counted("topics_max", limits.topics_max, self.topics.len()),
-            LimitStatus { name: "rings_bytes_max", value: limits.rings_bytes_max, used: Some(self.streams.bytes) },
+            LimitStatus {
+                name: "rings_bytes_max",
+                value: limits.rings_bytes_max,
+                used: Some(self.streams.bytes),
+            },
             LimitStatus { name: "ring_bytes_max", value: limits.ring_bytes_max, used: None },
             each("frame_bytes_max", limits.frame_bytes_max),
             each("session_subscriptions_max", limits.session_subscriptions_max),

@@ -3,13 +3,13 @@
 //! A subscription receives from the moment it is taken in. It is confirmed once the streams that match are
 //! attached, or the attach timeout has passed and the rest is reported pending.
 
+use super::Now;
 use super::broker::Core;
 use super::quota::{Checked, Refused, allows, fits};
 use super::session::Pause;
 use super::subscription::{Asker, Confirmation, Subscription};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
-use super::{Language, Now};
 use crate::json::{self, Value};
 use std::collections::{BTreeSet, VecDeque};
 use tramline_wire::{Code, Filter, Mode, SlowPolicy, ToClient};
@@ -160,10 +160,5 @@ impl Core {
         } else {
             (Mode::Lossy, SlowPolicy::DropOldest)
         }
-    }
-
-    /// A native client reads rings if it says so; JSON clients have the broker read.
-    pub(super) fn reads_rings(language: Language, asked: bool) -> bool {
-        language == Language::Native && asked
     }
 }

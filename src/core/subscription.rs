@@ -107,7 +107,11 @@ pub(super) struct Subscription {
 impl Subscription {
     /// Whether a message may go straight to the outbox, if that has room.
     pub(super) fn is_clear(&self) -> bool {
-        self.queue.is_empty() && self.held.is_empty() && self.gap.is_none() && self.proxies == 0 && self.is_told()
+        self.queue.is_empty()
+            && self.held.is_empty()
+            && self.gap.is_none()
+            && self.proxies == 0
+            && self.is_told()
     }
 
     /// A JSON client learns its subscription's number before the first message of it.

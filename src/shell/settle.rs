@@ -119,6 +119,11 @@ impl Shell {
                 }
             }
             Action::CloseSession(id) => self.close_session(id),
+            Action::Status { session, request } => {
+                let mut state = self.state.borrow_mut();
+                let snapshot = state.snapshot();
+                state.core.status_filled(session, request.as_deref(), &snapshot, clock::now());
+            }
             Action::ProxyOffer { attach, link, stream } => self.proxy_offer(attach, link, stream),
             Action::ProxyAttach { attach, memory, generation, geometry, start, start_seq, bells } => {
                 let ring = super::proxy::Ring { memory, generation, geometry, start, start_seq };
