@@ -3,6 +3,8 @@
 //!
 //! The core's place is taken by a thread that answers each request for a snapshot with the same one.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it meets the unexpected")]
+
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -4,6 +4,8 @@
 //! The program is not installed where tests run, so the units are checked as copies that name the built one.
 //! Without systemd's tools a test says so loudly and ends; under `CI` it fails.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it meets the unexpected")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -113,4 +115,20 @@ fn the_units_agree_with_each_other() {
     ] {
         assert!(values(&service, key).is_empty(), "{key}: {why}");
     }
+}
+#[test]
+fn the_command_of_the_service_exists() {
+    let service = unit("tramline.service");
+    let command = values(&service, "ExecStart")[0];
+    let mut words = command.split(' ');
+    assert_eq!(words.next(), Some("/usr/bin/tramline"));
+    let rest: Vec<&str> = words.collect();
+    // The program understands these arguments: what it misses is the file, not the flag.
+    let output = Command::new(env!("CARGO_BIN_EXE_tramline"))
+        .args(rest.iter().map(|word| word.replace("/etc/tramline/tramline.yaml", "/no/such/tramline.yaml")))
+        .output()
+        .unwrap();
+    let complaint = said(&output);
+    assert!(complaint.contains("/no/such/tramline.yaml"), "{complaint}");
+    assert!(!output.status.success());
 }
