@@ -28,6 +28,8 @@ mod clock;
 
 mod scene;
 
+mod private_broker;
+
 mod role;
 
 use clap::{Parser, Subcommand};
@@ -96,6 +98,15 @@ impl Failure {
     /// The configuration is wrong (78, `EX_CONFIG`).
     pub fn config(sentence: impl ToString) -> Self {
         Self { code: 78, sentence: sentence.to_string() }
+    }
+
+    /// The same failure, with more lines about it.
+    #[must_use]
+    fn with_detail(mut self, detail: &str) -> Self {
+        if !detail.is_empty() {
+            self.sentence = format!("{}\n{detail}", self.sentence);
+        }
+        self
     }
 
     /// Whoever read standard output has gone: nothing to say, and nothing wrong.

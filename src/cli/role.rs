@@ -8,6 +8,17 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+/// What the environment may say about another broker than the one to be started.
+const FOREIGN_VARIABLES: [&str; 7] = [
+    crate::config::ENV_CONFIG,
+    crate::config::ENV_SOCKET,
+    crate::config::ENV_LOG,
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+];
+
 /// Plays a part in a benchmark or demonstration.
 #[derive(Debug, clap::Args)]
 pub(super) struct Role {
@@ -25,6 +36,11 @@ enum Part {
         #[command(subcommand)]
         role: bench::BareRole,
     },
+    /// An end of a measurement
+    Bench {
+        #[command(subcommand)]
+        role: bench::BenchRole,
+    },
     /// A broker that ends with its parent
     Serve {
         #[arg(long)]
@@ -39,10 +55,15 @@ impl Role {
         follow_parent(self.parent)?;
         match self.part {
             Part::Bare { role } => role.run(),
+            Part::Bench { role } => role.run(),
             Part::Serve { core, arguments } => {
                 core.map_or(Ok(()), bench::pin_to)?;
+                let mut serve = Command::new(OWN_PROGRAM);
+                for variable in FOREIGN_VARIABLES {
+                    serve.env_remove(variable);
+                }
                 // The wish to end with the parent outlives the change of program.
-                let error = Command::new(OWN_PROGRAM).arg0("tramline").arg("serve").args(arguments).exec();
+                let error = serve.arg0("tramline").arg("serve").args(arguments).exec();
                 Err(Failure::system(format!("cannot start a broker: {error}")))
             }
         }

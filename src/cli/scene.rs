@@ -19,7 +19,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The running program. Unlike its path, this name still works when the file has been replaced.
@@ -50,8 +50,12 @@ pub(super) struct Scene {
     props: Arc<Mutex<Props>>,
     actors: Vec<Actor>,
     directory: PathBuf,
-    signals: signal_hook::iterator::Handle,
 }
+
+/// Every scene that stands, for the thread that waits for signals.
+static OPEN: Mutex<Vec<Arc<Mutex<Props>>>> = Mutex::new(Vec::new());
+/// Whether that thread runs. Once started it runs to the end of the program.
+static SIGNALS: OnceLock<()> = OnceLock::new();
 
 /// What must be gone at the end, shared with the thread that waits for signals.
 struct Props {
@@ -71,15 +75,18 @@ struct Actor {
 impl Scene {
     /// Makes the directory, mode 0700, and takes over the signals that end programs.
     pub(super) fn open(purpose: &str) -> Result<Self, Failure> {
+        if SIGNALS.get().is_none() {
+            end_on_signals().map_err(|error| {
+                Failure::system(format!("cannot take over the signals that end this program: {error}"))
+            })?;
+            SIGNALS.get_or_init(|| ());
+        }
+        // Held until the directory is known to the thread that removes it.
+        let mut open = lock(&OPEN);
         let directory = make_directory(purpose)?;
         let props = Arc::new(Mutex::new(Props { children: Vec::new(), directory: Some(directory.clone()) }));
-        match end_on_signals(Arc::clone(&props)) {
-            Ok(signals) => Ok(Self { props, actors: Vec::new(), directory, signals }),
-            Err(error) => {
-                lock(&props).end();
-                Err(Failure::system(format!("cannot take over the signals that end this program: {error}")))
-            }
-        }
+        open.push(Arc::clone(&props));
+        Ok(Self { props, actors: Vec::new(), directory })
     }
 
     /// The scene's directory.
@@ -214,7 +221,7 @@ impl Scene {
             // It may have ended by itself; it is not reaped, so the id is still its own.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
-        self.actors[actor].input = None;
+        self.dismiss(actor);
         self.wait(actor)
     }
 
@@ -268,8 +275,9 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
+        // In this order, a signal in between finds nothing left to end rather than something forgotten.
         lock(&self.props).end();
-        self.signals.close();
+        lock(&OPEN).retain(|open| !Arc::ptr_eq(open, &self.props));
     }
 }
 
@@ -293,26 +301,26 @@ fn end(mut child: Child) {
     let _ = child.wait();
 }
 
-fn lock(props: &Mutex<Props>) -> MutexGuard<'_, Props> {
-    // What a panicking thread left is a list of children still to be ended.
-    props.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panicking thread left is a list of what is still to be ended.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A thread that waits for SIGINT, SIGTERM and SIGHUP, ends everything, and then the program as the signal
+/// Starts a thread that waits for SIGINT, SIGTERM and SIGHUP, ends everything, and then the program as the signal
 /// would have.
-fn end_on_signals(props: Arc<Mutex<Props>>) -> std::io::Result<signal_hook::iterator::Handle> {
+fn end_on_signals() -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    let handle = signals.handle();
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            let mut props = lock(&props);
-            props.end();
-            // The lock is kept: nothing may be started any more.
+            // The locks are kept: nothing may be started any more.
+            let open = lock(&OPEN);
+            let mut scenes: Vec<MutexGuard<'_, Props>> = open.iter().map(|props| lock(props)).collect();
+            scenes.iter_mut().for_each(|props| props.end());
             std::process::exit(128 + signal);
         }
     })?;
-    Ok(handle)
+    Ok(())
 }
 
 /// Waits until something is readable or hung up; `false` at the deadline.

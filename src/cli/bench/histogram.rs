@@ -28,6 +28,11 @@ pub(super) struct Percentiles {
     pub(super) max: u64,
 }
 
+impl Percentiles {
+    /// Nothing was measured.
+    pub(super) const NONE: Self = Self { count: 0, p50: 0, p90: 0, p99: 0, p99_9: 0, max: 0 };
+}
+
 impl Latencies {
     /// Nothing measured yet.
     pub(super) fn new() -> Self {

@@ -2,42 +2,275 @@
 //!
 //! The sender, the receivers and the broker are always processes of their own; whole payloads are written
 //! and read; counts are those of the receivers. The limits that the figures are compared with are measured
-//! in the same run ([`baseline`]), and each figure is printed with its ratio to the limit it belongs to.
+//! in the same run (`baseline`), and each figure is printed with its ratio to the limit it belongs to.
 //! This file reads the arguments and puts the parts in order; it measures nothing itself.
 
-mod bare;
-mod baseline;
-mod histogram;
+mod measure;
+
+mod roles;
+
 mod payload;
+
+mod histogram;
+
+mod baseline;
+
+mod bare;
+
 mod pin;
+
 mod report;
 
 pub(super) use bare::BareRole;
 pub(super) use pin::pin_to;
+pub(super) use roles::BenchRole;
 
-use super::Failure;
+use super::{Failure, size};
+use baseline::Plan;
+use indicatif::{ProgressBar, ProgressStyle};
+use measure::{Case, Kind};
+use pin::Pin;
+use report::{Measurement, Report};
+use roles::{IN_PLACE_BYTES_MIN, Path, Wait};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Measures how fast messages travel.
+/// Largest message of a benchmark, in bytes.
+const BYTES_MAX: usize = 64 << 20;
+/// Largest message that a benchmark sends through the broker, in bytes: it fits into a default frame.
+const SOCKET_BYTES_MAX: usize = 512 << 10;
+/// Most receiving processes.
+const READERS_MAX: usize = 64;
+/// Messages handed over at once where they are small and nothing else is asked for.
+const BATCH_DEFAULT: usize = 128;
+
+/// Measures how fast messages travel, beside what this machine could do at best.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    tramline bench\n  \
+    tramline bench latency --path ring --wait spin --pin split\n  \
+    tramline bench latency --path socket --rate 10000 --duration 10\n  \
+    tramline bench throughput --size 64,1MiB,8MiB --path ring\n  \
+    tramline bench fanout --readers 1,4,8 --json\n\n\
+    Sender, receivers and broker are processes of their own. A broker is started for each measurement unless --socket \
+    names one. Limits are measured in the same run. Build with --release: other figures say nothing.")]
 pub(super) struct Bench {
+    /// What to measure
+    #[arg(value_enum, default_value = "all")]
+    what: What,
+    /// Bytes of a message, such as 64 or 8MiB; several with commas
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = bytes)]
+    size: Vec<usize>,
+    /// Receiving processes; several numbers with commas
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = readers)]
+    readers: Vec<usize>,
+    /// Length of one round, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
+    duration: Duration,
+    /// Rounds of each measurement; the best is shown, all stand in the JSON
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How messages travel [default: both]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    path: Vec<Path>,
+    /// How processes wait for messages [default: adaptive]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    wait: Vec<Wait>,
+    /// On which cores the processes run [default: none, and one where latency is measured]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pin: Vec<Pin>,
+    /// Send so many messages a second, whatever happens, and measure each from when it was due
+    #[arg(long, value_name = "NUMBER", value_parser = rate)]
+    rate: Option<f64>,
+    /// Messages handed over at once [default: 128 for small ones in throughput]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: Option<u16>,
+    /// Let receivers miss messages instead of holding the sender up
+    #[arg(long)]
+    lossy: bool,
+    /// Neither write nor read payloads, except for 16 bytes
+    #[arg(long)]
+    untouched: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
+    /// Measure with this running broker
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// Latency, throughput and fan-out
+    All,
+    /// How long a message takes there and back; with --rate, one way
+    Latency,
+    /// How many messages and bytes a second
+    Throughput,
+    /// The same with several receivers
+    Fanout,
+    /// Only the limits of this machine
+    Limits,
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let bytes = size::parse(text)?;
+    if (payload::STAMP_BYTES..=BYTES_MAX).contains(&bytes) {
+        return Ok(bytes);
+    }
+    Err(format!("a message of a benchmark has {} to {BYTES_MAX} bytes", payload::STAMP_BYTES))
+}
+
+fn readers(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=READERS_MAX).contains(number));
+    number.ok_or_else(|| format!("must be 1 to {READERS_MAX}"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    let usual = (0.01..=3600.0).contains(&seconds);
+    if usual { Ok(Duration::from_secs_f64(seconds)) } else { Err("must be 0.01 to 3600".into()) }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if (0.1..=1e8).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("must be 0.1 to 100000000 messages a second".into())
+    }
 }
 
 impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         let cores = pin::cores()?;
-        let plan = baseline::Plan {
-            cores: &cores,
-            duration: Duration::from_millis(300),
-            rounds: 3,
-            progress: &|_| {},
+        let cases = self.cases();
+        let progress = self.progress(cases.len() as u64 + baseline::COUNT);
+        let step = |what: &str| {
+            progress.set_message(what.to_owned());
+            progress.inc(1);
         };
-        for b in baseline::measure_all(&plan)? {
-            println!("{b:?}");
+        let plan = Plan { cores: &cores, duration: self.duration, rounds: self.rounds, progress: &step };
+        let baselines = baseline::measure_all(&plan)?;
+        let mut measurements = Vec::new();
+        for case in cases {
+            step(&format!("{} {}", case.path.as_str(), size::readable(case.bytes as u64)));
+            measurements.push(self.measure(case, &cores, &baselines)?);
         }
-        Ok(())
+        progress.finish_and_clear();
+        let correct = measurements.iter().all(|measurement| measurement.best.correct);
+        let report = Report {
+            version: env!("CARGO_PKG_VERSION"),
+            debug_build: cfg!(debug_assertions),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            cores,
+            duration_seconds: self.duration.as_secs_f64(),
+            baselines,
+            measurements,
+        };
+        report.print(self.json)?;
+        if correct { Ok(()) } else { Err(Failure::software("messages were lost, changed or out of order")) }
     }
+
+    fn measure(
+        &self,
+        case: Case,
+        cores: &[usize],
+        baselines: &[baseline::Baseline],
+    ) -> Result<Measurement, Failure> {
+        let mut rounds = Vec::new();
+        let mut best: Option<(f64, measure::Outcome)> = None;
+        for _ in 0..self.rounds {
+            let outcome = case.run(self.socket.as_ref(), cores, self.duration)?;
+            let value = case.value(&outcome);
+            rounds.push(value);
+            // A wrong outcome is never passed over for a better figure.
+            let better = best.as_ref().is_none_or(|(known, before)| {
+                let better = if case.kind == Kind::Latency { value < *known } else { value > *known };
+                before.correct && (better || !outcome.correct)
+            });
+            if better {
+                best = Some((value, outcome));
+            }
+        }
+        let (value, best) = best.ok_or_else(|| Failure::usage("--rounds 0 measures nothing"))?;
+        let ratios = report::ratios(&case, value, &best, baselines);
+        Ok(Measurement { in_place: case.in_place(), case, best, rounds, ratios })
+    }
+
+    /// Everything that is to be measured, in the order of the report.
+    fn cases(&self) -> Vec<Case> {
+        let mut cases = Vec::new();
+        if matches!(self.what, What::All | What::Latency) {
+            self.add(&mut cases, Kind::Latency, &[64], &[1], &[Pin::None, Pin::One]);
+            if self.what == What::All && self.wait.is_empty() && self.pin.is_empty() {
+                // The other ways to wait, where they make sense.
+                let spin = |case: &Case| Case { wait: Wait::Spin, pin: Pin::Split, ..case.clone() };
+                let park = |case: &Case| Case { wait: Wait::Park, ..case.clone() };
+                let adaptive: Vec<Case> =
+                    cases.iter().filter(|case| case.pin == Pin::None).cloned().collect();
+                cases.extend(adaptive.iter().filter(|case| case.path == Path::Ring).map(spin));
+                cases.extend(adaptive.iter().map(park));
+            }
+        }
+        if matches!(self.what, What::All | What::Throughput) {
+            let sizes = [64, 1 << 10, 64 << 10, 1 << 20, 8 << 20];
+            self.add(&mut cases, Kind::Throughput, &sizes, &[1], &[Pin::None]);
+        }
+        if matches!(self.what, What::All | What::Fanout) {
+            self.add(&mut cases, Kind::Throughput, &[64, 1 << 20], &[4], &[Pin::None]);
+        }
+        cases
+    }
+
+    fn add(&self, cases: &mut Vec<Case>, kind: Kind, sizes: &[usize], readers: &[usize], pins: &[Pin]) {
+        let several = kind == Kind::Throughput || self.rate.is_some();
+        for path in or(&self.path, &[Path::Ring, Path::Socket]) {
+            for bytes in or(&self.size, sizes) {
+                if *path == Path::Socket && *bytes > SOCKET_BYTES_MAX {
+                    // Such payloads never go through the broker.
+                    continue;
+                }
+                for readers in if several { or(&self.readers, readers) } else { readers } {
+                    for wait in or(&self.wait, &[Wait::Adaptive]) {
+                        for pin in or(&self.pin, pins) {
+                            let small = *bytes < IN_PLACE_BYTES_MIN && kind == Kind::Throughput;
+                            let batch = match self.batch {
+                                _ if self.rate.is_some() || kind == Kind::Latency => 1,
+                                Some(batch) => batch.into(),
+                                None if small => BATCH_DEFAULT,
+                                None => 1,
+                            };
+                            cases.push(Case {
+                                kind,
+                                path: *path,
+                                bytes: *bytes,
+                                readers: *readers,
+                                wait: *wait,
+                                pin: *pin,
+                                batch,
+                                rate: self.rate,
+                                lossy: self.lossy,
+                                untouched: self.untouched,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn progress(&self, steps: u64) -> ProgressBar {
+        if !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("a constant template");
+        ProgressBar::new(steps).with_style(style)
+    }
+}
+
+/// What was asked for, or else what is usual.
+const fn or<'a, T>(asked: &'a [T], usual: &'a [T]) -> &'a [T] {
+    if asked.is_empty() { usual } else { asked }
 }
