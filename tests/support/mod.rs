@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// The `tramline` program under test.
-pub fn tramline() -> Command {
+pub(crate) fn tramline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tramline"));
     for name in
         ["TRAMLINE_SOCKET", "TRAMLINE_CONFIG", "TRAMLINE_LOG", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"]
@@ -29,7 +29,7 @@ pub fn tramline() -> Command {
 }
 
 /// Whether a tool is installed. Missing ones are announced, and fail where the environment says `CI=true`.
-pub fn have(tool: &str) -> bool {
+pub(crate) fn have(tool: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(tool).is_file()));
     if !found {
@@ -40,7 +40,7 @@ pub fn have(tool: &str) -> bool {
 }
 
 /// A running broker.
-pub struct Broker {
+pub(crate) struct Broker {
     home: TempDir,
     socket: PathBuf,
     child: Child,
@@ -50,17 +50,17 @@ pub struct Broker {
 
 impl Broker {
     /// A broker with its defaults.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with_config("")
     }
 
     /// A broker with this configuration (YAML; the socket is chosen here).
-    pub fn with_config(yaml: &str) -> Self {
+    pub(crate) fn with_config(yaml: &str) -> Self {
         Self::with_config_in(tempfile::tempdir().unwrap(), yaml)
     }
 
     /// The same, in a directory that the test has prepared; the socket is `t.sock` in it.
-    pub fn with_config_in(home: TempDir, yaml: &str) -> Self {
+    pub(crate) fn with_config_in(home: TempDir, yaml: &str) -> Self {
         let socket = home.path().join("t.sock");
         let mut command = tramline();
         command.arg("serve").arg("--socket").arg(&socket);
@@ -73,7 +73,7 @@ impl Broker {
     }
 
     /// A broker started by `command`, which must make it listen on `socket` and inherit `NOTIFY_SOCKET`.
-    pub fn spawn(home: TempDir, socket: PathBuf, mut command: Command) -> Self {
+    pub(crate) fn spawn(home: TempDir, socket: PathBuf, mut command: Command) -> Self {
         let notify_path = home.path().join("notify");
         // A directory may have had a broker before.
         let _ = std::fs::remove_file(&notify_path);
@@ -112,27 +112,27 @@ impl Broker {
     }
 
     /// The socket it listens on.
-    pub fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// Its directory, removed at the end.
-    pub fn home(&self) -> &Path {
+    pub(crate) fn home(&self) -> &Path {
         self.home.path()
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
     }
 
     /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         pidfd_send_signal(&self.process, signal).unwrap();
     }
 
@@ -143,24 +143,24 @@ impl Broker {
     }
 
     /// Waits until it has ended by itself.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
     /// Asks it to stop (SIGTERM) and waits.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait()
     }
 
     /// Kills it (SIGKILL) and waits.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Stops it but leaves its directory as it is.
-    pub fn into_home(mut self) -> TempDir {
+    pub(crate) fn into_home(mut self) -> TempDir {
         if !self.has_ended() {
             self.kill();
         }
@@ -169,18 +169,18 @@ impl Broker {
     }
 
     /// How many descriptors it has open.
-    pub fn open_files(&self) -> usize {
+    pub(crate) fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// How many mappings of memfds it has.
-    pub fn ring_mappings(&self) -> usize {
+    pub(crate) fn ring_mappings(&self) -> usize {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
         maps.lines().filter(|line| line.contains("memfd:")).count()
     }
 
     /// A plain connection. Reading from it panics after a while instead of waiting for ever.
-    pub fn connect(&self) -> UnixStream {
+    pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(&self.socket)
             .unwrap_or_else(|error| panic!("connecting: {error}; the broker says:\n{}", self.log()));
         stream.set_read_timeout(Some(WATCHDOG)).unwrap();
@@ -188,12 +188,12 @@ impl Broker {
     }
 
     /// A connection that speaks JSON lines.
-    pub fn json(&self) -> JsonLines {
+    pub(crate) fn json(&self) -> JsonLines {
         JsonLines { stream: BufReader::new(self.connect()) }
     }
 
     /// The answer to an HTTP request without a body, head and body.
-    pub fn http(&self, path: &str) -> String {
+    pub(crate) fn http(&self, path: &str) -> String {
         let mut stream = self.connect();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -215,19 +215,19 @@ impl Drop for Broker {
 }
 
 /// A connection that speaks JSON lines.
-pub struct JsonLines {
+pub(crate) struct JsonLines {
     stream: BufReader<UnixStream>,
 }
 
 impl JsonLines {
     /// Writes a line.
-    pub fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         let stream = self.stream.get_mut();
         stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n")).unwrap();
     }
 
     /// Reads a line, without its end; empty at the end of the connection.
-    pub fn hear(&mut self) -> String {
+    pub(crate) fn hear(&mut self) -> String {
         let mut line = String::new();
         self.stream.read_line(&mut line).unwrap();
         line.truncate(line.trim_end().len());
@@ -235,7 +235,7 @@ impl JsonLines {
     }
 
     /// Writes a line and reads one, parsed.
-    pub fn ask(&mut self, line: &str) -> serde_json::Value {
+    pub(crate) fn ask(&mut self, line: &str) -> serde_json::Value {
         self.say(line);
         let answer = self.hear();
         serde_json::from_str(&answer)
@@ -243,7 +243,7 @@ impl JsonLines {
     }
 
     /// The connection itself.
-    pub fn stream(&self) -> &UnixStream {
+    pub(crate) fn stream(&self) -> &UnixStream {
         self.stream.get_ref()
     }
 }
