@@ -6,8 +6,8 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
@@ -17,7 +17,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 use tramline_wire::codec::{Framed, split_frame};
-use tramline_wire::{Code, Encoding, Message, MessageFlags, Mode, SlowPolicy, Subscribe, ToBroker, ToClient, preamble};
+use tramline_wire::{
+    Code, Encoding, Message, MessageFlags, Mode, SlowPolicy, Subscribe, ToBroker, ToClient, preamble,
+};
 
 /// How long silence may last before a test counts as hung.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -77,7 +79,8 @@ impl Raw {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
-        let sent = sendmsg(self.socket.as_fd(), &[IoSlice::new(bytes)], &mut ancillary, SendFlags::empty()).unwrap();
+        let sent =
+            sendmsg(self.socket.as_fd(), &[IoSlice::new(bytes)], &mut ancillary, SendFlags::empty()).unwrap();
         self.write(&bytes[sent..]);
     }
 
