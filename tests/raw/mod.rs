@@ -10,7 +10,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -82,6 +82,35 @@ impl Raw {
         let sent =
             sendmsg(self.socket.as_fd(), &[IoSlice::new(bytes)], &mut ancillary, SendFlags::empty()).unwrap();
         self.write(&bytes[sent..]);
+    }
+
+    /// Sends bytes with descriptors if the connection is still there and takes them.
+    pub(crate) fn try_write_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
+        let flags = SendFlags::NOSIGNAL;
+        sendmsg(self.socket.as_fd(), &[IoSlice::new(bytes)], &mut ancillary, flags) == Ok(bytes.len())
+    }
+
+    /// Sends a frame again and again, and reads nothing, until the other side takes no more.
+    pub(crate) fn flood(&mut self, frame: &ToBroker<'_>) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        let many = bytes.repeat(1024);
+        let mut pending = 0;
+        // Full at once may mean that the broker has not come to it yet; full for as long as it takes to ask it
+        // something else many times means that it does not read.
+        while pending < 100 {
+            match rustix::net::send(self.socket.as_fd(), &many, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(_) => pending = 0,
+                Err(rustix::io::Errno::AGAIN) => {
+                    pending += 1;
+                    rustix::thread::sched_yield();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     /// Takes bytes that are no frame.
@@ -201,11 +230,10 @@ impl Raw {
         self.socket.shutdown(std::net::Shutdown::Write).unwrap();
     }
 
-    /// Reads to the end of the connection.
+    /// Reads to the end of the connection. (A reset is one: the broker had not read all of what was sent.)
     pub(crate) fn rest(&mut self) -> Vec<u8> {
-        let mut rest = std::mem::take(&mut self.received);
-        self.socket.read_to_end(&mut rest).unwrap();
-        rest
+        while self.more() {}
+        std::mem::take(&mut self.received)
     }
 }
 
