@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it meets the unexpected")]
 
+mod support;
+
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use support::have;
 use tempfile::TempDir;
 use tramline::core::FdId;
 use tramline::core::snapshot::{
@@ -242,17 +245,16 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     assert!(body.contains(r#"client="gps \"1\"\\\nx{} 7 ä""#), "{body}");
     assert!(body.contains("tramline_limit_used{limit=\"connections_max\"} 1"), "{body}");
     assert!(!body.contains("# EOF") && !body.contains("# UNIT"), "{body}");
+    if !have("promtool") {
+        return;
+    }
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let Ok(mut promtool) = promtool else {
-        assert!(std::env::var_os("CI").is_none(), "promtool (Debian package prometheus) is missing");
-        eprintln!("SKIPPED: promtool (Debian package prometheus) is missing; the metrics were not checked");
-        return;
-    };
+    let mut promtool = promtool.unwrap();
     promtool.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
     let verdict = promtool.wait_with_output().unwrap();
     let said = [verdict.stdout, verdict.stderr].concat();

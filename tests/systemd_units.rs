@@ -2,12 +2,15 @@
 //! stay as closed as they were written, and agree with each other.
 //!
 //! The program is not installed where tests run, so the units are checked as copies that name the built one.
-//! Without systemd's tools a test says so loudly and ends; under `CI` it fails.
+//! Without systemd's tools a test says so loudly and ends; under `CI=true` it fails.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it meets the unexpected")]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use support::have;
 use tempfile::TempDir;
 
 /// What `systemd-analyze security` may say at most, in tenths: 13 when it was written, out of 100.
@@ -38,13 +41,10 @@ fn copies() -> TempDir {
 
 /// Runs a tool of systemd; none if it is not installed.
 fn tool(name: &str, arguments: &[&str]) -> Option<Output> {
-    let output = Command::new(name).args(arguments).env_remove("SYSTEMD_LOG_LEVEL").output();
-    let Ok(output) = output else {
-        assert!(std::env::var_os("CI").is_none(), "{name} (Debian package systemd) is missing");
-        eprintln!("SKIPPED: {name} (Debian package systemd) is missing; the units were not checked");
+    if !have(name) {
         return None;
-    };
-    Some(output)
+    }
+    Some(Command::new(name).args(arguments).env_remove("SYSTEMD_LOG_LEVEL").output().unwrap())
 }
 
 fn said(output: &Output) -> String {
@@ -124,7 +124,7 @@ fn the_command_of_the_service_exists() {
     assert_eq!(words.next(), Some("/usr/bin/tramline"));
     let rest: Vec<&str> = words.collect();
     // The program understands these arguments: what it misses is the file, not the flag.
-    let output = Command::new(env!("CARGO_BIN_EXE_tramline"))
+    let output = support::tramline()
         .args(rest.iter().map(|word| word.replace("/etc/tramline/tramline.yaml", "/no/such/tramline.yaml")))
         .output()
         .unwrap();

@@ -29,7 +29,7 @@ pub const OPS: &[OpSpec] = &[
         name: "pub",
         keys: &["topic", "data", "text", "base64", "type", "headers", "time", "confirm"],
         about: "Publishes one message: exactly one of data (any JSON), text or base64; time is when it happened \
-                (RFC 3339); with confirm, the answer comes after every subscriber's queue has it.",
+                (RFC 3339). The answer comes after every subscriber's queue has it, with or without confirm.",
         example: r#"{"op":"pub","topic":"gps.fix","data":{"lat":48.1,"lon":11.6},"type":"fix","headers":{"unit":"deg"}}"#,
     },
     OpSpec {

@@ -85,7 +85,7 @@ pub struct Publish<'a> {
     pub headers: Vec<Header<'a>>,
     /// When what it tells happened, nanoseconds since 1970 (UTC).
     pub source_time: Option<i64>,
-    /// Whether the answer waits until every subscriber's queue has the message.
+    /// Whether the answer is to wait until every subscriber's queue has the message (it does in any case).
     pub confirm: bool,
 }
 
