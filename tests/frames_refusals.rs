@@ -177,7 +177,7 @@ fn a_message_that_cannot_be_ends_the_session() {
 
 #[test]
 fn limits_are_named_with_value_use_and_key() {
-    let yaml = "limits:\n  session_subscriptions_max: 2\n  session_streams_max: 1\n  ring_bytes_max: 128KiB\n  \
+    let yaml = "limits:\n  session_subscriptions_max: 2\n  session_streams_max: 1\n  ring_bytes_max: 512KiB\n  \
                 history_messages_max: 10\n  queue_bytes_max: 100KiB\n  frame_bytes_max: 32KiB\n";
     let mut stage = Stage::new(yaml);
     let mut client = stage.client();
@@ -201,7 +201,7 @@ fn limits_are_named_with_value_use_and_key() {
     client.subscribe(7, "c");
 
     client.send(&ToBroker::Topic { alias: 0, topic: "cam" });
-    let large = ring(64, 256 * 1024);
+    let large = ring(64, 1024 * 1024);
     client.send_with(&ToBroker::OpenStream(open(8, 64, &large)), &[large.memory()]);
     assert!(client.expect_error(8, Code::LimitReached).contains("limits.ring_bytes_max"));
     let small = ring(64, 64 * 1024);

@@ -1,7 +1,7 @@
 //! The ring against a plain model: whatever mix of sends, loans, drops, readers and held samples, every reader sees
 //! the published bytes in order, knows exactly what it lost, and a gated one loses nothing but what the
 //! publisher dropped. Positions and numbers begin anywhere, the edges of 32 bits included.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 mod common;
 
@@ -35,7 +35,12 @@ fn step() -> impl Strategy<Value = Step> {
         3 => length().prop_map(|length| Step::Push { length }),
         1 => Just(Step::Flush),
         2 => (length(), 0.0..=1.0_f64, any::<bool>()).prop_map(|(length, part, commit)| {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "any number will do"
+            )]
             let used = (length as f64 * part) as usize;
             Step::Loan { length, used, commit }
         }),

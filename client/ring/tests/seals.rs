@@ -1,5 +1,5 @@
 //! What nobody can do to shared memory once it is sealed, and what is not believed to be such memory.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;

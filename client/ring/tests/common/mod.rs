@@ -1,5 +1,5 @@
 //! Two sides of a link within one process, as the tests need them.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, reason = "shared by tests")]
 
 use std::sync::Arc;
 use tramline_ring::{ReadMode, Reader, ReaderLink, Writer, WriterLink};
