@@ -138,6 +138,8 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
     macro_rules! take {
         ($($key:ident: $allowed:expr;)+) => {
             $(set(&mut limits.$key, raw.$key.map(|value| value.0), $allowed, concat!("limits.", stringify!($key)))?;)+
+            // Names every limit there is: one that the file cannot set does not compile.
+            let Limits { $($key: _,)+ ring_default: _ } = &limits;
         };
     }
     take! {
@@ -147,6 +149,7 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         subscriptions_max: 1..=U32;
         session_streams_max: 1..=U32;
         streams_max: 1..=U32;
+        attachments_max: 1..=U32;
         ring_bytes_max: 64 * 1024..=1 << 40;
         rings_bytes_max: 64 * 1024..=1 << 50;
         queue_bytes_max: 4096..=U32;

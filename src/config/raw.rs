@@ -62,6 +62,7 @@ section! {
         subscriptions_max: Count,
         session_streams_max: Count,
         streams_max: Count,
+        attachments_max: Count,
         ring_bytes_max: Bytes,
         rings_bytes_max: Bytes,
         queue_bytes_max: Bytes,
