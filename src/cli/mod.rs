@@ -14,6 +14,8 @@ mod status;
 
 mod bench;
 
+mod demo;
+
 mod generate;
 
 mod connect;
@@ -21,6 +23,8 @@ mod connect;
 mod output;
 
 mod table;
+
+mod histogram;
 
 mod size;
 
@@ -137,6 +141,7 @@ enum Command {
     Subscribe(subscribe::Subscribe),
     Status(status::Status),
     Bench(bench::Bench),
+    Demo(demo::Demo),
     Completions(generate::Completions),
     Man(generate::Man),
     #[command(hide = true)]
@@ -159,6 +164,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Subscribe(subscribe) => subscribe.run(),
         Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Demo(demo) => demo.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
         Command::Role(role) => role.run(),

@@ -67,7 +67,7 @@ pub(super) struct Publish {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Declared {
+pub(super) enum Declared {
     /// JSON if it is a JSON value and nothing else, text if it is UTF-8, else binary
     Auto,
     Json,
@@ -250,7 +250,8 @@ impl<'a> Sender<'a> {
 }
 
 impl Declared {
-    fn of(self, payload: &[u8]) -> Result<Encoding, Failure> {
+    /// What a payload is.
+    pub(super) fn of(self, payload: &[u8]) -> Result<Encoding, Failure> {
         match self {
             Self::Auto if is_one_json_value(payload) => Ok(Encoding::Json),
             Self::Auto if std::str::from_utf8(payload).is_ok() => Ok(Encoding::Text),

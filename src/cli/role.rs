@@ -3,10 +3,16 @@
 //! Every role asks the kernel first to be killed together with the process that started it.
 
 use super::scene::{OWN_PROGRAM, follow_parent};
-use super::{Failure, bench};
+use super::{Failure, bench, demo};
 use std::ffi::OsString;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+/// What a role prints when it is connected and about to begin.
+pub(super) const READY: &str = "ready";
+/// What a role waits for before it begins.
+pub(super) const GO: &str = "go";
 
 /// What the environment may say about another broker than the one to be started.
 const FOREIGN_VARIABLES: [&str; 7] = [
@@ -41,6 +47,11 @@ enum Part {
         #[command(subcommand)]
         role: bench::BenchRole,
     },
+    /// A process of the demonstration
+    Demo {
+        #[command(subcommand)]
+        role: demo::DemoRole,
+    },
     /// A broker that ends with its parent
     Serve {
         #[arg(long)]
@@ -56,6 +67,7 @@ impl Role {
         match self.part {
             Part::Bare { role } => role.run(),
             Part::Bench { role } => role.run(),
+            Part::Demo { role } => role.run(),
             Part::Serve { core, arguments } => {
                 core.map_or(Ok(()), bench::pin_to)?;
                 let mut serve = Command::new(OWN_PROGRAM);
@@ -73,4 +85,23 @@ impl Role {
 /// The first words of a command line that starts a role.
 pub(super) fn prefix() -> Vec<String> {
     vec!["role".to_owned(), format!("--parent={}", std::process::id())]
+}
+
+/// Says that everything is ready, and waits for the word.
+pub(super) fn begin() -> Result<(), Failure> {
+    say(READY)?;
+    let mut line = String::new();
+    match std::io::stdin().read_line(&mut line) {
+        Ok(_) if line.trim_end() == GO => Ok(()),
+        Ok(_) => Err(Failure::unavailable("dismissed before the beginning")),
+        Err(error) => Err(Failure::io(format!("cannot hear the word to begin: {error}"))),
+    }
+}
+
+/// Says a line to the process that started this one.
+pub(super) fn say(line: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::io(format!("nobody hears this process: {error}")))
 }

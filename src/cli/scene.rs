@@ -225,16 +225,6 @@ impl Scene {
         self.wait(actor)
     }
 
-    /// Ends an actor at once.
-    pub(super) fn kill(&mut self, actor: ActorNumber) {
-        let child = lock(&self.props).children[actor].take();
-        self.actors[actor].input = None;
-        self.actors[actor].output = None;
-        if let Some(child) = child {
-            end(child);
-        }
-    }
-
     /// Waits for an actor that is about to end, at most a few seconds; then it is killed.
     pub(super) fn wait(&mut self, actor: ActorNumber) -> Result<ExitStatus, Failure> {
         let failure = |error: std::io::Error| Failure::system(format!("cannot wait for a process: {error}"));

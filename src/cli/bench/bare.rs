@@ -8,14 +8,13 @@ use super::payload::{self, Touch};
 use super::pin::pin_to;
 use crate::cli::Failure;
 use crate::cli::clock::monotonic_nanos;
+use crate::cli::role::READY;
 use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use tramline_ring::baseline::Exchange;
 
-/// What a role prints when it is about to begin.
-pub(super) const READY: &str = "ready";
 /// How much a stream's receiver and relay take at once, in bytes.
 const READ_BYTES: usize = 256 << 10;
 

@@ -7,11 +7,12 @@
 //! is known for was disturbed, and the report says that its ratio does not count.
 
 use super::bare::{BareRole, Drained};
-use super::histogram::{Latencies, Percentiles};
 use super::payload::{self, STAMP_BYTES, Touch};
 use super::pin::{Pin, Pinned};
 use crate::cli::Failure;
 use crate::cli::clock::monotonic_nanos;
+use crate::cli::histogram::{Latencies, Percentiles};
+use crate::cli::role::READY;
 use crate::cli::scene::{ActorNumber, Heard, Scene};
 use serde::Serialize;
 use std::io::{Read, Write};
@@ -398,7 +399,7 @@ fn nanos_from_now(duration: Duration) -> u64 {
 
 fn ready(scene: &mut Scene, actor: ActorNumber, deadline: Instant) -> Result<(), Failure> {
     match scene.expect_line(actor, deadline)?.as_str() {
-        super::bare::READY => Ok(()),
+        READY => Ok(()),
         other => {
             Err(Failure::software(format!("{} said {other:?} instead of being ready", scene.name(actor))))
         }

@@ -1,11 +1,12 @@
 //! One measurement: a broker of its own, the processes in their roles, and what the receivers counted.
 
 use super::baseline::{Unit, gigabytes_per_second};
-use super::histogram::{Latencies, Percentiles};
 use super::pin::Pin;
-use super::roles::{BenchRole, Common, GO, IN_PLACE_BYTES_MIN, Path, Tally, Wait};
+use super::roles::{BenchRole, Common, IN_PLACE_BYTES_MIN, Path, Tally, Wait};
 use crate::cli::Failure;
+use crate::cli::histogram::{Latencies, Percentiles};
 use crate::cli::private_broker::PrivateBroker;
+use crate::cli::role::{GO, READY};
 use crate::cli::scene::{ActorNumber, Heard, Scene};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -197,7 +198,7 @@ impl Play {
     fn start(&mut self, name: &str, role: &BenchRole) -> Result<ActorNumber, Failure> {
         let actor = self.scene.start(name, &role.arguments(), None)?;
         match self.scene.expect_line(actor, self.deadline)?.as_str() {
-            super::bare::READY => Ok(actor),
+            READY => Ok(actor),
             other => Err(Failure::software(format!("{name} said {other:?} instead of being ready"))),
         }
     }

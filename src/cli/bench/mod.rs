@@ -11,8 +11,6 @@ mod roles;
 
 mod payload;
 
-mod histogram;
-
 mod baseline;
 
 mod bare;

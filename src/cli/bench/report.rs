@@ -2,10 +2,10 @@
 //! that were measured in the same run.
 
 use super::baseline::{Baseline, Kind as Limit, Unit};
-use super::histogram::{Percentiles, readable};
 use super::measure::{Case, Kind, Outcome};
 use super::pin::Pin;
 use super::roles::Path;
+use crate::cli::histogram::{Percentiles, readable};
 use crate::cli::output::Output;
 use crate::cli::table::Table;
 use crate::cli::{Failure, size};

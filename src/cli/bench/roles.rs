@@ -3,20 +3,17 @@
 //! Each prints [`READY`] when it is connected, begins when it is told [`GO`], and prints what it counted as
 //! one JSON object. The last message of a sender carries the time 0.
 
-use super::bare::READY;
-use super::histogram::{Counts, Latencies};
 use super::payload::{self, Touch};
 use super::pin::pin_to;
 use crate::cli::Failure;
 use crate::cli::clock::{Pace, monotonic_nanos, wait_until};
+use crate::cli::histogram::{Counts, Latencies};
+use crate::cli::role::{READY, begin, say};
 use serde::{Deserialize, Serialize};
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 use tramline_client::{Batch, Client, Message, Publisher, SlowPolicy, Subscription};
 
-/// What a role waits for before it begins.
-pub(super) const GO: &str = "go";
 /// Payloads from this size on are filled where subscribers read them.
 pub(super) const IN_PLACE_BYTES_MIN: usize = 4096;
 /// Room in a ring, in bytes of payloads, and in messages.
@@ -439,23 +436,4 @@ impl Tally {
         self.messages += 1;
         Ok(stamp)
     }
-}
-
-/// Says that everything is ready, and waits for the word.
-fn begin() -> Result<(), Failure> {
-    say(READY)?;
-    let mut line = String::new();
-    let got = std::io::stdin().read_line(&mut line);
-    match got {
-        Ok(_) if line.trim_end() == GO => Ok(()),
-        Ok(_) => Err(Failure::unavailable("dismissed before the beginning")),
-        Err(error) => Err(Failure::io(format!("cannot hear the word to begin: {error}"))),
-    }
-}
-
-fn say(line: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::io(format!("nobody hears this process: {error}")))
 }

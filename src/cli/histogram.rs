@@ -9,33 +9,33 @@ const NANOS_MAX: u64 = 100_000_000_000;
 
 /// Counts of latencies in nanoseconds, exact to three digits.
 #[derive(Debug, Clone)]
-pub(super) struct Latencies(Histogram<u64>);
+pub(in crate::cli) struct Latencies(Histogram<u64>);
 
 /// The percentiles that reports show, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(super) struct Percentiles {
+pub(in crate::cli) struct Percentiles {
     /// How many were measured.
-    pub(super) count: u64,
+    pub(in crate::cli) count: u64,
     /// Half were at most this.
-    pub(super) p50: u64,
+    pub(in crate::cli) p50: u64,
     /// 90 of 100 were at most this.
-    pub(super) p90: u64,
+    pub(in crate::cli) p90: u64,
     /// 99 of 100 were at most this.
-    pub(super) p99: u64,
+    pub(in crate::cli) p99: u64,
     /// 999 of 1000 were at most this.
-    pub(super) p99_9: u64,
+    pub(in crate::cli) p99_9: u64,
     /// The longest.
-    pub(super) max: u64,
+    pub(in crate::cli) max: u64,
 }
 
 impl Percentiles {
     /// Nothing was measured.
-    pub(super) const NONE: Self = Self { count: 0, p50: 0, p90: 0, p99: 0, p99_9: 0, max: 0 };
+    pub(in crate::cli) const NONE: Self = Self { count: 0, p50: 0, p90: 0, p99: 0, p99_9: 0, max: 0 };
 }
 
 impl Latencies {
     /// Nothing measured yet.
-    pub(super) fn new() -> Self {
+    pub(in crate::cli) fn new() -> Self {
         Self(
             Histogram::new_with_bounds(1, NANOS_MAX, 3)
                 .expect("the bounds are constants that the type takes"),
@@ -43,24 +43,24 @@ impl Latencies {
     }
 
     /// Counts one latency.
-    pub(super) fn record(&mut self, nanos: u64) {
+    pub(in crate::cli) fn record(&mut self, nanos: u64) {
         self.0.saturating_record(nanos);
     }
 
     /// Counts all that another process measured.
-    pub(super) fn merge(&mut self, counts: &Counts) {
+    pub(in crate::cli) fn merge(&mut self, counts: &Counts) {
         for (nanos, count) in &counts.0 {
             self.0.saturating_record_n(*nanos, *count);
         }
     }
 
     /// What another process needs to merge these.
-    pub(super) fn counts(&self) -> Counts {
+    pub(in crate::cli) fn counts(&self) -> Counts {
         Counts(self.0.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect())
     }
 
     /// The percentiles.
-    pub(super) fn percentiles(&self) -> Percentiles {
+    pub(in crate::cli) fn percentiles(&self) -> Percentiles {
         Percentiles {
             count: self.0.len(),
             p50: self.0.value_at_quantile(0.5),
@@ -74,10 +74,10 @@ impl Latencies {
 
 /// Latencies as they travel between the processes of a benchmark: nanoseconds and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Counts(Vec<(u64, u64)>);
+pub(in crate::cli) struct Counts(Vec<(u64, u64)>);
 
 /// Nanoseconds in a form for people: three digits and a unit.
-pub(super) fn readable(nanos: u64) -> String {
+pub(in crate::cli) fn readable(nanos: u64) -> String {
     let nanos_f = Duration::from_nanos(nanos).as_secs_f64() * 1e9;
     match nanos {
         0..1_000 => format!("{nanos} ns"),
