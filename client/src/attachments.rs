@@ -1,0 +1,257 @@
+//! How streams and subscriptions are brought together: this client's part, on both sides.
+//!
+//! As a subscriber: an offer is taken with a slot of a reader page; when the memory comes it is checked,
+//! mapped, and put into the inbox behind everything that came before it. As a publisher: a reader is
+//! admitted to a stream's writer, and dismissed when it leaves or its link hangs up, which is how the
+//! death of a process is noticed while the broker is down. Only the leader is here, and it never waits.
+
+use crate::error::{Error, Result, ring_code};
+use crate::inbound::Inbound;
+use crate::inbox::{Item, NewStream};
+use crate::reactor::lock;
+use crate::session::{Admission, Reading, ReadingLink};
+use crate::shared::Shared;
+use rustix::event::epoll;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tramline_ring::{NewPage, ReadMode, Reader, ReaderLink, RingError, RingIdentity, WriterLink};
+use tramline_wire::{Accept, Admit, Attach, Code, Mode, Offer, PageDeclaration, ToBroker};
+
+fn read_mode(mode: Mode) -> ReadMode {
+    match mode {
+        Mode::Gated => ReadMode::Gated,
+        Mode::Lossy => ReadMode::Lossy,
+    }
+}
+
+impl Inbound {
+    /// The descriptors that a frame declares.
+    fn take_fds<const N: usize>(&mut self) -> Result<[OwnedFd; N]> {
+        let fds: Vec<OwnedFd> = self.fds.drain(..N.min(self.fds.len())).collect();
+        fds.try_into().map_err(|fds: Vec<OwnedFd>| {
+            Error::Protocol(format!("a frame with {} file descriptors, which declares {N}", fds.len()).into())
+        })
+    }
+}
+
+impl Shared {
+    fn answer(&self, frame: &ToBroker<'_>) {
+        let mut outbound = lock(&self.outbound);
+        outbound.push(frame);
+        outbound.flush();
+    }
+
+    fn refuse(&self, attach: u64, code: Code) {
+        self.answer(&ToBroker::Detach { attach, code: code.number() });
+    }
+
+    /// A stream for one of this client's subscriptions.
+    pub(crate) fn offered(&self, inbound: &mut Inbound, offer: &Offer) -> Result<()> {
+        let source = Arc::clone(inbound.source(offer.source)?);
+        let mut session = lock(&self.session);
+        let Some(inbox) = session.subscriptions.get(&offer.sub).cloned() else {
+            drop(session);
+            self.answer(&ToBroker::Detach { attach: offer.attach, code: 0 });
+            return Ok(());
+        };
+        if !session.reading_links.contains_key(&offer.link) {
+            let token = session.token();
+            let link = Arc::new(ReaderLink::new());
+            session.reading_links.insert(offer.link, ReadingLink { link, token, subscription: offer.sub });
+        }
+        let link = Arc::clone(&session.reading_links[&offer.link].link);
+        let (slot, page) = match link.allocate_slot() {
+            Ok(allocated) => allocated,
+            Err(error) => {
+                drop(session);
+                self.refuse(offer.attach, ring_code(&error));
+                inbound.add(&inbox, Item::Fault(Box::new(error.into())));
+                return Ok(());
+            }
+        };
+        let in_place = inbox.wish.in_place.unwrap_or(offer.in_place);
+        let reading = Reading {
+            inbox,
+            source,
+            stream: offer.stream,
+            link: offer.link,
+            slot,
+            mode: offer.mode,
+            in_place,
+            attached: false,
+        };
+        session.readings.insert(offer.attach, reading);
+        let mut outbound = lock(&self.outbound);
+        match page {
+            None => outbound.push(&ToBroker::Accept(Accept { attach: offer.attach, slot, page: None, fds: 0 })),
+            Some(NewPage { fd, first_slot, slots }) => {
+                let page = Some(PageDeclaration { first_slot, slots });
+                let accept = Accept { attach: offer.attach, slot, page, fds: 1 };
+                outbound.push_with(&ToBroker::Accept(accept), vec![fd]);
+            }
+        }
+        outbound.flush();
+        Ok(())
+    }
+
+    /// The memory of a stream that admitted one of this client's subscriptions.
+    pub(crate) fn attached(&self, inbound: &mut Inbound, attach: &Attach) -> Result<()> {
+        let (memory, bells) = if attach.bells {
+            let [memory, doorbell, space] = inbound.take_fds()?;
+            (memory, Some((doorbell, space)))
+        } else {
+            let [memory] = inbound.take_fds()?;
+            (memory, None)
+        };
+        let mut session = lock(&self.session);
+        let Some(reading) = session.readings.get_mut(&attach.attach) else {
+            drop(session);
+            self.answer(&ToBroker::Detach { attach: attach.attach, code: 0 });
+            return Ok(());
+        };
+        reading.attached = true;
+        let inbox = Arc::clone(&reading.inbox);
+        let (stream, slot, in_place) = (reading.stream, reading.slot, reading.in_place);
+        let (source, link_number) = (Arc::clone(&reading.source), reading.link);
+        let Some(known) = session.reading_links.get(&link_number) else { return Ok(()) };
+        let (link, link_token) = (Arc::clone(&known.link), known.token);
+        drop(session);
+        let identity = RingIdentity {
+            stream,
+            generation: attach.generation,
+            descriptors: attach.geometry.descriptors,
+            arena_bytes: attach.geometry.arena_bytes,
+        };
+        let reader = (|| {
+            if let Some((doorbell, space)) = bells {
+                link.set_bells(doorbell, space)?;
+                if let Some(doorbell) = link.doorbell() {
+                    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+                    let token = epoll::EventData::new_u64(link_token);
+                    epoll::add(&inbox.epoll, doorbell, token, flags)
+                        .map_err(|errno| RingError::Os { what: "watching a doorbell", error: errno.into() })?;
+                }
+            }
+            Reader::attach(memory, &identity, &link, slot, attach.start, in_place)
+        })();
+        match reader {
+            Ok(reader) => {
+                let attach = attach.attach;
+                let stream = NewStream { attach, stream, reader, source, link, link_token };
+                inbound.add(&inbox, Item::Stream(Box::new(stream)));
+                self.answer(&ToBroker::Attached { attach });
+            }
+            Err(error) => {
+                lock(&self.session).readings.remove(&attach.attach);
+                self.refuse(attach.attach, ring_code(&error));
+                inbound.add(&inbox, Item::Fault(Box::new(error.into())));
+            }
+        }
+        Ok(())
+    }
+
+    /// A reader for one of this client's streams.
+    pub(crate) fn asked_to_admit(&self, inbound: &mut Inbound, admit: &Admit<'_>) -> Result<()> {
+        let page = match admit.page {
+            Some(declared) => {
+                let [page] = inbound.take_fds()?;
+                Some((page, declared))
+            }
+            None => None,
+        };
+        let bells = if admit.bells {
+            let [doorbell, space] = inbound.take_fds()?;
+            Some((doorbell, space))
+        } else {
+            None
+        };
+        match self.admit(admit, page, bells) {
+            Ok(start) => {
+                self.answer(&ToBroker::Admitted { attach: admit.attach, start });
+                self.reactor.changed();
+            }
+            Err(code) => self.refuse(admit.attach, code),
+        }
+        Ok(())
+    }
+
+    fn admit(
+        &self,
+        admit: &Admit<'_>,
+        page: Option<(OwnedFd, PageDeclaration)>,
+        bells: Option<(OwnedFd, OwnedFd)>,
+    ) -> Result<u64, Code> {
+        let mut session = lock(&self.session);
+        if let Some((doorbell, space)) = bells {
+            let link = Arc::new(WriterLink::new(doorbell, space).map_err(|error| ring_code(&error))?);
+            let token = session.token();
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&**self.reactor.epoll(), link.space(), epoll::EventData::new_u64(token), flags)
+                .map_err(|_| Code::NoResources)?;
+            session.bells.insert(token, Arc::clone(&link));
+            session.writing_links.insert(admit.link, (token, link));
+        }
+        let (link_token, link) = session.writing_links.get(&admit.link).cloned().ok_or(Code::PeerGone)?;
+        let stream = session.streams.get(&admit.stream).cloned();
+        let reader = session.token();
+        drop(session);
+        if let Some((page, declared)) = page {
+            link.add_page(page, declared.first_slot, declared.slots).map_err(|error| ring_code(&error))?;
+        }
+        let stream = stream.ok_or(Code::PeerGone)?;
+        let start = stream
+            .admit(reader, admit.name, &link, admit.slot, read_mode(admit.mode), admit.history)
+            .map_err(|error| ring_code(&error))?;
+        lock(&self.session).admissions.insert(admit.attach, Admission { stream, reader, link_token });
+        Ok(start)
+    }
+
+    /// An attachment has ended, on either side of it or, within one process, on both.
+    pub(crate) fn detached(&self, inbound: &mut Inbound, attach: u64, code: u16) {
+        let mut session = lock(&self.session);
+        let admission = session.admissions.remove(&attach);
+        let reading = session.readings.remove(&attach);
+        if let Some(reading) = &reading {
+            let gone = code == Code::PeerGone.number();
+            let in_use = session.readings.values().any(|other| other.link == reading.link);
+            if gone && !in_use {
+                // The publishing session ended; its number of this link will not be used again.
+                session.reading_links.remove(&reading.link);
+            }
+        }
+        drop(session);
+        if let Some(admission) = admission {
+            admission.stream.dismiss(admission.reader);
+            self.reactor.changed();
+        }
+        if let Some(reading) = reading {
+            let inbox = reading.inbox;
+            inbound.add(&inbox, Item::Detached(attach));
+        }
+    }
+
+    /// A space bell: room has come, or its readers have gone.
+    pub(crate) fn bell_rang(&self, token: u64) {
+        let link = lock(&self.session).bells.get(&token).cloned();
+        let Some(link) = link else { return };
+        if !link.drain_space() {
+            self.hung_up(token, &link);
+        }
+        self.reactor.changed();
+    }
+
+    fn hung_up(&self, token: u64, link: &WriterLink) {
+        let mut session = lock(&self.session);
+        session.bells.remove(&token);
+        session.writing_links.retain(|_, (known, _)| *known != token);
+        let mut gone: Vec<Admission> =
+            session.admissions.extract_if(|_, admission| admission.link_token == token).map(|(_, it)| it).collect();
+        gone.extend(session.old_admissions.extract_if(.., |admission| admission.link_token == token));
+        drop(session);
+        // It is registered until now, so it cannot fail; and a closed pipe would be reported for ever.
+        let _ = epoll::delete(&**self.reactor.epoll(), link.space());
+        for admission in gone {
+            admission.stream.dismiss(admission.reader);
+        }
+    }
+}

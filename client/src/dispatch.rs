@@ -1,0 +1,129 @@
+//! What each frame from the broker means to this client, except for messages and attachments.
+
+use crate::error::{Error, Result};
+use crate::inbound::Inbound;
+use crate::inbox::Item;
+use crate::message::Source;
+use crate::reactor::lock;
+use crate::reconnect::Phase;
+use crate::session::{Answer, Greeting, Restoring};
+use crate::shared::Shared;
+use std::sync::atomic::Ordering;
+use tramline_wire::{LimitInfo, ToClient, Welcome};
+
+impl Shared {
+    pub(crate) fn dispatch(&self, inbound: &mut Inbound, frame: &ToClient<'_>) -> Result<()> {
+        match frame {
+            ToClient::Welcome(welcome) => self.welcomed(inbound, welcome),
+            ToClient::Error { req, code, message, limit } => {
+                self.refused(inbound, *req, *code, message, *limit);
+                Ok(())
+            }
+            ToClient::Done { req } => self.answered(*req, Answer::Done),
+            ToClient::Pong { req } => self.answered(*req, Answer::Pong),
+            ToClient::Subscribed { req, .. } => self.answered(*req, Answer::Subscribed),
+            ToClient::StreamOpened { req, .. } => self.answered(*req, Answer::StreamOpened),
+            ToClient::Confirmed { alias, seq, receivers } => {
+                if let Some(place) = lock(&self.session).confirmations.get_mut(&(*alias, *seq)) {
+                    *place = Some(Ok(*receivers));
+                }
+                self.reactor.changed();
+                Ok(())
+            }
+            ToClient::Source(source) => inbound.set_source(
+                source.alias,
+                Source {
+                    topic: source.topic.to_owned(),
+                    name: source.name.to_owned(),
+                    session: source.session,
+                    uid: source.uid,
+                    pid: source.pid,
+                },
+            ),
+            ToClient::SourceGone { alias } => {
+                inbound.source_gone(*alias);
+                Ok(())
+            }
+            ToClient::Gap { sub, lost, .. } => {
+                if let Some(inbox) = inbound.find(self, *sub) {
+                    inbound.add(&inbox, Item::Gap(*lost));
+                }
+                Ok(())
+            }
+            ToClient::Offer(offer) => self.offered(inbound, offer),
+            ToClient::Admit(admit) => self.asked_to_admit(inbound, admit),
+            ToClient::Attach(attach) => self.attached(inbound, attach),
+            ToClient::Detach { attach, code } => {
+                self.detached(inbound, *attach, *code);
+                Ok(())
+            }
+            ToClient::Close { code, message } => Err(Error::refused(*code, message, None)),
+            // Delivered by the caller; and what later versions add is only sent when agreed on.
+            other => Err(Error::Protocol(format!("an unexpected frame: {other:?}").into())),
+        }
+    }
+
+    fn answered(&self, request: u32, answer: Answer) -> Result<()> {
+        let mut session = lock(&self.session);
+        let awaited = session.answer(request, Ok(answer));
+        session.restoring.remove(&request);
+        drop(session);
+        if awaited {
+            self.reactor.changed();
+        }
+        Ok(())
+    }
+
+    fn welcomed(&self, inbound: &mut Inbound, welcome: &Welcome<'_>) -> Result<()> {
+        if !matches!(inbound.phase, Phase::Greeting { .. }) {
+            return Err(Error::Protocol("a second Welcome".into()));
+        }
+        inbound.phase = Phase::Open;
+        inbound.was_open = true;
+        inbound.backoff = std::time::Duration::ZERO;
+        lock(&self.session).greeting = Some(Greeting::from(welcome));
+        lock(&self.outbound).frame_bytes_max = welcome.frame_bytes_max as usize;
+        self.restore()?;
+        self.reactor.changed();
+        Ok(())
+    }
+
+    fn refused(
+        &self,
+        inbound: &mut Inbound,
+        request: u32,
+        code: u16,
+        message: &str,
+        limit: Option<LimitInfo<'_>>,
+    ) {
+        let error = Error::refused(code, message, limit);
+        let mut session = lock(&self.session);
+        if let Some(restoring) = session.restoring.remove(&request) {
+            match restoring {
+                Restoring::Subscription(id) => {
+                    if let Some(inbox) = session.subscriptions.get(&id).cloned() {
+                        drop(session);
+                        inbound.add(&inbox, Item::Fault(Box::new(error)));
+                    }
+                }
+                Restoring::Stream(stream) => {
+                    // Its readers of before go on; new ones cannot come. The next publish says so.
+                    session.streams.remove(&stream);
+                    session.fault = Some(error);
+                    self.faulty.store(true, Ordering::Relaxed);
+                }
+            }
+            return;
+        }
+        if request == 0 {
+            // A publish that nobody waits for: told by the next call. The oldest waiting confirmation, if
+            // there is one, was asked for by the publish that was refused or by a later one.
+            session.fault.get_or_insert(error);
+            self.faulty.store(true, Ordering::Relaxed);
+        } else {
+            session.answer(request, Err(error));
+        }
+        drop(session);
+        self.reactor.changed();
+    }
+}

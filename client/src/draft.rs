@@ -1,0 +1,45 @@
+//! What a message says about itself besides its payload, before it is sent.
+
+use crate::error::Result;
+use tramline_wire::{Encoding, MessageFlags};
+
+/// A message ready to be numbered.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) flags: MessageFlags,
+    pub(crate) source_time: i64,
+    pub(crate) head: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+impl<'a> Outgoing<'a> {
+    pub(crate) fn plain(encoding: Encoding, payload: &'a [u8]) -> Self {
+        Self { flags: MessageFlags::new(encoding), source_time: 0, head: &[], payload }
+    }
+}
+
+/// What a message builder has collected.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Draft<'a> {
+    pub(crate) message_type: &'a str,
+    pub(crate) headers: Vec<(&'a str, &'a [u8])>,
+    pub(crate) encoding: Encoding,
+    pub(crate) source_time: Option<i64>,
+}
+
+impl Draft<'_> {
+    /// Type and headers as they travel.
+    pub(crate) fn head(&self) -> Result<Vec<u8>> {
+        let mut head = Vec::new();
+        tramline_wire::headers::encode(&mut head, self.message_type, self.headers.iter().copied())?;
+        Ok(head)
+    }
+
+    pub(crate) fn flags(&self) -> MessageFlags {
+        let flags = MessageFlags::new(self.encoding);
+        if self.source_time.is_some() { flags.with_source_time() } else { flags }
+    }
+
+    pub(crate) fn outgoing<'b>(&self, head: &'b [u8], payload: &'b [u8]) -> Outgoing<'b> {
+        Outgoing { flags: self.flags(), source_time: self.source_time.unwrap_or(0), head, payload }
+    }
+}

@@ -1,0 +1,354 @@
+//! What arrives from the broker: bytes to frames, and frames to whom they concern. Only the leader is here.
+//!
+//! Messages for one subscription that arrive in one read are handed over together. Everything else
+//! goes through `dispatch`. The buffer is bounded by the largest frame there can be; what waits in
+//! inboxes by [`INBOX_BYTES_MAX`]: above it the background thread reads no further until messages were
+//! taken out, and above [`INBOX_BYTES_CEILING`] nobody does, so that the broker's rules for slow
+//! subscribers apply.
+
+use crate::error::{Error, Result};
+use crate::inbox::{Inbox, Item};
+use crate::message::{Message, Parts, Source};
+use crate::outbound::SOCKET_TOKEN;
+use crate::reactor::{KICK_TOKEN, lock};
+use crate::reconnect::Phase;
+use crate::shared::Shared;
+use crate::socket::{Moved, Socket};
+use rustix::event::{Timespec, epoll};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tramline_ring::Meta;
+use tramline_wire::limits::{ALIASES_MAX, FRAME_BYTES_CEILING};
+use tramline_wire::{Deliver, Framed, ToClient, split_frame};
+
+/// Bytes that may wait in all inboxes of a client before reading ahead stops.
+const INBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes above which nothing is read for anybody.
+const INBOX_BYTES_CEILING: usize = 64 * 1024 * 1024;
+
+/// What one read asks the kernel for.
+const READ_BYTES: usize = 128 * 1024;
+
+/// Reads in a row before the leader looks at what it waits for itself.
+const READS_MAX: usize = 4;
+
+/// How far a look goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// At the socket: one system call.
+    Socket,
+    /// At the space bells and timers, too.
+    All,
+}
+
+pub(crate) struct Inbound {
+    pub(crate) phase: Phase,
+    pub(crate) socket: Option<Arc<Socket>>,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    pub(crate) fds: VecDeque<OwnedFd>,
+    pub(crate) sources: Vec<Option<Arc<Source>>>,
+    /// Which subscriptions have heard of which source.
+    heard: HashSet<(u32, u32)>,
+    /// Subscriptions as looked up before.
+    known: HashMap<u32, Arc<Inbox>>,
+    /// Items of one subscription on their way to its inbox.
+    batch: Vec<Item>,
+    batch_for: Option<Arc<Inbox>>,
+    pub(crate) backoff: Duration,
+    pub(crate) was_open: bool,
+    events: Vec<epoll::Event>,
+}
+
+impl Inbound {
+    pub(crate) fn new() -> Self {
+        Self {
+            phase: Phase::Idle,
+            socket: None,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            fds: VecDeque::new(),
+            sources: Vec::new(),
+            heard: HashSet::new(),
+            known: HashMap::new(),
+            batch: Vec::new(),
+            batch_for: None,
+            backoff: Duration::ZERO,
+            was_open: false,
+            events: Vec::with_capacity(16),
+        }
+    }
+
+    /// When the leader must look again although nothing arrived.
+    pub(crate) fn timer(&self) -> Option<Instant> {
+        self.phase.timer()
+    }
+
+    /// Forgets what belonged to a connection.
+    pub(crate) fn reset(&mut self) {
+        self.socket = None;
+        (self.start, self.end) = (0, 0);
+        self.fds.clear();
+        self.sources.clear();
+        self.heard.clear();
+        self.batch.clear();
+        self.batch_for = None;
+    }
+
+    pub(crate) fn source(&self, alias: u32) -> Result<&Arc<Source>> {
+        let source = self.sources.get(alias as usize).and_then(Option::as_ref);
+        source.ok_or_else(|| Error::Protocol(format!("source {alias} was never defined").into()))
+    }
+
+    pub(crate) fn set_source(&mut self, alias: u32, source: Source) -> Result<()> {
+        if alias >= ALIASES_MAX {
+            return Err(Error::Protocol(format!("source alias {alias}, of {ALIASES_MAX}").into()));
+        }
+        let place = alias as usize;
+        if self.sources.len() <= place {
+            self.sources.resize(place + 1, None);
+        }
+        self.sources[place] = Some(Arc::new(source));
+        self.heard.retain(|(_, heard)| *heard != alias);
+        Ok(())
+    }
+
+    /// A publisher has gone: tells the subscriptions that heard of it.
+    pub(crate) fn source_gone(&mut self, alias: u32) {
+        self.hand_out();
+        let Some(source) = self.sources.get_mut(alias as usize).and_then(Option::take) else { return };
+        for (subscription, _) in self.heard.extract_if(|(_, heard)| *heard == alias) {
+            if let Some(inbox) = self.known.get(&subscription) {
+                inbox.push(Item::Left(Arc::clone(&source)));
+            }
+        }
+    }
+
+    /// Gives the batch to its subscription.
+    pub(crate) fn hand_out(&mut self) {
+        if let Some(inbox) = self.batch_for.take() {
+            if inbox.gone.load(Ordering::Relaxed) {
+                self.known.remove(&inbox.id);
+                self.batch.clear();
+            } else {
+                inbox.extend(&mut self.batch);
+            }
+        }
+    }
+
+    /// Adds an item for a subscription, behind all that came for it.
+    pub(crate) fn add(&mut self, inbox: &Arc<Inbox>, item: Item) {
+        if self.batch_for.as_ref().is_none_or(|current| current.id != inbox.id) {
+            self.hand_out();
+            self.batch_for = Some(Arc::clone(inbox));
+        }
+        self.batch.push(item);
+    }
+
+    fn deliver(&mut self, shared: &Shared, deliver: &Deliver<'_>) -> Result<()> {
+        let Some(inbox) = self.find(shared, deliver.sub) else { return Ok(()) };
+        let source = Arc::clone(self.source(deliver.source)?);
+        let message = &deliver.message;
+        if self.heard.insert((deliver.sub, deliver.source)) {
+            self.add(&inbox, Item::Appeared(Arc::clone(&source)));
+        }
+        if let Some(after) = message.after {
+            self.add(&inbox, Item::After(after));
+        }
+        let meta =
+            Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
+        let parts = Parts { source: &source, seq: message.seq, lost: 0, meta, head: message.head };
+        let received = Message::from_socket(parts, message.payload, deliver.payload_length);
+        self.add(&inbox, Item::Message(received));
+        Ok(())
+    }
+
+    /// A subscription of this client that was not dropped.
+    pub(crate) fn find(&mut self, shared: &Shared, id: u32) -> Option<Arc<Inbox>> {
+        if let Some(current) = self.batch_for.as_ref().filter(|current| current.id == id) {
+            return Some(Arc::clone(current));
+        }
+        if let Some(inbox) = self.known.get(&id) {
+            return Some(Arc::clone(inbox));
+        }
+        let inbox = lock(&shared.session).subscriptions.get(&id).cloned()?;
+        self.known.insert(id, Arc::clone(&inbox));
+        Some(inbox)
+    }
+
+    pub(crate) fn forget(&mut self, subscription: u32) {
+        self.known.remove(&subscription);
+        self.heard.retain(|(heard, _)| *heard != subscription);
+    }
+
+    fn make_room(&mut self, needed: usize) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() > 4 * READ_BYTES && needed <= READ_BYTES {
+                self.buffer.truncate(READ_BYTES);
+                self.buffer.shrink_to_fit();
+            }
+        }
+        let wanted = needed.max(READ_BYTES);
+        if self.start > 0 && self.buffer.len() - self.start < wanted {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        }
+    }
+}
+
+impl Shared {
+    /// Looks at what has come and deals with it. Says whether there was anything. `for_user`: a user's thread
+    /// waits for something, so reading goes on even if much waits in inboxes.
+    pub(crate) fn drive(&self, inbound: &mut Inbound, look: Look, for_user: bool) -> Result<bool> {
+        let mut progress = self.read(inbound, for_user);
+        if look == Look::All {
+            progress |= self.look_at_bells(inbound)?;
+            progress |= self.on_timer(inbound);
+        }
+        Ok(progress)
+    }
+
+    fn read(&self, inbound: &mut Inbound, for_user: bool) -> bool {
+        let Some(socket) = inbound.socket.clone() else { return false };
+        let limit = if for_user { INBOX_BYTES_CEILING } else { INBOX_BYTES_MAX };
+        let mut progress = false;
+        for _ in 0..READS_MAX {
+            if self.inbox_bytes.load(Ordering::Relaxed) > limit {
+                self.pause_reading();
+                break;
+            }
+            match self.read_once(inbound, &socket) {
+                Ok(0) => break,
+                Ok(bytes) => {
+                    progress = true;
+                    if bytes < READ_BYTES / 2 {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    inbound.hand_out();
+                    self.lost(inbound, error);
+                    return true;
+                }
+            }
+        }
+        progress
+    }
+
+    /// One read and what it brought. 0: nothing was there.
+    fn read_once(&self, inbound: &mut Inbound, socket: &Socket) -> Result<usize> {
+        let needed = match split_frame(&inbound.buffer[inbound.start..inbound.end], FRAME_BYTES_CEILING) {
+            Ok(Framed::Incomplete { needed }) => needed,
+            _ => 0,
+        };
+        inbound.make_room(needed);
+        let space = &mut inbound.buffer[inbound.end..];
+        match socket.recv(space, &mut inbound.fds).map_err(Error::io("reading the broker's socket"))? {
+            Moved::WouldBlock => Ok(0),
+            Moved::End => Err(Error::Disconnected(Some("the broker closed it".into()))),
+            Moved::Bytes(bytes) => {
+                inbound.end += bytes;
+                // Taken out so that frames may borrow from it while the rest of `inbound` changes.
+                let buffer = std::mem::take(&mut inbound.buffer);
+                let result = self.take_apart(inbound, &buffer);
+                inbound.buffer = buffer;
+                inbound.hand_out();
+                result?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    fn take_apart(&self, inbound: &mut Inbound, buffer: &[u8]) -> Result<()> {
+        self.take_preamble(inbound, buffer, )?;
+        while !inbound.phase.awaits_preamble() && inbound.socket.is_some() {
+            let broken = |error: tramline_wire::DecodeError| Error::Protocol(error.to_string().into());
+            let waiting = &buffer[inbound.start..inbound.end];
+            let Framed::Whole { body, consumed } = split_frame(waiting, FRAME_BYTES_CEILING).map_err(broken)? else {
+                break;
+            };
+            inbound.start += consumed;
+            let frame = ToClient::decode(body).map_err(broken)?;
+            match &frame {
+                ToClient::Deliver(deliver) => inbound.deliver(self, deliver)?,
+                other => self.dispatch(inbound, other)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take_preamble(&self, inbound: &mut Inbound, buffer: &[u8]) -> Result<()> {
+        if !inbound.phase.awaits_preamble() {
+            return Ok(());
+        }
+        let Some(answer) = buffer[inbound.start..inbound.end].first_chunk() else { return Ok(()) };
+        inbound.start += answer.len();
+        tramline_wire::preamble::accept(*answer).map_err(|error| Error::refused(
+            tramline_wire::Code::Version.number(), &error.to_string(), None,
+        ))?;
+        inbound.phase.preamble_came();
+        Ok(())
+    }
+
+    fn pause_reading(&self) {
+        if !self.reading_paused.swap(true, Ordering::SeqCst) {
+            lock(&self.outbound).set_reading(false);
+        }
+        // Taken out in the meantime: nobody else would notice.
+        if self.inbox_bytes.load(Ordering::SeqCst) <= INBOX_BYTES_MAX / 2 {
+            self.resume_reading();
+        }
+    }
+
+    /// Called by whoever took messages out of an inbox.
+    pub(crate) fn resume_reading(&self) {
+        if self.reading_paused.load(Ordering::SeqCst)
+            && self.inbox_bytes.load(Ordering::SeqCst) <= INBOX_BYTES_MAX / 2
+            && self.reading_paused.swap(false, Ordering::SeqCst)
+        {
+            lock(&self.outbound).set_reading(true);
+        }
+    }
+
+    fn look_at_bells(&self, inbound: &mut Inbound) -> Result<bool> {
+        let mut events = std::mem::take(&mut inbound.events);
+        events.clear();
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let found = epoll::wait(
+            self.reactor.epoll().as_ref(),
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&now),
+        );
+        match found {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::os("looking at the bells")(error)),
+        }
+        let mut progress = false;
+        for event in &events {
+            match event.data.u64() {
+                KICK_TOKEN => self.reactor.clear_kick(),
+                SOCKET_TOKEN => {
+                    if event.flags.contains(epoll::EventFlags::OUT) && lock(&self.outbound).flush() {
+                        self.reactor.changed();
+                    }
+                }
+                token => {
+                    self.bell_rang(token);
+                    progress = true;
+                }
+            }
+        }
+        inbound.events = events;
+        Ok(progress)
+    }
+}

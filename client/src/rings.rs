@@ -1,0 +1,224 @@
+//! Opening and closing the rings that this client writes, declared ones and those that large payloads
+//! open by themselves.
+
+use crate::clock::random_id;
+use crate::error::{Error, Limit, Result};
+use crate::publish::close_route;
+use crate::reactor::{lock, try_lock};
+use crate::session::Answer;
+use crate::shared::Shared;
+use crate::stream::Stream;
+use crate::topics::{Route, Topic};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tramline_ring::RingSpec;
+use tramline_wire::{GatedBy, OpenStream, ToBroker};
+
+/// Rings that large payloads may open by themselves, per client.
+const IMPLICIT_RINGS_MAX: usize = 16;
+
+/// Messages of the size that made it necessary that an implicit ring holds.
+const IMPLICIT_MESSAGES: u32 = 4;
+
+/// Descriptors of an implicit ring, so that small messages that follow find room, too.
+const IMPLICIT_DESCRIPTORS: u32 = 64;
+
+/// How long an implicit ring is kept without a message.
+const IMPLICIT_IDLE: Duration = Duration::from_secs(10);
+
+/// What a ring is to be like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RingWish {
+    /// Bytes of one message and how many; the broker's default without.
+    pub(crate) capacity: Option<(u64, u32)>,
+    pub(crate) history: u32,
+    pub(crate) gated_by: GatedBy,
+    pub(crate) implicit: bool,
+}
+
+impl Shared {
+    /// Reserves the topic for a ring; returns the number of its first message.
+    pub(crate) fn begin_opening(&self, topic: &Topic, implicit: bool) -> Result<Option<u64>> {
+        let mut state = lock(&topic.state);
+        match &state.route {
+            Route::Opening => return Ok(None),
+            Route::Ring { implicit: None, .. } if implicit => return Ok(None),
+            Route::Ring { implicit: None, .. } => return Err(Error::PublisherExists(topic.name.clone())),
+            Route::Ring { .. } => {
+                close_route(self, &mut state);
+                lock(&self.topics.implicit).retain(|other| other.id != topic.id);
+            }
+            Route::Socket => {}
+        }
+        state.route = Route::Opening;
+        Ok(Some(state.next_seq))
+    }
+
+    /// The ring is open, or failed to.
+    pub(crate) fn finish_opening(&self, topic: &Arc<Topic>, stream: Option<Arc<Stream>>, implicit: bool) {
+        let mut state = lock(&topic.state);
+        state.route = match stream {
+            Some(stream) => Route::Ring { stream, implicit: implicit.then(Instant::now) },
+            None => Route::Socket,
+        };
+        let opened = matches!(state.route, Route::Ring { .. });
+        drop(state);
+        if opened && implicit {
+            lock(&self.topics.implicit).push(Arc::clone(topic));
+            // It has a timer to keep from now on.
+            self.reactor.background.raise();
+            self.reactor.kick();
+        }
+        self.reactor.changed();
+    }
+
+    /// Makes the memory and registers the stream. Blocks while the memory is filled.
+    pub(crate) fn make_stream(&self, topic: &Arc<Topic>, first_seq: u64, wish: RingWish) -> Result<Arc<Stream>> {
+        let greeting = lock(&self.session).greeting.clone().ok_or(Error::Disconnected(None))?;
+        let mut spec = match wish.capacity {
+            Some((bytes, messages)) => RingSpec::sized(random_id(), bytes, messages.max(1))?,
+            None => RingSpec {
+                stream: random_id(),
+                generation: 0,
+                descriptors: greeting.ring_default.descriptors,
+                arena_bytes: greeting.ring_default.arena_bytes,
+                first_position: 0,
+                first_seq,
+            },
+        };
+        spec.first_seq = first_seq;
+        let mut depth = wish.capacity.map_or(spec.descriptors, |(_, messages)| messages.max(1));
+        if wish.implicit {
+            spec.descriptors = spec.descriptors.max(IMPLICIT_DESCRIPTORS);
+            depth = spec.descriptors;
+        }
+        if wish.history > depth {
+            spec.descriptors = spec.descriptors.max(wish.history.next_power_of_two());
+            depth = wish.history;
+        }
+        if spec.memory_bytes() > greeting.ring_bytes_max {
+            let limit = Limit {
+                name: "limits.ring_bytes_max".to_owned(),
+                value: greeting.ring_bytes_max,
+                used: spec.memory_bytes(),
+            };
+            return Err(Error::Limit { limit: Box::new(limit) });
+        }
+        let stream = Stream::create(Arc::clone(topic), spec, depth.min(spec.descriptors), wish.gated_by)?;
+        Ok(Arc::new(stream))
+    }
+
+    /// Tells the broker; returns the request to wait for.
+    pub(crate) fn announce_stream(&self, stream: &Arc<Stream>) -> Result<u32> {
+        let memory = stream.memory()?;
+        let mut session = lock(&self.session);
+        let mut outbound = lock(&self.outbound);
+        self.check_open(&outbound)?;
+        session.streams.insert(stream.id, Arc::clone(stream));
+        let req = session.begin();
+        let alias = outbound.define(0, &stream.topic.name);
+        let frame = OpenStream {
+            req,
+            alias,
+            stream: stream.id,
+            generation: stream.spec.generation,
+            geometry: stream.geometry(),
+            first_seq: stream.spec.first_seq,
+            gated_by: stream.gated_by,
+            fds: 1,
+        };
+        outbound.push_with(&ToBroker::OpenStream(frame), vec![memory]);
+        outbound.flush();
+        Ok(req)
+    }
+
+    pub(crate) fn abandon_stream(&self, stream: &Stream) {
+        lock(&self.session).streams.remove(&stream.id);
+    }
+
+    /// Opens a ring and waits until the subscribers present are admitted. `None`: another thread is
+    /// opening one, or did.
+    pub(crate) fn open_ring(&self, topic: &Arc<Topic>, wish: RingWish) -> Result<Option<Arc<Stream>>> {
+        let Some(first_seq) = self.begin_opening(topic, wish.implicit)? else { return Ok(None) };
+        let result = self.make_stream(topic, first_seq, wish).and_then(|stream| {
+            let answer = self
+                .announce_stream(&stream)
+                .and_then(|request| self.wait_for_answer(request, "answer to the opening of a ring"));
+            match answer {
+                Ok(Answer::StreamOpened) => Ok(stream),
+                Ok(other) => Err(Error::Protocol(format!("{other:?} for an opened stream").into())),
+                Err(error) => {
+                    self.abandon_stream(&stream);
+                    Err(error)
+                }
+            }
+        });
+        self.finish_opening(topic, result.as_ref().ok().cloned(), wish.implicit);
+        result.map(Some)
+    }
+
+    pub(crate) fn implicit_wish(&self, bytes: u64) -> Result<RingWish> {
+        self.make_room_for_implicit()?;
+        let ring_bytes_max =
+            lock(&self.session).greeting.as_ref().map_or(u64::MAX, |greeting| greeting.ring_bytes_max);
+        let rounded = bytes.checked_next_power_of_two().unwrap_or(bytes);
+        // As large as usual if that is granted, else just large enough.
+        let capacity = if rounded.saturating_mul(u64::from(IMPLICIT_MESSAGES) + 1) <= ring_bytes_max {
+            (rounded, IMPLICIT_MESSAGES)
+        } else {
+            (bytes, 1)
+        };
+        Ok(RingWish { capacity: Some(capacity), history: 0, gated_by: GatedBy::OwnUid, implicit: true })
+    }
+
+    pub(crate) fn open_implicit(&self, topic: &Arc<Topic>, bytes: u64) -> Result<()> {
+        let wish = self.implicit_wish(bytes)?;
+        self.open_ring(topic, wish).map(|_| ())
+    }
+
+    /// Closes the implicit ring that was unused for longest if there are as many as there may be.
+    fn make_room_for_implicit(&self) -> Result<()> {
+        let topics = lock(&self.topics.implicit).clone();
+        if topics.len() < IMPLICIT_RINGS_MAX {
+            return Ok(());
+        }
+        let used = |topic: &Arc<Topic>| match lock(&topic.state).route {
+            Route::Ring { implicit, .. } => implicit,
+            _ => None,
+        };
+        let Some(oldest) = topics.iter().min_by_key(|topic| used(topic)) else { return Ok(()) };
+        self.close_implicit(oldest, Duration::ZERO);
+        Ok(())
+    }
+
+    fn close_implicit(&self, topic: &Arc<Topic>, idle: Duration) {
+        // Whoever holds the lock is using it right now.
+        let Some(mut state) = try_lock(&topic.state) else { return };
+        if let Route::Ring { implicit: Some(used), .. } = &state.route {
+            if used.elapsed() < idle {
+                return;
+            }
+            close_route(self, &mut state);
+        }
+        lock(&self.topics.implicit).retain(|other| other.id != topic.id);
+    }
+
+    /// Closes implicit rings that are idle. Returns when to look again.
+    pub(crate) fn housekeep(&self) -> Option<Instant> {
+        let topics = lock(&self.topics.implicit).clone();
+        for topic in &topics {
+            self.close_implicit(topic, IMPLICIT_IDLE);
+        }
+        (!lock(&self.topics.implicit).is_empty()).then(|| Instant::now() + IMPLICIT_IDLE / 2)
+    }
+
+    /// Ends a declared publisher.
+    pub(crate) fn close_publisher(&self, stream: &Arc<Stream>) {
+        let mut state = lock(&stream.topic.state);
+        if matches!(&state.route, Route::Ring { stream: current, .. } if current.id == stream.id) {
+            close_route(self, &mut state);
+        }
+        drop(state);
+        self.reactor.changed();
+    }
+}

@@ -1,0 +1,169 @@
+//! What this client has asked for and been given: requests, subscriptions, streams, attachments.
+//!
+//! Tables only, under one lock that is never held while waiting, while a ring is touched, or while
+//! another lock of this crate but the outbound one is taken.
+
+use crate::error::{Error, Result};
+use crate::inbox::Inbox;
+use crate::message::Source;
+use crate::stream::Stream;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use tramline_ring::{ReaderLink, WriterLink};
+use tramline_wire::{Geometry, Mode, Welcome};
+
+/// A request's outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Done,
+    Subscribed,
+    StreamOpened,
+    Pong,
+}
+
+/// Who asked, when it was not a waiting thread.
+pub(crate) enum Restoring {
+    Subscription(u32),
+    Stream(u64),
+}
+
+/// What the broker said about itself and this session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    pub(crate) session: u64,
+    pub(crate) version: String,
+    pub(crate) frame_bytes_max: usize,
+    pub(crate) ring_bytes_max: u64,
+    pub(crate) ring_default: Geometry,
+}
+
+impl From<&Welcome<'_>> for Greeting {
+    fn from(welcome: &Welcome<'_>) -> Self {
+        Self {
+            session: welcome.session,
+            version: welcome.version.to_owned(),
+            frame_bytes_max: welcome.frame_bytes_max as usize,
+            ring_bytes_max: welcome.ring_bytes_max,
+            ring_default: welcome.ring_default,
+        }
+    }
+}
+
+/// An offer that this side accepted and whose memory has not come yet, or that is being read.
+pub(crate) struct Reading {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) source: Arc<Source>,
+    pub(crate) stream: u64,
+    pub(crate) link: u64,
+    pub(crate) slot: u32,
+    pub(crate) mode: Mode,
+    pub(crate) in_place: bool,
+    pub(crate) attached: bool,
+}
+
+/// The reading side of a link.
+pub(crate) struct ReadingLink {
+    pub(crate) link: Arc<ReaderLink>,
+    /// Its token in the subscription's epoll.
+    pub(crate) token: u64,
+    pub(crate) subscription: u32,
+}
+
+/// A reader that one of this client's streams admitted.
+pub(crate) struct Admission {
+    pub(crate) stream: Arc<Stream>,
+    /// The reader's id within the writer.
+    pub(crate) reader: u64,
+    pub(crate) link_token: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Session {
+    next_request: u32,
+    answers: HashMap<u32, Option<Result<Answer>>>,
+    pub(crate) restoring: HashMap<u32, Restoring>,
+    /// Publishes that wait for their confirmation, by alias and number.
+    pub(crate) confirmations: HashMap<(u32, u64), Option<Result<u32>>>,
+    /// A refusal of something that nobody waits for.
+    pub(crate) fault: Option<Error>,
+    pub(crate) greeting: Option<Greeting>,
+    /// The error that ended the client for good, for whoever was connecting.
+    pub(crate) failure: Option<Error>,
+    /// Why the client is of no more use.
+    pub(crate) closed: Option<Option<Box<str>>>,
+    pub(crate) subscriptions: HashMap<u32, Arc<Inbox>>,
+    pub(crate) next_subscription: u32,
+    pub(crate) streams: HashMap<u64, Arc<Stream>>,
+    pub(crate) readings: HashMap<u64, Reading>,
+    pub(crate) reading_links: HashMap<u64, ReadingLink>,
+    pub(crate) admissions: HashMap<u64, Admission>,
+    /// Admissions of earlier connections, which end when their link hangs up.
+    pub(crate) old_admissions: Vec<Admission>,
+    /// The writing side of this connection's links, by the broker's number: token and link.
+    pub(crate) writing_links: HashMap<u64, (u64, Arc<WriterLink>)>,
+    /// The same by token, those of earlier connections too.
+    pub(crate) bells: HashMap<u64, Arc<WriterLink>>,
+    next_token: u64,
+    pub(crate) inbox_bytes: Arc<AtomicUsize>,
+}
+
+impl Session {
+    /// A number that nothing else in this client has: tokens and readers' ids. Starts above the fixed tokens.
+    pub(crate) fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token + 15
+    }
+
+    /// Begins a request that somebody will wait for.
+    pub(crate) fn begin(&mut self) -> u32 {
+        let request = self.request_number();
+        self.answers.insert(request, None);
+        request
+    }
+
+    /// A number for a request that nobody waits for.
+    pub(crate) fn request_number(&mut self) -> u32 {
+        self.next_request = self.next_request.wrapping_add(1).max(1);
+        self.next_request
+    }
+
+    /// Keeps an answer if somebody waits for it; says whether so.
+    pub(crate) fn answer(&mut self, request: u32, answer: Result<Answer>) -> bool {
+        match self.answers.get_mut(&request) {
+            Some(place) => {
+                *place = Some(answer);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The answer, once; the request is forgotten then.
+    pub(crate) fn take_answer(&mut self, request: u32) -> Option<Result<Answer>> {
+        if self.answers.get(&request)?.is_none() {
+            return None;
+        }
+        self.answers.remove(&request).flatten()
+    }
+
+    pub(crate) fn forget(&mut self, request: u32) {
+        self.answers.remove(&request);
+    }
+
+    /// The connection is lost: whoever waits for the broker is told, and what only this connection knew
+    /// is forgotten. Rings and their readers stay.
+    pub(crate) fn disconnected(&mut self, reason: &Option<Box<str>>) {
+        for answer in self.answers.values_mut().filter(|answer| answer.is_none()) {
+            *answer = Some(Err(Error::Disconnected(reason.clone())));
+        }
+        for confirmation in self.confirmations.values_mut().filter(|answer| answer.is_none()) {
+            *confirmation = Some(Err(Error::Disconnected(reason.clone())));
+        }
+        self.restoring.clear();
+        self.readings.clear();
+        self.reading_links.clear();
+        self.writing_links.clear();
+        self.old_admissions.extend(self.admissions.drain().map(|(_, admission)| admission));
+    }
+}

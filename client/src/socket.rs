@@ -1,0 +1,103 @@
+//! The Unix socket: bytes and file descriptors, non-blocking, nothing else.
+//!
+//! Every descriptor that arrives is owned at once and closed on exec. A control message that was cut
+//! short means that descriptors are missing, so the connection is of no use any more.
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Descriptors that one read can take: more than any frame declares.
+const READ_FDS_MAX: usize = 32;
+
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+}
+
+/// What a non-blocking call achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// This many bytes.
+    Bytes(usize),
+    /// Nothing now: the kernel's buffer is full, or empty.
+    WouldBlock,
+    /// The other side has closed.
+    End,
+}
+
+impl Socket {
+    /// Connects; on a Unix socket that does not wait for the other side to accept.
+    pub(crate) fn connect(path: &Path) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
+        Ok(Self { fd })
+    }
+
+    /// Takes over a socket that is connected already.
+    #[cfg(test)]
+    pub(crate) fn from_connected(fd: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Self { fd })
+    }
+
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<Moved> {
+        moved(rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))
+    }
+
+    /// Sends with descriptors, which travel with the first byte.
+    pub(crate) fn send_with(&self, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<Moved> {
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(READ_FDS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fits = control.push(SendAncillaryMessage::ScmRights(&borrowed));
+        assert!(fits, "no frame carries more than {READ_FDS_MAX} descriptors");
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        moved(rustix::net::sendmsg(&self.fd, &[IoSlice::new(bytes)], &mut control, flags))
+    }
+
+    /// Reads what is there; descriptors are appended to `fds`.
+    pub(crate) fn recv(&self, buffer: &mut [u8], fds: &mut VecDeque<OwnedFd>) -> io::Result<Moved> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(READ_FDS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let result = rustix::net::recvmsg(&self.fd, &mut [IoSliceMut::new(buffer)], &mut control, flags);
+        let cut_short = matches!(&result, Ok(message) if message.flags.contains(ReturnFlags::CTRUNC));
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
+        if cut_short {
+            return Err(io::Error::other("file descriptors were lost on the way: this process has no room for more"));
+        }
+        moved(result.map(|message| message.bytes)).map(|result| match result {
+            Moved::Bytes(0) => Moved::End,
+            other => other,
+        })
+    }
+}
+
+fn moved(result: Result<usize, Errno>) -> io::Result<Moved> {
+    match result {
+        Ok(bytes) => Ok(Moved::Bytes(bytes)),
+        // TOOMANYREFS: too many descriptors of this user are in flight; they arrive and then there is room.
+        Err(Errno::AGAIN | Errno::INTR | Errno::TOOMANYREFS) => Ok(Moved::WouldBlock),
+        Err(Errno::PIPE | Errno::CONNRESET) => Ok(Moved::End),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,145 @@
+//! A stream of this client: the writer of its ring, shared by those who publish and the one who leads.
+//!
+//! The writer's lock is held for the time of one message. Nobody waits with it: who finds the ring full
+//! announces that, lets go, and waits for the reactor to tell of room.
+
+use crate::error::{Error, Result};
+use crate::reactor::lock;
+use crate::topics::Topic;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tramline_ring::{Meta, ReadMode, RingError, RingSpec, SendError, Writer, WriterLink};
+use tramline_wire::{GatedBy, Geometry};
+
+struct Inner {
+    writer: Writer,
+    /// Names of the readers, for the sentence that says who is in the way.
+    names: HashMap<u64, Box<str>>,
+    waiting: bool,
+}
+
+pub(crate) struct Stream {
+    pub(crate) id: u64,
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) spec: RingSpec,
+    pub(crate) gated_by: GatedBy,
+    inner: Mutex<Inner>,
+    readers: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+impl Stream {
+    /// Makes the memory. Blocks for the time it takes to fill it.
+    pub(crate) fn create(topic: Arc<Topic>, spec: RingSpec, depth: u32, gated_by: GatedBy) -> Result<Self> {
+        let writer = Writer::create(&spec, depth)?;
+        Ok(Self {
+            id: spec.stream,
+            topic,
+            spec,
+            gated_by,
+            inner: Mutex::new(Inner { writer, names: HashMap::new(), waiting: false }),
+            readers: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    /// A descriptor of the memory, to be given away.
+    pub(crate) fn memory(&self) -> Result<OwnedFd> {
+        lock(&self.inner)
+            .writer
+            .memory()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(Error::io("duplicating a ring's descriptor"))
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        Geometry { descriptors: self.spec.descriptors, arena_bytes: self.spec.arena_bytes }
+    }
+
+    /// Admits a reader; returns the position it begins at.
+    pub(crate) fn admit(
+        &self,
+        id: u64,
+        name: &str,
+        link: &Arc<WriterLink>,
+        slot: u32,
+        mode: ReadMode,
+        history: u32,
+    ) -> Result<u64, RingError> {
+        let mut inner = lock(&self.inner);
+        let start = inner.writer.add_reader(id, link, slot, mode, history)?;
+        inner.names.insert(id, name.into());
+        self.readers.store(inner.writer.reader_count(), Ordering::Release);
+        Ok(start)
+    }
+
+    pub(crate) fn dismiss(&self, id: u64) {
+        let mut inner = lock(&self.inner);
+        inner.writer.remove_reader(id);
+        inner.names.remove(&id);
+        self.readers.store(inner.writer.reader_count(), Ordering::Release);
+    }
+
+    pub(crate) fn reader_count(&self) -> usize {
+        self.readers.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn next_seq(&self) -> u64 {
+        lock(&self.inner).writer.next_seq()
+    }
+
+    /// Runs `act` on the writer. When it finds no room, and `wait` is set, readers are asked to tell of room,
+    /// and `act` runs once more, so that room which came meanwhile is not slept over.
+    pub(crate) fn with<T>(
+        &self,
+        wait: bool,
+        mut act: impl FnMut(&mut Writer) -> Result<T, SendError>,
+    ) -> Result<T> {
+        let mut inner = lock(&self.inner);
+        let mut result = act(&mut inner.writer);
+        if wait && matches!(result, Err(SendError::Full { .. })) {
+            inner.writer.begin_wait();
+            inner.waiting = true;
+            result = act(&mut inner.writer);
+        }
+        match result {
+            Ok(value) => {
+                if std::mem::take(&mut inner.waiting) {
+                    inner.writer.end_wait();
+                }
+                Ok(value)
+            }
+            Err(error) => {
+                let holder = match error {
+                    SendError::Full { holder: Some(id) } => inner.names.get(&id).cloned(),
+                    _ => None,
+                };
+                Err(Error::send(&self.topic.name, error, holder))
+            }
+        }
+    }
+
+    pub(crate) fn try_send(&self, wait: bool, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64> {
+        self.with(wait, |writer| writer.try_send(meta, head, payload))
+    }
+
+    /// Uses up a number for a message that found no room.
+    pub(crate) fn skip(&self) -> u64 {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        lock(&self.inner).writer.skip()
+    }
+
+    /// No more messages; returns the number that the next one would have had.
+    pub(crate) fn close(&self) -> u64 {
+        let mut inner = lock(&self.inner);
+        inner.writer.close();
+        inner.writer.next_seq()
+    }
+}
