@@ -7,14 +7,15 @@
 
 use crate::error::{Error, Result, ring_code};
 use crate::inbound::Inbound;
-use crate::inbox::{Item, NewStream};
+use crate::inbox::{Inbox, Item, NewStream};
 use crate::reactor::lock;
 use crate::session::{Admission, Reading, ReadingLink};
 use crate::shared::Shared;
 use rustix::event::epoll;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use tramline_ring::{NewPage, ReadMode, Reader, ReaderLink, RingError, RingIdentity, WriterLink};
+use std::sync::atomic::Ordering;
+use tramline_ring::{NewPage, ReadMode, Reader, ReaderLink, RingError, RingIdentity, Start, WriterLink};
 use tramline_wire::{Accept, Admit, Attach, Code, Mode, Offer, PageDeclaration, ToBroker};
 
 fn read_mode(mode: Mode) -> ReadMode {
@@ -37,8 +38,11 @@ impl Inbound {
 impl Shared {
     fn answer(&self, frame: &ToBroker<'_>) {
         let mut outbound = lock(&self.outbound);
-        outbound.push(frame);
-        outbound.flush();
+        // A later connection knows nothing of what an earlier one asked.
+        if outbound.open {
+            outbound.push(frame);
+            outbound.flush();
+        }
     }
 
     fn refuse(&self, attach: u64, code: Code) {
@@ -76,7 +80,6 @@ impl Shared {
             stream: offer.stream,
             link: offer.link,
             slot,
-            mode: offer.mode,
             in_place,
             attached: false,
         };
@@ -132,12 +135,21 @@ impl Shared {
                         .map_err(|errno| RingError::Os { what: "watching a doorbell", error: errno.into() })?;
                 }
             }
-            Reader::attach(memory, &identity, &link, slot, attach.start, in_place)
+            let start = Start { position: attach.start, seq: attach.start_seq };
+            Reader::attach(memory, &identity, &link, slot, start, in_place)
         })();
         match reader {
             Ok(reader) => {
                 let attach = attach.attach;
-                let stream = NewStream { attach, stream, reader, source, link, link_token };
+                inbox.live_readers.fetch_add(1, Ordering::AcqRel);
+                let (weak, reader_of) = (self.weak.clone(), Arc::clone(&inbox));
+                reader.on_release(Box::new(move || {
+                    if let Some(shared) = weak.upgrade() {
+                        shared.released(attach, &reader_of);
+                    }
+                }));
+                let first_seq = reader.last_seq() + 1;
+                let stream = NewStream { attach, stream, first_seq, reader, source, link, link_token };
                 inbound.add(&inbox, Item::Stream(Box::new(stream)));
                 self.answer(&ToBroker::Attached { attach });
             }
@@ -148,6 +160,34 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// A reader and the last message it held in place are gone: its publisher may forget it.
+    fn released(&self, attach: u64, inbox: &Arc<Inbox>) {
+        let known = lock(&self.session).readings.remove(&attach);
+        if known.is_some_and(|reading| Arc::ptr_eq(&reading.inbox, inbox)) {
+            self.answer(&ToBroker::Detach { attach, code: 0 });
+        }
+        if inbox.live_readers.fetch_sub(1, Ordering::AcqRel) == 1 && inbox.is_gone() {
+            self.unsubscribe(inbox);
+        }
+    }
+
+    /// Ends a subscription that was dropped, unless messages of it are still held in place: then the last of
+    /// them does it.
+    pub(crate) fn unsubscribe(&self, inbox: &Inbox) {
+        if inbox.live_readers.load(Ordering::Acquire) > 0 || inbox.unsubscribed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut session = lock(&self.session);
+        session.readings.retain(|_, reading| reading.inbox.id != inbox.id);
+        session.reading_links.retain(|_, link| link.subscription != inbox.id);
+        let req = session.request_number();
+        let mut outbound = lock(&self.outbound);
+        if outbound.open {
+            outbound.push(&ToBroker::Unsubscribe { req, sub: inbox.id });
+            outbound.flush();
+        }
     }
 
     /// A reader for one of this client's streams.
@@ -167,7 +207,8 @@ impl Shared {
         };
         match self.admit(admit, page, bells) {
             Ok(start) => {
-                self.answer(&ToBroker::Admitted { attach: admit.attach, start });
+                let (start, start_seq) = (start.position, start.seq);
+                self.answer(&ToBroker::Admitted { attach: admit.attach, start, start_seq });
                 self.reactor.changed();
             }
             Err(code) => self.refuse(admit.attach, code),
@@ -180,7 +221,7 @@ impl Shared {
         admit: &Admit<'_>,
         page: Option<(OwnedFd, PageDeclaration)>,
         bells: Option<(OwnedFd, OwnedFd)>,
-    ) -> Result<u64, Code> {
+    ) -> Result<Start, Code> {
         let mut session = lock(&self.session);
         if let Some((doorbell, space)) = bells {
             let link = Arc::new(WriterLink::new(doorbell, space).map_err(|error| ring_code(&error))?);

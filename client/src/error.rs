@@ -133,7 +133,7 @@ pub enum Error {
 
 /// The ring has no room: nothing was published.
 #[derive(Debug, thiserror::Error)]
-#[error("no room in the ring of '{topic}': {} has not read on", holder(.holder.as_deref()))]
+#[error("no room in the ring of '{topic}': {} has not read on", in_the_way(.holder.as_deref()))]
 pub struct Full {
     pub(crate) topic: Box<str>,
     pub(crate) holder: Option<Box<str>>,
@@ -245,6 +245,6 @@ fn because(reason: &Option<Box<str>>) -> String {
     reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
-fn holder(name: Option<&str>) -> String {
+fn in_the_way(name: Option<&str>) -> String {
     name.map_or_else(|| "a subscriber".to_owned(), |name| format!("subscriber '{name}'"))
 }

@@ -36,6 +36,9 @@ const READ_BYTES: usize = 128 * 1024;
 /// Reads in a row before the leader looks at what it waits for itself.
 const READS_MAX: usize = 4;
 
+/// Events taken from the reactor's epoll at a time.
+const EVENTS_MAX: usize = 16;
+
 /// How far a look goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
@@ -62,7 +65,6 @@ pub(crate) struct Inbound {
     batch_for: Option<Arc<Inbox>>,
     pub(crate) backoff: Duration,
     pub(crate) was_open: bool,
-    events: Vec<epoll::Event>,
 }
 
 impl Inbound {
@@ -81,7 +83,6 @@ impl Inbound {
             batch_for: None,
             backoff: Duration::ZERO,
             was_open: false,
-            events: Vec::with_capacity(16),
         }
     }
 
@@ -133,12 +134,10 @@ impl Inbound {
     /// Gives the batch to its subscription.
     pub(crate) fn hand_out(&mut self) {
         if let Some(inbox) = self.batch_for.take() {
-            if inbox.gone.load(Ordering::Relaxed) {
-                self.known.remove(&inbox.id);
-                self.batch.clear();
-            } else {
-                inbox.extend(&mut self.batch);
+            if inbox.is_gone() {
+                self.forget(inbox.id);
             }
+            inbox.extend(&mut self.batch);
         }
     }
 
@@ -182,7 +181,7 @@ impl Inbound {
         Some(inbox)
     }
 
-    pub(crate) fn forget(&mut self, subscription: u32) {
+    fn forget(&mut self, subscription: u32) {
         self.known.remove(&subscription);
         self.heard.retain(|(heard, _)| *heard != subscription);
     }
@@ -212,7 +211,7 @@ impl Shared {
     pub(crate) fn drive(&self, inbound: &mut Inbound, look: Look, for_user: bool) -> Result<bool> {
         let mut progress = self.read(inbound, for_user);
         if look == Look::All {
-            progress |= self.look_at_bells(inbound)?;
+            progress |= self.look_at_bells()?;
             progress |= self.on_timer(inbound);
         }
         Ok(progress)
@@ -270,7 +269,7 @@ impl Shared {
     }
 
     fn take_apart(&self, inbound: &mut Inbound, buffer: &[u8]) -> Result<()> {
-        self.take_preamble(inbound, buffer, )?;
+        self.take_preamble(inbound, buffer)?;
         while !inbound.phase.awaits_preamble() && inbound.socket.is_some() {
             let broken = |error: tramline_wire::DecodeError| Error::Protocol(error.to_string().into());
             let waiting = &buffer[inbound.start..inbound.end];
@@ -320,25 +319,21 @@ impl Shared {
         }
     }
 
-    fn look_at_bells(&self, inbound: &mut Inbound) -> Result<bool> {
-        let mut events = std::mem::take(&mut inbound.events);
-        events.clear();
+    fn look_at_bells(&self) -> Result<bool> {
+        let mut space = [std::mem::MaybeUninit::uninit(); EVENTS_MAX];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let found = epoll::wait(
-            self.reactor.epoll().as_ref(),
-            rustix::buffer::spare_capacity(&mut events),
-            Some(&now),
-        );
-        match found {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let events = match epoll::wait(&**self.reactor.epoll(), &mut space, Some(&now)) {
+            Ok((events, _)) => events,
+            Err(rustix::io::Errno::INTR) => return Ok(false),
             Err(error) => return Err(Error::os("looking at the bells")(error)),
-        }
+        };
         let mut progress = false;
-        for event in &events {
+        for event in events {
             match event.data.u64() {
                 KICK_TOKEN => self.reactor.clear_kick(),
                 SOCKET_TOKEN => {
-                    if event.flags.contains(epoll::EventFlags::OUT) && lock(&self.outbound).flush() {
+                    let flags = event.flags;
+                    if flags.contains(epoll::EventFlags::OUT) && lock(&self.outbound).flush() {
                         self.reactor.changed();
                     }
                 }
@@ -348,7 +343,6 @@ impl Shared {
                 }
             }
         }
-        inbound.events = events;
         Ok(progress)
     }
 }

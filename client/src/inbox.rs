@@ -39,6 +39,8 @@ pub(crate) struct Wish {
 pub(crate) struct NewStream {
     pub(crate) attach: u64,
     pub(crate) stream: u64,
+    /// Number of the first message that this attachment brings.
+    pub(crate) first_seq: u64,
     pub(crate) reader: Reader,
     pub(crate) source: Arc<Source>,
     pub(crate) link: Arc<ReaderLink>,
@@ -80,8 +82,12 @@ pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     /// Whether `queue` holds something: a look that takes no lock.
     filled: AtomicBool,
-    /// The subscription was dropped.
-    pub(crate) gone: AtomicBool,
+    /// The subscription was dropped: what still comes is dropped, too.
+    gone: AtomicBool,
+    /// Readers that are mapped: the consumer's, and those whose last message is still held.
+    pub(crate) live_readers: AtomicUsize,
+    /// `Unsubscribe` was sent.
+    pub(crate) unsubscribed: AtomicBool,
     /// Bytes waiting in all inboxes of the client.
     total: Arc<AtomicUsize>,
 }
@@ -101,6 +107,8 @@ impl Inbox {
             queue: Mutex::default(),
             filled: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            live_readers: AtomicUsize::new(0),
+            unsubscribed: AtomicBool::new(false),
             total,
         })
     }
@@ -109,6 +117,11 @@ impl Inbox {
     pub(crate) fn extend(&self, items: &mut Vec<Item>) {
         let bytes: usize = items.iter().map(held_bytes).sum();
         let mut queue = lock(&self.queue);
+        if self.is_gone() {
+            drop(queue);
+            items.clear();
+            return;
+        }
         queue.items.extend(items.drain(..));
         queue.bytes += bytes;
         self.total.fetch_add(bytes, Ordering::Relaxed);
@@ -118,10 +131,31 @@ impl Inbox {
     pub(crate) fn push(&self, item: Item) {
         let bytes = held_bytes(&item);
         let mut queue = lock(&self.queue);
+        if self.is_gone() {
+            drop(queue);
+            return;
+        }
         queue.items.push_back(item);
         queue.bytes += bytes;
         self.total.fetch_add(bytes, Ordering::Relaxed);
         self.announce(&mut queue);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// The subscription was dropped. Items hold readers, whose end has consequences that take other locks, so
+    /// none may be left behind here.
+    pub(crate) fn abandon(&self) {
+        let mut items = VecDeque::new();
+        {
+            let mut queue = lock(&self.queue);
+            self.gone.store(true, Ordering::Release);
+            std::mem::swap(&mut queue.items, &mut items);
+            self.total.fetch_sub(std::mem::take(&mut queue.bytes), Ordering::Relaxed);
+        }
+        drop(items);
     }
 
     /// Nothing more will come.

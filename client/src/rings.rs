@@ -96,11 +96,12 @@ impl Shared {
             spec.descriptors = spec.descriptors.max(wish.history.next_power_of_two());
             depth = wish.history;
         }
-        if spec.memory_bytes() > greeting.ring_bytes_max {
+        let memory_bytes = spec.memory_bytes()?;
+        if memory_bytes > greeting.ring_bytes_max {
             let limit = Limit {
                 name: "limits.ring_bytes_max".to_owned(),
                 value: greeting.ring_bytes_max,
-                used: spec.memory_bytes(),
+                used: memory_bytes,
             };
             return Err(Error::Limit { limit: Box::new(limit) });
         }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use tramline_ring::{ReaderLink, WriterLink};
-use tramline_wire::{Geometry, Mode, Welcome};
+use tramline_wire::{Geometry, Welcome};
 
 /// A request's outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,6 @@ pub(crate) struct Reading {
     pub(crate) stream: u64,
     pub(crate) link: u64,
     pub(crate) slot: u32,
-    pub(crate) mode: Mode,
     pub(crate) in_place: bool,
     pub(crate) attached: bool,
 }

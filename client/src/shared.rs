@@ -15,7 +15,7 @@ use crate::topics::Topics;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 use tramline_ring::Spinner;
 
@@ -25,6 +25,7 @@ const SOCKET_EVERY: u32 = 4;
 const BELLS_EVERY: u32 = 16;
 
 pub(crate) struct Shared {
+    pub(crate) weak: Weak<Self>,
     pub(crate) options: Options,
     pub(crate) reactor: Reactor,
     /// Holding it is to lead.
@@ -67,10 +68,11 @@ pub(crate) struct Bed<'a> {
 }
 
 impl Shared {
-    pub(crate) fn new(options: Options) -> Result<Self> {
+    pub(crate) fn new(options: Options) -> Result<Arc<Self>> {
         let reactor = Reactor::new()?;
         let session = Session::default();
-        Ok(Self {
+        Ok(Arc::new_cyclic(|weak| Self {
+            weak: weak.clone(),
             inbound: Mutex::new(Inbound::new()),
             outbound: Mutex::new(Outbound::new(Arc::clone(reactor.epoll()))),
             topics: Topics::default(),
@@ -83,7 +85,7 @@ impl Shared {
             owner: std::process::id(),
             options,
             reactor,
-        })
+        }))
     }
 
     /// Refuses to go on in a fork: rings are not mapped there and the socket belongs to the parent.

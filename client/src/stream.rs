@@ -3,6 +3,7 @@
 //! The writer's lock is held for the time of one message. Nobody waits with it: who finds the ring full
 //! announces that, lets go, and waits for the reactor to tell of room.
 
+use crate::clock::monotonic_nanos;
 use crate::error::{Error, Result};
 use crate::reactor::lock;
 use crate::topics::Topic;
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use tramline_ring::{Meta, ReadMode, RingError, RingSpec, SendError, Writer, WriterLink};
+use tramline_ring::{Meta, ReadMode, RingError, RingSpec, SendError, Start, Writer, WriterLink};
 use tramline_wire::{GatedBy, Geometry};
 
 struct Inner {
@@ -18,6 +19,7 @@ struct Inner {
     /// Names of the readers, for the sentence that says who is in the way.
     names: HashMap<u64, Box<str>>,
     waiting: bool,
+    closed: bool,
 }
 
 pub(crate) struct Stream {
@@ -39,7 +41,7 @@ impl Stream {
             topic,
             spec,
             gated_by,
-            inner: Mutex::new(Inner { writer, names: HashMap::new(), waiting: false }),
+            inner: Mutex::new(Inner { writer, names: HashMap::new(), waiting: false, closed: false }),
             readers: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
         })
@@ -59,7 +61,7 @@ impl Stream {
         Geometry { descriptors: self.spec.descriptors, arena_bytes: self.spec.arena_bytes }
     }
 
-    /// Admits a reader; returns the position it begins at.
+    /// Admits a reader; returns where it begins.
     pub(crate) fn admit(
         &self,
         id: u64,
@@ -68,7 +70,7 @@ impl Stream {
         slot: u32,
         mode: ReadMode,
         history: u32,
-    ) -> Result<u64, RingError> {
+    ) -> Result<Start, RingError> {
         let mut inner = lock(&self.inner);
         let start = inner.writer.add_reader(id, link, slot, mode, history)?;
         inner.names.insert(id, name.into());
@@ -130,15 +132,62 @@ impl Stream {
         self.with(wait, |writer| writer.try_send(meta, head, payload))
     }
 
+    /// Pushes payloads until one finds no room, then wakes the readers once. Returns the last number given,
+    /// and the payload that found no room.
+    pub(crate) fn push_many<I>(&self, payloads: &mut I, meta: &mut Meta) -> (Option<u64>, Option<I::Item>)
+    where
+        I: Iterator<Item: AsRef<[u8]>>,
+    {
+        let mut inner = lock(&self.inner);
+        let mut last = None;
+        for payload in payloads {
+            meta.time = monotonic_nanos();
+            match inner.writer.try_push(*meta, &[], payload.as_ref()) {
+                Ok(seq) => last = Some(seq),
+                Err(_) => {
+                    inner.writer.flush();
+                    return (last, Some(payload));
+                }
+            }
+        }
+        inner.writer.flush();
+        (last, None)
+    }
+
     /// Uses up a number for a message that found no room.
     pub(crate) fn skip(&self) -> u64 {
         self.dropped.fetch_add(1, Ordering::Relaxed);
         lock(&self.inner).writer.skip()
     }
 
+    /// Takes room to be filled in place.
+    pub(crate) fn try_loan(&self, wait: bool, bytes: usize, head_bytes: usize) -> Result<tramline_ring::Loan> {
+        self.with(wait, |writer| writer.try_loan(bytes, head_bytes))
+    }
+
+    /// Publishes a loan's first `used` bytes.
+    pub(crate) fn commit(&self, loan: tramline_ring::Loan, used: usize, meta: Meta, head: &[u8]) -> Result<u64> {
+        let mut inner = lock(&self.inner);
+        if inner.closed {
+            inner.writer.cancel(loan);
+            return Err(Error::Closed);
+        }
+        Ok(inner.writer.commit(loan, used, meta, head))
+    }
+
+    /// Gives a loan's room back.
+    pub(crate) fn cancel(&self, loan: tramline_ring::Loan) {
+        lock(&self.inner).writer.cancel(loan);
+    }
+
+    pub(crate) fn message_bytes_max(&self) -> u64 {
+        lock(&self.inner).writer.message_bytes_max()
+    }
+
     /// No more messages; returns the number that the next one would have had.
     pub(crate) fn close(&self) -> u64 {
         let mut inner = lock(&self.inner);
+        inner.closed = true;
         inner.writer.close();
         inner.writer.next_seq()
     }

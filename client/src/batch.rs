@@ -1,0 +1,99 @@
+//! Many small messages in one write.
+
+use crate::draft::Outgoing;
+use crate::error::Result;
+use crate::handle::Handle;
+use crate::publish::How;
+use crate::topics::Topic;
+use std::ops::Range;
+use std::sync::Arc;
+use tramline_wire::Encoding;
+
+/// Messages collected to be sent together; made by [`Client::batch`](crate::Client::batch).
+///
+/// They are numbered when sent, not when added. A batch can be filled and sent again and again.
+pub struct Batch {
+    handle: Arc<Handle>,
+    bytes: Vec<u8>,
+    messages: Vec<(Arc<Topic>, Encoding, Range<usize>)>,
+}
+
+impl Batch {
+    pub(crate) fn new(handle: Arc<Handle>) -> Self {
+        Self { handle, bytes: Vec::new(), messages: Vec::new() }
+    }
+
+    /// Adds a message; its bytes are copied.
+    ///
+    /// # Errors
+    /// When the topic breaks the rules of names.
+    pub fn publish(&mut self, topic: &str, payload: impl AsRef<[u8]>) -> Result<&mut Self> {
+        self.publish_with(topic, Encoding::Binary, payload)
+    }
+
+    /// Adds a message that says how its bytes are to be understood.
+    ///
+    /// # Errors
+    /// When the topic breaks the rules of names.
+    pub fn publish_with(
+        &mut self,
+        topic: &str,
+        encoding: Encoding,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<&mut Self> {
+        let topic = match self.messages.last() {
+            Some((last, ..)) if &*last.name == topic => Arc::clone(last),
+            _ => self.handle.shared.topics.get(topic)?,
+        };
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(payload.as_ref());
+        self.messages.push((topic, encoding, start..self.bytes.len()));
+        Ok(self)
+    }
+
+    /// How many messages are in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Publishes all of them in the order they were added, and empties the batch. As
+    /// [`Client::publish`](crate::Client::publish) for each, but written together.
+    ///
+    /// # Errors
+    /// As [`Client::publish`](crate::Client::publish). The messages before the one that failed are
+    /// published; it and those after it stay in the batch.
+    pub fn send(&mut self) -> Result<()> {
+        let shared = &self.handle.shared;
+        shared.check_process()?;
+        shared.take_fault()?;
+        let mut sent = 0;
+        let mut result = Ok(());
+        for (topic, encoding, range) in &self.messages {
+            let message = Outgoing::plain(*encoding, &self.bytes[range.clone()]);
+            if let Err(error) = shared.publish_to(topic, &message, How { confirm: false, flush: false }) {
+                result = Err(error);
+                break;
+            }
+            sent += 1;
+        }
+        shared.flush_now();
+        self.messages.drain(..sent);
+        if self.messages.is_empty() {
+            self.bytes.clear();
+        }
+        result
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("messages", &self.len()).field("bytes", &self.bytes.len()).finish_non_exhaustive()
+    }
+}

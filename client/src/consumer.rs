@@ -1,0 +1,266 @@
+//! The consuming half of a subscription: the inbox's items and the rings' messages as one sequence.
+
+use crate::error::{Error, Result};
+use crate::inbox::{Inbox, Item, SIGNAL_TOKEN};
+use crate::message::{Message, Source};
+use crate::reading::{Found, Rings};
+use crate::shared::{Shared, Waiting};
+use rustix::event::{Timespec, epoll};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tramline_ring::Spinner;
+use tramline_wire::{After, ToBroker};
+
+/// Appearing and leaving publishers remembered for [`Subscription::events`](crate::Subscription::events).
+const EVENTS_MAX: usize = 1024;
+
+/// Messages from rings in a row before the inbox is looked at.
+const INBOX_EVERY: u32 = 32;
+
+/// Messages in a row before the doorbells of idle streams are looked at.
+const BELLS_EVERY: u32 = 64;
+
+/// Links whose doorbells are looked at in one go.
+const READY_MAX: usize = 32;
+
+/// A publisher of a subscription's topics came or went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublisherEvent {
+    /// Its ring is read from now on, or its first message came by socket.
+    Appeared(Arc<Source>),
+    /// It closed, or its process ended; everything it sent was read before.
+    Left(Arc<Source>),
+}
+
+pub(crate) struct Consumer {
+    queue: VecDeque<Item>,
+    pub(crate) rings: Rings,
+    /// The socket message at the front of the queue comes after this.
+    after: Option<After>,
+    /// Lost before the next message.
+    gap: u64,
+    pub(crate) lost: u64,
+    pub(crate) events: VecDeque<PublisherEvent>,
+    /// Publishers heard by socket.
+    by_socket: Vec<Arc<Source>>,
+    spinner: Spinner,
+    taken: u32,
+    closed: Option<Option<Box<str>>>,
+}
+
+impl Consumer {
+    pub(crate) fn new(spinner: Spinner) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            rings: Rings::default(),
+            after: None,
+            gap: 0,
+            lost: 0,
+            events: VecDeque::new(),
+            by_socket: Vec::new(),
+            spinner,
+            taken: 0,
+            closed: None,
+        }
+    }
+
+    /// The next message, if there is one here or in a hot ring.
+    pub(crate) fn take(&mut self, shared: &Shared, inbox: &Inbox) -> Result<Option<Message>> {
+        self.taken = self.taken.wrapping_add(1);
+        if self.rings.has_idle() && self.taken.is_multiple_of(BELLS_EVERY) {
+            self.look_at_bells(inbox)?;
+        }
+        // Both planes have their turns: the queue when it is due or the rings have nothing.
+        let queue_first = self.taken.is_multiple_of(INBOX_EVERY) || !self.rings.has_hot();
+        if queue_first && let Some(message) = self.take_queued(shared, inbox)? {
+            return Ok(Some(message));
+        }
+        if let Some(message) = self.take_from_rings(shared)? {
+            return Ok(Some(message));
+        }
+        if !queue_first && let Some(message) = self.take_queued(shared, inbox)? {
+            return Ok(Some(message));
+        }
+        // What was queued may have been a new ring.
+        if queue_first && self.rings.has_hot() {
+            return self.take_from_rings(shared);
+        }
+        match &self.closed {
+            Some(_) if self.rings.len() > 0 || !self.queue.is_empty() => Ok(None),
+            Some(Some(reason)) => Err(Error::Disconnected(Some(reason.clone()))),
+            Some(None) => Err(Error::Closed),
+            None => Ok(None),
+        }
+    }
+
+    fn take_from_rings(&mut self, shared: &Shared) -> Result<Option<Message>> {
+        loop {
+            let found = self.rings.take();
+            if matches!(found, Found::Nothing) {
+                return Ok(None);
+            }
+            if let Some(message) = self.settle(shared, found)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    /// Counts and remembers what was found; a message is passed on.
+    fn settle(&mut self, shared: &Shared, found: Found) -> Result<Option<Message>> {
+        match found {
+            Found::Nothing => Ok(None),
+            Found::Message(message) => Ok(Some(self.pass(message))),
+            Found::Ended { source, lost } => {
+                self.gap += lost;
+                self.note(PublisherEvent::Left(source));
+                Ok(None)
+            }
+            Found::Failed { attach, error } => {
+                let mut outbound = crate::reactor::lock(&shared.outbound);
+                outbound.push(&ToBroker::Detach { attach, code: error.code().number() });
+                outbound.flush();
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds what was lost before it.
+    fn pass(&mut self, mut message: Message) -> Message {
+        if self.gap > 0 {
+            message.add_lost(std::mem::take(&mut self.gap));
+        }
+        self.lost += message.lost_before();
+        message
+    }
+
+    fn note(&mut self, event: PublisherEvent) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn take_queued(&mut self, shared: &Shared, inbox: &Inbox) -> Result<Option<Message>> {
+        if let Some(after) = self.after {
+            let found = self.rings.take_before(after);
+            if matches!(found, Found::Nothing) {
+                self.after = None;
+            } else if let Some(message) = self.settle(shared, found)? {
+                return Ok(Some(message));
+            }
+        }
+        loop {
+            let Some(item) = self.queue.pop_front() else {
+                if !inbox.is_filled() {
+                    return Ok(None);
+                }
+                let (bytes, closed) = inbox.take(&mut self.queue);
+                if bytes > 0 {
+                    shared.resume_reading();
+                }
+                self.closed = closed;
+                if self.queue.is_empty() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            match item {
+                Item::Message(message) => return Ok(Some(self.pass(message))),
+                Item::After(after) => {
+                    self.after = Some(after);
+                    if let Some(message) = self.take_before_next(shared)? {
+                        return Ok(Some(message));
+                    }
+                }
+                Item::Gap(lost) => self.gap += lost,
+                Item::Stream(stream) => {
+                    self.note(PublisherEvent::Appeared(Arc::clone(&stream.source)));
+                    self.rings.add(stream);
+                }
+                Item::Detached(attach) => self.rings.detached(attach),
+                Item::Appeared(source) => {
+                    self.by_socket.push(Arc::clone(&source));
+                    self.note(PublisherEvent::Appeared(source));
+                }
+                Item::Left(source) => {
+                    self.by_socket.retain(|known| !Arc::ptr_eq(known, &source));
+                    self.note(PublisherEvent::Left(source));
+                }
+                Item::Fault(error) => return Err(*error),
+            }
+        }
+    }
+
+    /// The ring's messages that belong before the next socket message.
+    fn take_before_next(&mut self, shared: &Shared) -> Result<Option<Message>> {
+        while let Some(after) = self.after {
+            let found = self.rings.take_before(after);
+            if matches!(found, Found::Nothing) {
+                self.after = None;
+            } else if let Some(message) = self.settle(shared, found)? {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes what the subscription's epoll has to tell, without waiting.
+    pub(crate) fn look_at_bells(&mut self, inbox: &Inbox) -> Result<()> {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut space = [std::mem::MaybeUninit::uninit(); READY_MAX];
+        let ready = match epoll::wait(&inbox.epoll, &mut space, Some(&now)) {
+            Ok((ready, _)) => ready,
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(Error::os("looking at the doorbells")(error)),
+        };
+        for event in ready {
+            match event.data.u64() {
+                SIGNAL_TOKEN => {
+                    inbox.signal.clear();
+                }
+                token => self.rings.rang(token),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.by_socket.iter().chain(self.rings.sources())
+    }
+}
+
+/// A consumer waiting for its next message.
+pub(crate) struct NextMessage<'a> {
+    pub(crate) consumer: &'a mut Consumer,
+    pub(crate) shared: &'a Shared,
+    pub(crate) inbox: &'a Inbox,
+}
+
+impl Waiting for NextMessage<'_> {
+    type Output = Message;
+
+    fn look(&mut self) -> Result<Option<Message>> {
+        self.consumer.take(self.shared, self.inbox)
+    }
+
+    fn arm(&mut self, leading: bool) -> Result<bool> {
+        if self.consumer.rings.arm() {
+            return Ok(true);
+        }
+        // A leader fills its inbox itself; nobody needs to wake it for that.
+        Ok(if leading { self.inbox.is_filled() } else { self.inbox.arm() })
+    }
+
+    fn woken(&mut self) -> Result<()> {
+        self.consumer.look_at_bells(self.inbox)
+    }
+
+    fn spins_on_memory(&self) -> bool {
+        self.consumer.rings.has_hot()
+    }
+
+    fn spinner(&mut self) -> &mut Spinner {
+        &mut self.consumer.spinner
+    }
+}

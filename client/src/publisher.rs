@@ -1,0 +1,466 @@
+//! A declared publisher: one stream, all of whose messages go through its ring.
+
+use crate::clock::{deadline_after, monotonic_nanos};
+use crate::draft::Draft;
+use crate::error::{Error, Full, Result};
+use crate::handle::Handle;
+use crate::loan::Loan;
+use crate::reactor::{Wants, lock};
+use crate::rings::RingWish;
+use crate::signal::Signal;
+use crate::stream::Stream;
+use crate::topics;
+use rustix::event::epoll;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tramline_ring::Meta;
+use tramline_wire::{Encoding, GatedBy, MessageFlags};
+
+/// What a publisher does when a subscriber that may hold it up leaves no room in the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFull {
+    /// Wait until there is room.
+    #[default]
+    Wait,
+    /// Wait for at most this long, then fail with [`Error::Full`].
+    Timeout(Duration),
+    /// Fail with [`Error::Full`] at once.
+    Fail,
+    /// Do not publish this message. Its number is used up, so subscribers see that it is missing.
+    Drop,
+}
+
+/// A publisher about to be opened; made by [`Client::publisher`](crate::Client::publisher).
+#[must_use = "nothing happens before open()"]
+#[derive(Debug)]
+pub struct PublisherBuilder {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) topic: String,
+    pub(crate) wish: RingWish,
+    pub(crate) on_full: OnFull,
+}
+
+impl PublisherBuilder {
+    pub(crate) fn new(handle: Arc<Handle>, topic: &str) -> Self {
+        let wish = RingWish { capacity: None, history: 0, gated_by: GatedBy::OwnUid, implicit: false };
+        Self { handle, topic: topic.to_owned(), wish, on_full: OnFull::Wait }
+    }
+
+    /// Room for `messages` messages of up to `message_bytes` bytes each, headers included. They are kept
+    /// for subscribers that come late or fall behind. Without it the ring has the size that the broker
+    /// suggests for the topic, usually 256 small messages in 256 KiB.
+    pub fn capacity(mut self, message_bytes: usize, messages: u32) -> Self {
+        self.wish.capacity = Some((message_bytes as u64, messages));
+        self
+    }
+
+    /// What to do when there is no room; [`OnFull::Wait`] unless set.
+    pub fn on_full(mut self, on_full: OnFull) -> Self {
+        self.on_full = on_full;
+        self
+    }
+
+    /// How many past messages a subscriber that comes late can ask for, at least. A larger number than the
+    /// capacity's makes the ring larger by descriptors, not by bytes.
+    pub fn history(mut self, messages: u32) -> Self {
+        self.wish.history = messages;
+        self
+    }
+
+    /// Whose subscribers may hold this publisher up; [`GatedBy::OwnUid`] unless set. Others read lossily.
+    pub fn gated_by(mut self, who: GatedBy) -> Self {
+        self.wish.gated_by = who;
+        self
+    }
+
+    /// Makes the ring and declares it. Returns when the subscribers that are present have been admitted,
+    /// or did not answer within the broker's attach timeout; so whatever is sent from then on reaches them,
+    /// even if this process ends right after. Blocks for that, and while the memory is filled.
+    ///
+    /// # Errors
+    /// [`Error::PublisherExists`], a refusal by the broker, or failing memory.
+    pub fn open(self) -> Result<Publisher> {
+        let shared = &self.handle.shared;
+        shared.check_process()?;
+        topics::check(&self.topic)?;
+        let topic = shared.topics.get(&self.topic)?;
+        let deadline = deadline_after(shared.options.request_timeout);
+        loop {
+            if let Some(stream) = shared.open_ring(&topic, self.wish)? {
+                return Ok(Publisher::new(Arc::clone(&self.handle), stream, self.on_full));
+            }
+            // Another thread opens a ring for a large payload on the same topic: let it, then replace it.
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Error::PublisherExists(topic.name.clone()));
+            }
+            shared.wait_until(deadline, || {
+                let opening = matches!(lock(&topic.state).route, topics::Route::Opening);
+                Ok((!opening).then_some(()))
+            })?;
+        }
+    }
+}
+
+/// What sending needs; shared by a publisher and its loans.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) on_full: OnFull,
+}
+
+impl Sender {
+    /// Repeats `act` as `on_full` says; [`Error::Full`] when that is to fail, or to drop.
+    fn insist<T>(&self, on_full: OnFull, mut act: impl FnMut(bool) -> Result<T>) -> Result<T> {
+        let waits = !matches!(on_full, OnFull::Fail | OnFull::Drop);
+        let mut full = match act(waits) {
+            Err(full @ Error::Full(_)) => full,
+            done => return done,
+        };
+        let deadline = match on_full {
+            OnFull::Wait => None,
+            OnFull::Timeout(timeout) => deadline_after(timeout),
+            OnFull::Fail | OnFull::Drop => {
+                // What is said by a bell may just not have been looked at.
+                self.handle.shared.poke()?;
+                return act(false);
+            }
+        };
+        let found = self.handle.shared.wait_until(deadline, || match act(true) {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ Error::Full(_)) => {
+                full = error;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        })?;
+        found.ok_or(full)
+    }
+
+    pub(crate) fn send(&self, on_full: OnFull, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64> {
+        self.handle.shared.check_process()?;
+        match self.insist(on_full, |wait| self.stream.try_send(wait, meta, head, payload)) {
+            Err(Error::Full(_)) if on_full == OnFull::Drop => Ok(self.stream.skip()),
+            result => result,
+        }
+    }
+
+    fn loan(&self, on_full: OnFull, bytes: usize, head_bytes: usize) -> Result<Loan> {
+        self.handle.shared.check_process()?;
+        match self.insist(on_full, |wait| self.stream.try_loan(wait, bytes, head_bytes)) {
+            Ok(loan) => Ok(Loan::in_ring(self.clone(), loan)),
+            Err(Error::Full(_)) if on_full == OnFull::Drop => Ok(Loan::own(self.clone(), bytes)),
+            Err(Error::Full(Full { topic, holder, .. })) => {
+                let loan = Some(Box::new(Loan::own(self.clone(), bytes)));
+                Err(Error::Full(Full { topic, holder, loan }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// An open publisher of one topic. Closed when dropped: its subscribers read to the end and are told.
+///
+/// While it waits for room it keeps serving its client: subscribers come and go meanwhile, also when they
+/// are in this same process.
+pub struct Publisher {
+    sender: Sender,
+    watch: OnceLock<Watch>,
+}
+
+/// What [`Publisher::as_fd`] returns: a signal for room, and the reactor, in one epoll.
+struct Watch {
+    epoll: OwnedFd,
+    signal: Arc<Signal>,
+    entry: u64,
+}
+
+impl Publisher {
+    pub(crate) fn new(handle: Arc<Handle>, stream: Arc<Stream>, on_full: OnFull) -> Self {
+        Self { sender: Sender { handle, stream, on_full }, watch: OnceLock::new() }
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.sender.stream.topic.name
+    }
+
+    /// Copies a message into the ring. Returns its sequence number. When there is no room it waits, fails
+    /// or drops as [`on_full`](PublisherBuilder::on_full) says; a dropped message's number is returned too,
+    /// and [`dropped`](Self::dropped) counts it.
+    ///
+    /// # Errors
+    /// [`Error::Full`], or [`Error::TooLarge`] if it can never fit.
+    pub fn send(&mut self, payload: impl AsRef<[u8]>) -> Result<u64> {
+        self.sender.send(self.sender.on_full, plain(Encoding::Binary), &[], payload.as_ref())
+    }
+
+    /// As [`send`](Self::send), but fails at once with [`Error::Full`] when there is no room.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn try_send(&mut self, payload: impl AsRef<[u8]>) -> Result<u64> {
+        self.arm_watch();
+        self.sender.send(OnFull::Fail, plain(Encoding::Binary), &[], payload.as_ref())
+    }
+
+    /// As [`send`](Self::send), but waits for room for at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_timeout(&mut self, payload: impl AsRef<[u8]>, timeout: Duration) -> Result<u64> {
+        self.sender.send(OnFull::Timeout(timeout), plain(Encoding::Binary), &[], payload.as_ref())
+    }
+
+    /// Copies many messages into the ring and wakes subscribers once: the cheapest way to send small ones.
+    /// Returns the last one's sequence number (that before the first, if there were none). When there is
+    /// no room, those before are published and the rest waits, fails or is dropped, one by one.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); the messages before the one that failed are published.
+    pub fn send_batch<I>(&mut self, payloads: I) -> Result<u64>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<[u8]>,
+    {
+        let stream = &self.sender.stream;
+        self.sender.handle.shared.check_process()?;
+        let mut meta = plain(Encoding::Binary);
+        let mut payloads = payloads.into_iter();
+        let mut last = None;
+        loop {
+            // As many as fit, under one lock and with one look at the readers.
+            let (sent, rest) = stream.push_many(&mut payloads, &mut meta);
+            last = sent.or(last);
+            match rest {
+                None => return Ok(last.unwrap_or_else(|| stream.next_seq() - 1)),
+                Some(payload) => {
+                    last = Some(self.sender.send(self.sender.on_full, meta, &[], payload.as_ref())?);
+                }
+            }
+        }
+    }
+
+    /// Takes room for a message of up to `bytes` bytes, to be filled in place and then sent, without any
+    /// copy. Waits for room as [`on_full`](PublisherBuilder::on_full) says. Under [`OnFull::Drop`] and
+    /// without room the loan lies in this process's memory, and is dropped when sent if there is still none.
+    ///
+    /// # Errors
+    /// [`Error::Full`], which then holds such a loan in own memory; [`Error::TooLarge`] if it can never fit.
+    pub fn loan(&mut self, bytes: usize) -> Result<Loan> {
+        self.sender.loan(self.sender.on_full, bytes, 0)
+    }
+
+    /// As [`loan`](Self::loan), but fails at once with [`Error::Full`] when there is no room.
+    ///
+    /// # Errors
+    /// As [`loan`](Self::loan).
+    pub fn try_loan(&mut self, bytes: usize) -> Result<Loan> {
+        self.arm_watch();
+        self.sender.loan(OnFull::Fail, bytes, 0)
+    }
+
+    /// Fills room for one `T` in place: `fill` is given a `&mut T` in the ring, and then it is sent.
+    /// Returns the sequence number.
+    ///
+    /// # Errors
+    /// As [`loan`](Self::loan).
+    #[cfg(feature = "zerocopy")]
+    pub fn send_as<T>(&mut self, fill: impl FnOnce(&mut T)) -> Result<u64>
+    where
+        T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::KnownLayout + zerocopy::Immutable,
+    {
+        let mut loan = self.loan_as::<T>()?;
+        fill(&mut loan);
+        loan.send()
+    }
+
+    /// Room for one `T`, to be filled in place as a `&mut T` and then sent. It begins as some valid value,
+    /// usually zeros.
+    ///
+    /// # Errors
+    /// As [`loan`](Self::loan).
+    #[cfg(feature = "zerocopy")]
+    pub fn loan_as<T>(&mut self) -> Result<crate::LoanAs<T>>
+    where
+        T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::KnownLayout + zerocopy::Immutable,
+    {
+        crate::LoanAs::new(self.loan(size_of::<T>())?)
+    }
+
+    /// A message with type, headers, encoding or source time.
+    pub fn message(&mut self) -> PublisherMessage<'_> {
+        PublisherMessage { publisher: self, draft: Draft::default() }
+    }
+
+    /// How many subscriptions read this publisher's ring now. Costs a load.
+    #[must_use]
+    pub fn subscriber_count(&self) -> usize {
+        self.sender.stream.reader_count()
+    }
+
+    /// Blocks until at least `count` subscriptions read this publisher's ring.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] after `timeout`.
+    pub fn wait_for_subscribers(&self, count: usize, timeout: Duration) -> Result<()> {
+        let stream = &self.sender.stream;
+        let look = || Ok((stream.reader_count() >= count).then_some(()));
+        let found = self.sender.handle.shared.wait_until(deadline_after(timeout), look)?;
+        found.ok_or(Error::TimedOut { what: "sufficient number of subscribers", after: timeout })
+    }
+
+    /// How many messages [`OnFull::Drop`] has dropped.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.sender.stream.dropped()
+    }
+
+    /// The sequence number that the next message gets.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.sender.stream.next_seq()
+    }
+
+    /// The largest message that can ever fit, payload and headers together, in bytes.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> u64 {
+        self.sender.stream.message_bytes_max()
+    }
+
+    /// Ends the stream, as dropping the publisher does.
+    pub fn close(self) {}
+
+    fn arm_watch(&self) {
+        if let Some(watch) = self.watch.get() {
+            watch.signal.clear();
+        }
+    }
+
+    fn watch(&self) -> Result<Watch> {
+        let reactor = &self.sender.handle.shared.reactor;
+        let io = || Error::os("making an epoll descriptor");
+        let epoll_fd = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io())?;
+        let signal = Arc::new(Signal::new().map_err(Error::io("making an eventfd"))?);
+        let flags = epoll::EventFlags::IN;
+        epoll::add(&epoll_fd, &*signal, epoll::EventData::new_u64(0), flags).map_err(io())?;
+        epoll::add(&epoll_fd, reactor.fd(), epoll::EventData::new_u64(1), flags).map_err(io())?;
+        let entry = reactor.enter(&signal, Wants { lead: false, changes: true });
+        Ok(Watch { epoll: epoll_fd, signal, entry })
+    }
+
+    /// A descriptor that becomes readable when there may be room again: after [`try_send`](Self::try_send)
+    /// or [`try_loan`](Self::try_loan) said that it is full, wait for it, then try again.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn room_fd(&self) -> Result<BorrowedFd<'_>> {
+        if self.watch.get().is_none() {
+            let made = self.watch()?;
+            if let Err(unused) = self.watch.set(made) {
+                self.sender.handle.shared.reactor.leave(unused.entry);
+            }
+        }
+        self.watch.get().map(|watch| watch.epoll.as_fd()).ok_or(Error::Closed)
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        let shared = &self.sender.handle.shared;
+        if let Some(watch) = self.watch.take() {
+            shared.reactor.leave(watch.entry);
+        }
+        shared.close_publisher(&self.sender.stream);
+    }
+}
+
+/// As [`room_fd`](Publisher::room_fd).
+///
+/// # Panics
+/// When the process has no descriptors left.
+impl AsFd for Publisher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.room_fd().expect("three more descriptors can be opened")
+    }
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("topic", &self.topic()).finish_non_exhaustive()
+    }
+}
+
+fn plain(encoding: Encoding) -> Meta {
+    Meta { flags: MessageFlags::new(encoding).bits(), time: monotonic_nanos(), source_time: 0 }
+}
+
+/// One message of a publisher, with what it says about itself.
+#[must_use = "nothing is sent before send()"]
+#[derive(Debug)]
+pub struct PublisherMessage<'a> {
+    publisher: &'a mut Publisher,
+    draft: Draft<'a>,
+}
+
+impl<'a> PublisherMessage<'a> {
+    /// Its type, up to 127 bytes.
+    pub fn type_(mut self, message_type: &'a str) -> Self {
+        self.draft.message_type = message_type;
+        self
+    }
+
+    /// One more header; names are up to 255 bytes, values up to 65,535, all together up to 16 KiB.
+    pub fn header(mut self, name: &'a str, value: &'a [u8]) -> Self {
+        self.draft.headers.push((name, value));
+        self
+    }
+
+    /// How its bytes are to be understood.
+    pub fn encoding(mut self, encoding: Encoding) -> Self {
+        self.draft.encoding = encoding;
+        self
+    }
+
+    /// When what it tells happened: nanoseconds since 1970, UTC.
+    pub fn source_time(mut self, unix_nanos: i64) -> Self {
+        self.draft.source_time = Some(unix_nanos);
+        self
+    }
+
+    fn meta(&self) -> Meta {
+        let source_time = self.draft.source_time.unwrap_or(0);
+        Meta { flags: self.draft.flags().bits(), time: monotonic_nanos(), source_time }
+    }
+
+    /// As [`Publisher::send`].
+    ///
+    /// # Errors
+    /// As [`Publisher::send`], and [`Error::Header`].
+    pub fn send(self, payload: impl AsRef<[u8]>) -> Result<u64> {
+        let sender = &self.publisher.sender;
+        sender.send(sender.on_full, self.meta(), &self.draft.head()?, payload.as_ref())
+    }
+
+    /// As [`Publisher::try_send`].
+    ///
+    /// # Errors
+    /// As [`Publisher::try_send`], and [`Error::Header`].
+    pub fn try_send(self, payload: impl AsRef<[u8]>) -> Result<u64> {
+        self.publisher.arm_watch();
+        self.publisher.sender.send(OnFull::Fail, self.meta(), &self.draft.head()?, payload.as_ref())
+    }
+
+    /// As [`Publisher::loan`].
+    ///
+    /// # Errors
+    /// As [`Publisher::loan`], and [`Error::Header`].
+    pub fn loan(self, bytes: usize) -> Result<Loan> {
+        let head = self.draft.head()?;
+        let sender = &self.publisher.sender;
+        let loan = sender.loan(sender.on_full, bytes, head.len())?;
+        Ok(loan.describe(head, self.draft.flags(), self.draft.source_time.unwrap_or(0)))
+    }
+}

@@ -1,0 +1,317 @@
+//! The rings that one subscription reads: which are hot, which sleep, and whose turn it is.
+//!
+//! Hot streams are looked at in turn, a few messages each, so that a busy one does not starve another.
+//! Before the consumer sleeps every hot stream is armed and becomes idle; an idle one stays armed, costs
+//! nothing, and becomes hot again when its doorbell names its slot. The work per message does not depend on
+//! the number of idle streams.
+
+use crate::error::Error;
+use crate::inbox::NewStream;
+use crate::message::{INLINE_BYTES_MAX, Message, Parts, Source};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received};
+use tramline_wire::After;
+
+/// Messages taken from one stream before the next hot one has its turn.
+const TURN_MESSAGES_MAX: u32 = 16;
+
+/// Looks at a hot stream that find nothing before it is armed, while others are busy.
+const COLD_AFTER: u32 = 256;
+
+struct Stream {
+    attach: u64,
+    id: u64,
+    reader: Reader,
+    source: Arc<Source>,
+    link_token: u64,
+    hot: bool,
+    /// Looks in a row that found nothing.
+    misses: u32,
+    /// After a reconnect: the attachment that carries on with this number.
+    next: Option<Box<NewStream>>,
+}
+
+struct Link {
+    link: Arc<ReaderLink>,
+    streams: usize,
+}
+
+/// What a look at the rings found.
+pub(crate) enum Found {
+    Nothing,
+    Message(Message),
+    /// A stream has ended: who it was, and how many were lost after its last message.
+    Ended { source: Arc<Source>, lost: u64 },
+    /// A stream said something impossible, or failed; it is not read any more.
+    Failed { attach: u64, error: Error },
+}
+
+#[derive(Default)]
+pub(crate) struct Rings {
+    streams: Vec<Option<Stream>>,
+    free: Vec<usize>,
+    hot: VecDeque<usize>,
+    links: HashMap<u64, Link>,
+    by_slot: HashMap<(u64, u32), usize>,
+    idle: usize,
+    turn: u32,
+    scratch: Vec<u8>,
+    slots: Vec<u32>,
+}
+
+impl Rings {
+    pub(crate) fn len(&self) -> usize {
+        self.hot.len() + self.idle
+    }
+
+    pub(crate) fn has_hot(&self) -> bool {
+        !self.hot.is_empty()
+    }
+
+    pub(crate) fn has_idle(&self) -> bool {
+        self.idle > 0
+    }
+
+    /// Begins to read a stream. If it is read already, by an attachment of an earlier connection, that
+    /// one is read up to where this one begins.
+    pub(crate) fn add(&mut self, new: Box<NewStream>) {
+        if let Some(earlier) = self.streams.iter_mut().flatten().find(|stream| stream.id == new.stream) {
+            earlier.next = Some(new);
+            return;
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.streams.push(None);
+            self.streams.len() - 1
+        });
+        self.put(index, *new);
+        self.hot.push_back(index);
+    }
+
+    fn put(&mut self, index: usize, new: NewStream) {
+        let link = self.links.entry(new.link_token).or_insert(Link { link: new.link, streams: 0 });
+        link.streams += 1;
+        self.by_slot.insert((new.link_token, new.reader.slot()), index);
+        self.streams[index] = Some(Stream {
+            attach: new.attach,
+            id: new.stream,
+            reader: new.reader,
+            source: new.source,
+            link_token: new.link_token,
+            hot: true,
+            misses: 0,
+            next: None,
+        });
+    }
+
+    /// Takes a stream out of its place. The place is free, or given to the attachment that carries on.
+    fn take_out(&mut self, index: usize) -> Option<Stream> {
+        let mut stream = self.streams.get_mut(index)?.take()?;
+        self.by_slot.remove(&(stream.link_token, stream.reader.slot()));
+        if let Some(link) = self.links.get_mut(&stream.link_token) {
+            link.streams -= 1;
+            if link.streams == 0 {
+                self.links.remove(&stream.link_token);
+            }
+        }
+        if stream.hot {
+            self.hot.retain(|hot| *hot != index);
+        } else {
+            self.idle -= 1;
+        }
+        match stream.next.take() {
+            Some(next) => {
+                self.put(index, *next);
+                self.hot.push_front(index);
+            }
+            None => self.free.push(index),
+        }
+        Some(stream)
+    }
+
+    /// The broker says that an attachment has ended: what its ring holds is still read.
+    pub(crate) fn detached(&mut self, attach: u64) {
+        let found = self.streams.iter().position(|stream| {
+            stream.as_ref().is_some_and(|stream| stream.attach == attach)
+        });
+        if let Some(index) = found {
+            self.end_writing(index);
+        }
+    }
+
+    fn end_writing(&mut self, index: usize) {
+        if let Some(stream) = self.streams[index].as_mut() {
+            stream.reader.writer_gone();
+        }
+        self.warm(index);
+    }
+
+    /// Makes a stream hot.
+    fn warm(&mut self, index: usize) {
+        let Some(stream) = self.streams.get_mut(index).and_then(Option::as_mut) else { return };
+        stream.reader.disarm();
+        stream.misses = 0;
+        if !stream.hot {
+            stream.hot = true;
+            self.idle -= 1;
+            self.hot.push_back(index);
+        }
+    }
+
+    /// A doorbell rang: the streams it names are hot now.
+    pub(crate) fn rang(&mut self, link_token: u64) {
+        let Some(link) = self.links.get(&link_token) else { return };
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.clear();
+        let drained = link.link.drain(&mut slots);
+        match drained {
+            Drained::Some => {
+                for slot in &slots {
+                    if let Some(index) = self.by_slot.get(&(link_token, *slot)) {
+                        self.warm(*index);
+                    }
+                }
+            }
+            Drained::All | Drained::HungUp => {
+                for index in 0..self.streams.len() {
+                    let of_link = self.streams[index].as_ref().is_some_and(|it| it.link_token == link_token);
+                    match drained {
+                        Drained::HungUp if of_link => self.end_writing(index),
+                        _ if of_link => self.warm(index),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        self.slots = slots;
+    }
+
+    /// The next message of any stream.
+    pub(crate) fn take(&mut self) -> Found {
+        for _ in 0..self.hot.len() {
+            let Some(index) = self.hot.front().copied() else { break };
+            match self.take_from(index) {
+                Found::Nothing => {
+                    self.turn = 0;
+                    self.hot.rotate_left(1);
+                    self.cool(index);
+                }
+                found => {
+                    self.turn += 1;
+                    if self.turn >= TURN_MESSAGES_MAX {
+                        self.turn = 0;
+                        if self.hot.front() == Some(&index) {
+                            self.hot.rotate_left(1);
+                        }
+                    }
+                    return found;
+                }
+            }
+        }
+        Found::Nothing
+    }
+
+    /// A stream that stays empty while others are busy goes to sleep.
+    fn cool(&mut self, index: usize) {
+        let Some(stream) = self.streams[index].as_mut() else { return };
+        stream.misses += 1;
+        if stream.misses >= COLD_AFTER && self.hot.len() > 1 {
+            stream.misses = 0;
+            if !stream.reader.arm() {
+                stream.hot = false;
+                self.idle += 1;
+                self.hot.retain(|hot| *hot != index);
+            }
+        }
+    }
+
+    fn take_from(&mut self, index: usize) -> Found {
+        let Some(stream) = self.streams[index].as_mut() else { return Found::Nothing };
+        let passed = stream.next.as_ref().is_some_and(|next| stream.reader.last_seq() + 1 >= next.first_seq);
+        if passed {
+            // The new attachment has everything from here on.
+            self.take_out(index);
+            return Found::Nothing;
+        }
+        match stream.reader.try_next(&mut self.scratch) {
+            Ok(Next::Empty) => Found::Nothing,
+            Ok(Next::Message(received)) => {
+                stream.misses = 0;
+                Found::Message(message(&stream.source, received, &mut self.scratch))
+            }
+            Ok(Next::Ended { lost }) => {
+                let carries_on = stream.next.is_some();
+                match self.take_out(index) {
+                    Some(ended) if !carries_on => Found::Ended { source: ended.source, lost },
+                    _ => Found::Nothing,
+                }
+            }
+            // This version's writers have one generation; a later one's stream cannot be followed.
+            Ok(Next::Successor) => match self.take_out(index) {
+                Some(ended) => Found::Ended { source: ended.source, lost: 0 },
+                None => Found::Nothing,
+            },
+            Err(error) => {
+                let attach = stream.attach;
+                self.take_out(index);
+                Found::Failed { attach, error: error.into() }
+            }
+        }
+    }
+
+    /// The next message that a socket message comes after, if it has not been read yet.
+    pub(crate) fn take_before(&mut self, after: After) -> Found {
+        let found = self.streams.iter().position(|stream| {
+            stream.as_ref().is_some_and(|it| it.id == after.stream && it.reader.last_seq() < after.seq)
+        });
+        // Everything up to `after` was in the ring before the socket message was sent: an empty ring has
+        // no more of it, only numbers that were used up without a message.
+        found.map_or(Found::Nothing, |index| self.take_from(index))
+    }
+
+    /// Before sleeping: arms every hot stream. `true`: one has something, do not sleep.
+    pub(crate) fn arm(&mut self) -> bool {
+        let mut found = false;
+        for _ in 0..self.hot.len() {
+            let Some(index) = self.hot.pop_front() else { break };
+            let Some(stream) = self.streams[index].as_mut() else { continue };
+            if stream.next.is_some() || stream.reader.arm() {
+                found = true;
+                self.hot.push_back(index);
+            } else {
+                stream.hot = false;
+                stream.misses = 0;
+                self.idle += 1;
+            }
+        }
+        found
+    }
+
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.streams.iter().flatten().map(|stream| &stream.source)
+    }
+}
+
+fn message(source: &Arc<Source>, received: Received, scratch: &mut Vec<u8>) -> Message {
+    let Received { seq, lost, meta, body } = received;
+    match body {
+        Body::Copied { payload, head } => {
+            let parts = Parts { source, seq, lost, meta, head: &scratch[head] };
+            if payload.len() <= INLINE_BYTES_MAX {
+                return Message::from_ring(parts, &scratch[payload]);
+            }
+            let (start, end) = (payload.start, payload.end);
+            if end < scratch.capacity() / 2 {
+                return Message::from_ring(parts, &scratch[payload]);
+            }
+            // Large, and the buffer is filled well: hand it over instead of copying it once more.
+            let head = parts.head.to_vec();
+            let bytes = std::mem::take(scratch);
+            Message::from_ring_buffer(Parts { source, seq, lost, meta, head: &head }, bytes, start, end)
+        }
+        Body::Pinned(pinned) => {
+            let head = pinned.head().to_vec();
+            Message::from_ring_pinned(Parts { source, seq, lost, meta, head: &head }, pinned)
+        }
+    }
+}
