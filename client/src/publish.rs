@@ -196,9 +196,10 @@ impl Outgoing<'_> {
     }
 }
 
-/// Ends a topic's ring: numbers go on after it, and what follows says so.
-pub(crate) fn close_route(shared: &Shared, state: &mut TopicState) {
-    let Route::Ring { stream, .. } = std::mem::replace(&mut state.route, Route::Socket) else { return };
+/// Ends a topic's ring: numbers go on after it, and what follows says so. Returns the request, if it could be
+/// sent and is `awaited`.
+pub(crate) fn close_route(shared: &Shared, state: &mut TopicState, awaited: bool) -> Option<u32> {
+    let Route::Ring { stream, .. } = std::mem::replace(&mut state.route, Route::Socket) else { return None };
     let next_seq = stream.close();
     if next_seq > stream.spec.first_seq {
         state.after = Some(After { stream: stream.id, seq: next_seq - 1 });
@@ -206,11 +207,13 @@ pub(crate) fn close_route(shared: &Shared, state: &mut TopicState) {
     state.next_seq = next_seq;
     let mut session = lock(&shared.session);
     session.streams.remove(&stream.id);
-    let req = session.request_number();
     let mut outbound = lock(&shared.outbound);
-    if outbound.open {
-        outbound.push(&ToBroker::CloseStream { req, stream: stream.id, last_seq: next_seq - 1 });
-        outbound.flush();
+    if !outbound.open {
+        return None;
     }
+    let req = if awaited { session.begin() } else { session.request_number() };
+    outbound.push(&ToBroker::CloseStream { req, stream: stream.id, last_seq: next_seq - 1 });
+    outbound.flush();
+    awaited.then_some(req)
 }
 

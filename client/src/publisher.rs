@@ -330,8 +330,17 @@ impl Publisher {
         self.sender.stream.message_bytes_max()
     }
 
-    /// Ends the stream, as dropping the publisher does.
-    pub fn close(self) {}
+    /// Ends the stream, as dropping the publisher does, and blocks until the broker knows.
+    ///
+    /// # Errors
+    /// When the broker does not answer. The stream is closed for its subscribers all the same.
+    pub fn close(self) -> Result<()> {
+        let shared = &self.sender.handle.shared;
+        match shared.close_publisher(&self.sender.stream, true) {
+            Some(request) => shared.wait_for_answer(request, "answer to the closing of a ring").map(|_| ()),
+            None => Ok(()),
+        }
+    }
 
     fn arm_watch(&self) {
         if let Some(watch) = self.watch.get() {
@@ -373,7 +382,7 @@ impl Drop for Publisher {
         if let Some(watch) = self.watch.take() {
             shared.reactor.leave(watch.entry);
         }
-        shared.close_publisher(&self.sender.stream);
+        shared.close_publisher(&self.sender.stream, false);
     }
 }
 

@@ -45,7 +45,7 @@ impl Shared {
             Route::Ring { implicit: None, .. } if implicit => return Ok(None),
             Route::Ring { implicit: None, .. } => return Err(Error::PublisherExists(topic.name.clone())),
             Route::Ring { .. } => {
-                close_route(self, &mut state);
+                close_route(self, &mut state, false);
                 lock(&self.topics.implicit).retain(|other| other.id != topic.id);
             }
             Route::Socket => {}
@@ -199,7 +199,7 @@ impl Shared {
             if used.elapsed() < idle {
                 return;
             }
-            close_route(self, &mut state);
+            close_route(self, &mut state, false);
         }
         lock(&self.topics.implicit).retain(|other| other.id != topic.id);
     }
@@ -213,13 +213,13 @@ impl Shared {
         (!lock(&self.topics.implicit).is_empty()).then(|| Instant::now() + IMPLICIT_IDLE / 2)
     }
 
-    /// Ends a declared publisher.
-    pub(crate) fn close_publisher(&self, stream: &Arc<Stream>) {
+    /// Ends a declared publisher. Returns the request whose answer may be waited for.
+    pub(crate) fn close_publisher(&self, stream: &Arc<Stream>, awaited: bool) -> Option<u32> {
         let mut state = lock(&stream.topic.state);
-        if matches!(&state.route, Route::Ring { stream: current, .. } if current.id == stream.id) {
-            close_route(self, &mut state);
-        }
+        let current = matches!(&state.route, Route::Ring { stream: current, .. } if current.id == stream.id);
+        let request = if current { close_route(self, &mut state, awaited) } else { None };
         drop(state);
         self.reactor.changed();
+        request
     }
 }

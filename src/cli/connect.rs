@@ -85,8 +85,8 @@ impl From<Error> for Failure {
                 Code::SlowSubscriber | Code::ShuttingDown | Code::PeerGone => Self::unavailable(message),
                 _ => Self::software(message),
             },
-            Error::Disconnected | Error::Closed => Self::unavailable(error),
-            Error::TimedOut(_) | Error::Full(_) => Self::try_again(error),
+            Error::NoBroker { .. } | Error::Disconnected(_) | Error::Closed => Self::unavailable(error),
+            Error::TimedOut { .. } | Error::Full(_) => Self::try_again(error),
             Error::Io { what, source } => Self::io(format!("{what}: {source}")),
             other => Self::software(other),
         }
