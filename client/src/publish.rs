@@ -175,9 +175,11 @@ impl Shared {
     }
 
     pub(crate) fn take_confirmation(&self, key: (u32, u64)) -> Result<Option<u32>> {
-        if let Some(Some(_)) = lock(&self.session).confirmations.get(&key) {
-            return lock(&self.session).confirmations.remove(&key).flatten().transpose();
+        let mut session = lock(&self.session);
+        if let Some(answer) = session.confirmations.get_mut(&key).and_then(Option::take) {
+            return answer.map(Some);
         }
+        drop(session);
         // A refused publish is answered by an error without a number.
         self.take_fault().map(|()| None)
     }

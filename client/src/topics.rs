@@ -10,7 +10,7 @@ use crate::stream::Stream;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use tramline_wire::After;
+use tramline_wire::{After, Code};
 
 /// Topics that one client may publish on; each keeps its number for as long as the client lives.
 const CLIENT_TOPICS_MAX: usize = 262_144;
@@ -69,7 +69,12 @@ impl Topics {
 }
 
 pub(crate) fn check(name: &str) -> Result<()> {
-    tramline_wire::Topic::parse(name)
-        .map(|_| ())
-        .map_err(|source| Error::Topic { text: name.into(), source })
+    let topic =
+        tramline_wire::Topic::parse(name).map_err(|source| Error::Topic { text: name.into(), source })?;
+    if topic.is_reserved() {
+        // Refused here: the broker would end the session of a client that does not know this.
+        let message = format!("{name} cannot be published to: topics that start with $ belong to the broker");
+        return Err(Error::refused(Code::ReservedTopic.number(), &message, None));
+    }
+    Ok(())
 }

@@ -1,0 +1,222 @@
+//! The client against a real broker: messages by socket and through rings, in order and without loss.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::sync::mpsc;
+use std::time::Duration;
+use support::Broker;
+use tramline_client::{Client, Error, OnFull, PublisherEvent};
+
+/// Ends the test's process when a test hangs: whoever waits for ever cannot fail by itself.
+struct Watchdog(Option<mpsc::Sender<()>>);
+
+impl Watchdog {
+    fn start() -> Self {
+        let (alive, ended) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("a test hangs");
+                std::process::abort();
+            }
+        });
+        Self(Some(alive))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.0.take();
+    }
+}
+
+fn client(broker: &Broker, name: &str) -> Client {
+    Client::builder().name(name).socket(broker.socket()).connect().unwrap()
+}
+
+#[test]
+fn a_message_arrives_with_everything_it_says() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let mut s = b.subscribe("gps.>").unwrap();
+    assert_eq!(a.publish("gps.fix", b"raw").unwrap(), 1);
+    let sent = a.message("gps.fix").type_("fix").header("unit", b"deg").source_time(-5);
+    assert_eq!(sent.publish(b"second").unwrap(), 2);
+    let first = s.recv().unwrap();
+    assert_eq!((first.topic(), first.seq(), first.payload()), ("gps.fix", 1, b"raw".as_slice()));
+    assert_eq!((first.publisher().name.as_str(), first.publisher().pid), ("a", std::process::id()));
+    assert!(!first.through_ring() && first.lost_before() == 0 && first.source_time().is_none());
+    let second = s.recv().unwrap();
+    assert_eq!((second.message_type(), second.header("unit")), (Some("fix"), Some(b"deg".as_slice())));
+    assert_eq!((second.source_time(), second.seq()), (Some(-5), 2));
+    assert!(second.time() >= first.time());
+    assert!(s.try_recv().unwrap().is_none());
+}
+
+#[test]
+fn a_refused_publish_is_told() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let a = client(&broker, "a");
+    assert!(matches!(a.publish("gps..fix", b""), Err(Error::Topic { .. })));
+    let refused = a.publish_confirmed("$tramline.x", b"").unwrap_err();
+    assert_eq!(refused.code(), tramline_client::Code::ReservedTopic);
+    assert_eq!(a.publish_confirmed("gps.fix", b"x").unwrap(), 0);
+    let _s = a.subscribe("gps.*").unwrap();
+    assert_eq!(a.publish_confirmed("gps.fix", b"x").unwrap(), 1);
+}
+
+#[test]
+fn many_messages_by_socket_arrive_in_order() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let mut s = b.subscribe("n").unwrap();
+    let sender = std::thread::spawn(move || {
+        let mut batch = a.batch();
+        for block in 0..200_u32 {
+            for n in 0..100_u32 {
+                batch.publish("n", (block * 100 + n).to_le_bytes()).unwrap();
+            }
+            batch.send().unwrap();
+        }
+        a.flush().unwrap();
+    });
+    for n in 0..20_000_u32 {
+        let message = s.recv().unwrap();
+        assert_eq!((message.seq(), message.lost_before()), (u64::from(n) + 1, 0));
+        assert_eq!(message.payload(), n.to_le_bytes());
+    }
+    sender.join().unwrap();
+}
+
+#[test]
+fn a_publisher_and_a_subscription_meet_in_a_ring() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let mut s = b.subscribe("cam.*").unwrap();
+    let mut p = a.publisher("cam.front").capacity(1 << 20, 4).open().unwrap();
+    assert_eq!(p.subscriber_count(), 1);
+    let sender = std::thread::spawn(move || {
+        for n in 0..50_u8 {
+            let mut frame = p.loan(1 << 20).unwrap();
+            frame.fill(n);
+            frame.send().unwrap();
+            p.send([n]).unwrap();
+        }
+        p.close().unwrap();
+    });
+    for n in 0..50_u8 {
+        let frame = s.recv().unwrap();
+        assert!(frame.through_ring() && frame.in_place(), "{frame:?}");
+        assert_eq!(frame.payload().len(), 1 << 20);
+        assert!(frame.payload().iter().all(|byte| *byte == n));
+        assert_eq!(s.recv().unwrap().payload(), [n]);
+    }
+    sender.join().unwrap();
+    assert!(s.recv_timeout(Duration::from_millis(20)).unwrap().is_none());
+    let events = s.events();
+    assert!(matches!(events.as_slice(), [PublisherEvent::Appeared(_), PublisherEvent::Left(_)]), "{events:?}");
+    assert_eq!((s.lost(), s.stream_count()), (0, 0));
+}
+
+#[test]
+fn order_holds_when_a_topic_moves_between_the_planes() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let mut s = b.subscribe("t").unwrap();
+    let sender = std::thread::spawn(move || {
+        for _ in 0..10 {
+            for _ in 0..5 {
+                a.publish("t", b"socket").unwrap();
+            }
+            let mut p = a.publisher("t").open().unwrap();
+            for _ in 0..5 {
+                p.send(b"ring").unwrap();
+            }
+            a.publish("t", b"ring too").unwrap();
+        }
+        a
+    });
+    for n in 1..=110 {
+        let message = s.recv().unwrap();
+        assert_eq!((message.seq(), message.lost_before()), (n, 0), "{message:?}");
+        assert_eq!(message.through_ring(), message.payload().starts_with(b"ring"));
+    }
+    drop(sender.join().unwrap());
+}
+
+#[test]
+fn a_large_payload_finds_its_own_way() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let mut s = b.subscribe("big").unwrap();
+    let sizes = [10, 100_000, 3_000_000, 9_000_000, 10, 100];
+    let sender = std::thread::spawn(move || {
+        for (n, size) in sizes.into_iter().enumerate() {
+            a.publish("big", vec![u8::try_from(n).unwrap(); size]).unwrap();
+        }
+        a
+    });
+    for (n, size) in sizes.into_iter().enumerate() {
+        let message = s.recv().unwrap();
+        assert_eq!((message.seq(), message.payload().len()), (n as u64 + 1, size));
+        assert!(message.payload().iter().all(|byte| usize::from(*byte) == n));
+        assert_eq!(message.through_ring(), n > 0);
+    }
+    drop(sender.join().unwrap());
+}
+
+#[test]
+fn a_process_talks_to_itself() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let c = client(&broker, "self");
+    let mut p = c.publisher("self").capacity(1000, 8).on_full(OnFull::Fail).open().unwrap();
+    let mut s = c.subscribe("self").unwrap();
+    p.wait_for_subscribers(1, Duration::from_secs(10)).unwrap();
+    for n in 0..100_u8 {
+        p.send([n]).unwrap();
+        assert_eq!(s.recv().unwrap().payload(), [n]);
+    }
+    let full = loop {
+        if let Err(error) = p.send([0; 900]) {
+            break error;
+        }
+    };
+    assert!(matches!(&full, Error::Full(full) if full.holder() == Some("self")), "{full}");
+    while s.try_recv().unwrap().is_some() {}
+    p.send(b"room again").unwrap();
+    assert_eq!(s.recv().unwrap().payload(), b"room again");
+}
+
+#[test]
+fn a_late_subscriber_gets_history_and_a_lossy_one_knows_its_loss() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let mut p = a.publisher("h").capacity(64, 16).history(16).open().unwrap();
+    for n in 0..10_u8 {
+        p.send([n]).unwrap();
+    }
+    let mut s = b.subscription("h").history(4).open().unwrap();
+    for n in 6..10_u8 {
+        assert_eq!(s.recv().unwrap().payload(), [n]);
+    }
+    let mut lossy = b.subscription("h").lossy().open().unwrap();
+    drop(s);
+    for n in 0..100_u8 {
+        p.send([n]).unwrap();
+    }
+    let (mut seen, mut lost) = (0, 0);
+    while let Some(message) = lossy.recv_timeout(Duration::from_millis(50)).unwrap() {
+        seen += 1;
+        lost += message.lost_before();
+    }
+    assert_eq!(seen + lost, 100);
+    assert!(lost >= 84 && lossy.lost() == lost, "{lost}");
+}
