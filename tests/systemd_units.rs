@@ -8,9 +8,10 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use support::have;
+use support::{Broker, have};
 use tempfile::TempDir;
 
 /// What `systemd-analyze security` may say at most, in tenths: 13 when it was written, out of 100.
@@ -131,4 +132,70 @@ fn the_command_of_the_service_exists() {
     let complaint = said(&output);
     assert!(complaint.contains("/no/such/tramline.yaml"), "{complaint}");
     assert!(!output.status.success());
+}
+
+/// The system calls in a set such as `@system-service`, with those of the sets within it.
+fn calls_in(set: &str) -> BTreeSet<String> {
+    let Some(output) = tool("systemd-analyze", &["--no-pager", "syscall-filter", set]) else {
+        return BTreeSet::new();
+    };
+    assert!(output.status.success(), "{}", said(&output));
+    let listing = String::from_utf8_lossy(&output.stdout).into_owned();
+    let members =
+        listing.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    members
+        .flat_map(|member| {
+            if member.starts_with('@') { calls_in(member) } else { BTreeSet::from([member.to_owned()]) }
+        })
+        .collect()
+}
+
+#[test]
+fn the_filter_lets_the_broker_make_every_call_it_makes() {
+    if !have("strace") || !have("systemd-analyze") {
+        return;
+    }
+    let service = unit("tramline.service");
+    let filters = values(&service, "SystemCallFilter");
+    let mut allowed = BTreeSet::new();
+    for set in
+        filters.iter().flat_map(|filter| filter.trim_start_matches('~').split(' ').map(|set| (*filter, set)))
+    {
+        let calls = calls_in(set.1);
+        if set.0.starts_with('~') {
+            allowed.retain(|call| !calls.contains(call));
+        } else {
+            allowed.extend(calls);
+        }
+    }
+    assert!(allowed.contains("memfd_create") && !allowed.contains("ptrace"), "{allowed:?}");
+
+    let home = tempfile::tempdir().unwrap();
+    let trace = home.path().join("trace");
+    nix::unistd::mkfifo(&trace, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let socket = home.path().join("t.sock");
+    // As a grandchild, so that the broker is the one that is told to stop.
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-qq", "-e", "signal=none", "-o"]).arg(&trace);
+    command
+        .arg(env!("CARGO_BIN_EXE_tramline"))
+        .args(["serve", "--http-listen", "127.0.0.1:0", "--socket"])
+        .arg(&socket);
+    let reading = std::thread::spawn(move || std::fs::read_to_string(trace).unwrap());
+    let mut broker = Broker::spawn(home, socket, command);
+    let mut subscriber = broker.json();
+    assert_eq!(subscriber.ask(r#"{"op":"sub","topic":">"}"#)["ok"], true);
+    assert_eq!(broker.json().ask(r#"{"op":"pub","topic":"a","data":1}"#)["ok"], true);
+    assert!(subscriber.hear().contains(r#""data":1"#));
+    assert!(broker.http("/metrics").contains("tramline_uptime_seconds"));
+    assert!(broker.stop().success(), "{}", broker.log());
+    let trace = reading.join().unwrap();
+    let made: BTreeSet<&str> = trace
+        .lines()
+        .filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('(').map(|(call, _)| call))
+        .filter(|call| call.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
+        .collect();
+    assert!(made.contains("accept4") || made.contains("accept"), "{made:?}");
+    let refused: Vec<_> = made.iter().filter(|call| !allowed.contains(**call)).collect();
+    assert!(refused.is_empty(), "SystemCallFilter= refuses {refused:?}");
 }
