@@ -239,6 +239,8 @@ impl Core {
     pub fn written(&mut self, session: SessionId, now: Now) {
         let Some(key) = self.by_id.get(&session).copied() else { return };
         let Some(known) = self.sessions.get_mut(key) else { return };
+        let written = known.outbox.written_bytes();
+        self.totals.wire_bytes_out += written - std::mem::replace(&mut known.written, written);
         for fd in known.outbox.take_sent() {
             self.release_fd(fd);
         }

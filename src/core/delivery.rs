@@ -7,7 +7,7 @@
 
 use super::broker::Core;
 use super::session::{Identity, Pause, Session, Stage};
-use super::subscription::{Entry, Subscription, Waiting, cost};
+use super::subscription::{Entry, Gap, Subscription, Waiting, cost};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
 use super::{Action, Language, Now};
@@ -65,11 +65,7 @@ pub(super) fn append(
     let out = outbox.buffer();
     let number = subscription.number;
     if let Some(gap) = gap {
-        let topic = gap.topic.as_deref().unwrap_or_default();
-        match subscription.language {
-            Language::Native => ToClient::Gap { sub: number, topic, lost: gap.lost }.encode(out),
-            Language::Json => json::write_gap(out, number, topic, gap.lost),
-        }
+        append_gap(out, subscription, &gap);
     }
     match subscription.language {
         Language::Native => {
@@ -89,6 +85,14 @@ pub(super) fn append(
             json::write_message(out, &line, json_payload_bytes_max);
             false
         }
+    }
+}
+
+fn append_gap(out: &mut Vec<u8>, subscription: &Subscription, gap: &Gap) {
+    let topic = gap.topic.as_deref().unwrap_or_default();
+    match subscription.language {
+        Language::Native => ToClient::Gap { sub: subscription.number, topic, lost: gap.lost }.encode(out),
+        Language::Json => json::write_gap(out, subscription.number, topic, gap.lost),
     }
 }
 
@@ -187,6 +191,20 @@ impl Core {
             subscription.filter,
             subscription.queue_bytes_max
         );
+    }
+
+    /// Tells a loss that no message may follow: a ring has ended with it.
+    pub(super) fn tell_gap(&mut self, key: Key) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        if !subscription.is_told() || !subscription.queue.is_empty() || !subscription.held.is_empty() {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(subscription.session) else { return };
+        if let Some(gap) = subscription.gap.take_if(|_| session.stage == Stage::Open) {
+            append_gap(session.outbox.buffer(), subscription, &gap);
+            let session = subscription.session;
+            self.mark_dirty(session);
+        }
     }
 
     fn join_backlog(&mut self, key: Key) {

@@ -266,7 +266,7 @@ impl Core {
         let subscription =
             known.ok_or_else(|| Refused::new(Code::BadId, format!("there is no subscription {sub}")))?;
         self.end_subscription(subscription, 0);
-        self.answer_json(key, |out| json::write_ok(out, "unsub", id, &[("sub", Value::Number(sub.into()))]));
+        self.answer_json(key, |out| json::write_ok(out, "unsub", id, &[]));
         Ok(())
     }
 

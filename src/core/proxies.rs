@@ -128,10 +128,7 @@ impl Core {
             self.reader_refused(attach);
         }
         self.settle(now);
-        if let Some(session) = self.sessions.get(subscriber).map(|session| session.id)
-            && self.by_id.contains_key(&session)
-        {
-            self.tell_gone(subscriber);
-        }
+        self.tell_gap(key);
+        self.tell_gone(subscriber);
     }
 }

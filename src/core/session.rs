@@ -57,6 +57,8 @@ pub(super) struct Session {
     pub(super) stage: Stage,
     pub(super) identity: Arc<Identity>,
     pub(super) outbox: Outbox,
+    /// Bytes written that the totals have.
+    pub(super) written: u64,
     /// Whether it stands in `Core::dirty`.
     pub(super) dirty: bool,
     /// What its topic aliases mean (native).
@@ -106,6 +108,7 @@ impl Session {
             identity: Arc::new(identity),
             peer,
             outbox: Outbox::default(),
+            written: 0,
             dirty: false,
             aliases: Vec::new(),
             numbers: HashMap::new(),

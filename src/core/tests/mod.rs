@@ -1,1 +1,20 @@
-//! Tests
+//! The core as a whole, driven without sockets, clocks or descriptors.
+//!
+//! `harness` is the shell's stand-in: it keeps a ledger of descriptors, carries actions out, and moves
+//! bytes. `conversation` holds exchanges to the byte; `refusals` reaches every limit and breaks every rule; `slow` is
+//! about subscribers that do not keep up; `rings` about streams; `world` lets a seeded mix of clients loose under
+//! virtual time and keeps books.
+
+mod harness;
+
+mod conversation;
+
+mod refusals;
+
+mod slow;
+
+mod rings;
+
+mod proxies;
+
+mod world;
