@@ -8,6 +8,7 @@ use super::connect::Socket;
 use super::output::Output;
 use super::{Failure, size};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::IgnoredAny;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
@@ -256,26 +257,30 @@ impl Declared {
             Self::Auto if is_one_json_value(payload) => Ok(Encoding::Json),
             Self::Auto if std::str::from_utf8(payload).is_ok() => Ok(Encoding::Text),
             Self::Auto | Self::Binary => Ok(Encoding::Binary),
-            Self::Json => match serde_json::from_slice::<serde::de::IgnoredAny>(payload) {
-                Ok(_) => Ok(Encoding::Json),
-                Err(error) => Err(Failure::input(format!("the message is not JSON: {error}"))),
-            },
-            Self::Text => match std::str::from_utf8(payload) {
-                Ok(_) => Ok(Encoding::Text),
-                Err(error) => Err(Failure::input(format!("the message is not UTF-8 text: {error}"))),
-            },
+            Self::Json => {
+                serde_json::from_str::<IgnoredAny>(text(payload)?)
+                    .map_err(|error| Failure::input(format!("the message is not JSON: {error}")))?;
+                Ok(Encoding::Json)
+            }
+            Self::Text => text(payload).map(|_| Encoding::Text),
         }
     }
+}
+
+fn text(payload: &[u8]) -> Result<&str, Failure> {
+    std::str::from_utf8(payload)
+        .map_err(|error| Failure::input(format!("the message is not UTF-8 text: {error}")))
 }
 
 /// White space around a value, or a line feed within, would not survive as JSON in a line: such a message
 /// is text, which arrives byte for byte everywhere.
 fn is_one_json_value(payload: &[u8]) -> bool {
     let bare = |byte: Option<&u8>| byte.is_some_and(|byte| !byte.is_ascii_whitespace());
+    // Skipped values are not checked to be UTF-8 by the JSON parser, hence from text.
     bare(payload.first())
         && bare(payload.last())
         && !payload.contains(&b'\n')
-        && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok()
+        && std::str::from_utf8(payload).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 #[cfg(test)]
