@@ -86,7 +86,9 @@ impl From<Error> for Failure {
                 _ => Self::software(message),
             },
             Error::NoBroker { .. } | Error::Disconnected(_) | Error::Closed => Self::unavailable(error),
-            Error::TimedOut { .. } | Error::Full(_) => Self::try_again(error),
+            Error::TimedOut { .. } | Error::Full(_) | Error::Limit { .. } => Self::try_again(error),
+            Error::Topic { .. } | Error::Header(_) => Self::usage(error),
+            Error::TooLarge { .. } | Error::Payload { .. } => Self::input(error),
             Error::Io { what, source } => Self::io(format!("{what}: {source}")),
             other => Self::software(other),
         }
