@@ -118,7 +118,10 @@ fn a_publisher_and_a_subscription_meet_in_a_ring() {
     sender.join().unwrap();
     assert!(s.recv_timeout(Duration::from_millis(20)).unwrap().is_none());
     let events = s.events();
-    assert!(matches!(events.as_slice(), [PublisherEvent::Appeared(_), PublisherEvent::Left(_)]), "{events:?}");
+    assert!(
+        matches!(events.as_slice(), [PublisherEvent::Appeared(_), PublisherEvent::Left(_)]),
+        "{events:?}"
+    );
     assert_eq!((s.lost(), s.stream_count()), (0, 0));
 }
 

@@ -17,18 +17,26 @@ use tramline_wire::{
 
 const STREAM: u64 = 77;
 
+/// The links of a publishing session. Their bells are sent once, and serve all its streams, one after the other too.
+type Links = HashMap<u64, Arc<WriterLink>>;
+
 /// A publisher with one ring on alias 0, which admits whoever asks.
 struct Ringer {
     client: Raw,
     writer: Writer,
-    links: HashMap<u64, Arc<WriterLink>>,
+    links: Links,
 }
 
 impl Ringer {
     /// Declares the ring and admits the readers there are.
     fn open(client: Raw, spec: RingSpec, readers: u32) -> Self {
+        Self::open_again(client, Links::new(), spec, readers)
+    }
+
+    /// The same in a session that had a ring before.
+    fn open_again(client: Raw, links: Links, spec: RingSpec, readers: u32) -> Self {
         let writer = Writer::create(&spec, spec.descriptors).unwrap();
-        let mut ringer = Self { client, writer, links: HashMap::new() };
+        let mut ringer = Self { client, writer, links };
         let geometry = Geometry { descriptors: spec.descriptors, arena_bytes: spec.arena_bytes };
         let frame = OpenStream {
             req: 1,
@@ -117,13 +125,13 @@ impl Ringer {
         }
     }
 
-    fn close(mut self) -> Raw {
+    fn close(mut self) -> (Raw, Links) {
         self.writer.close();
         let last_seq = self.writer.next_seq() - 1;
         self.client.send(&ToBroker::CloseStream { req: 2, stream: STREAM, last_seq });
         let done = self.serve().unwrap();
         assert_eq!(ToClient::decode(&done), Ok(ToClient::Done { req: 2 }), "{}", shown(&done));
-        self.client
+        (self.client, self.links)
     }
 }
 
@@ -246,7 +254,7 @@ fn a_topic_that_moves_to_a_ring_and_back_keeps_its_order() {
     let slow = SlowPolicy::Block { millis: 60_000 };
     native.send(&ToBroker::Subscribe(Subscribe { mode: Mode::Gated, slow, ..subscription(1, "moving") }));
     native.expect(&ToClient::Subscribed { req: 1, sub: 1, streams: 0, pending: 0 });
-    let mut client = publisher(&broker, "moving");
+    let (mut client, mut links) = (publisher(&broker, "moving"), Links::new());
     let flags = MessageFlags::new(Encoding::Text);
     let mut seq = 0;
     let mut texts = Vec::new();
@@ -259,12 +267,12 @@ fn a_topic_that_moves_to_a_ring_and_back_keeps_its_order() {
             let message = Message { flags, after: after.take(), ..message(seq, payload) };
             client.send(&ToBroker::Publish(Publish { alias: 0, message }));
         }
-        let mut ringer = Ringer::open(client, spec(64, 64 * 1024, seq + 1), 4);
+        let mut ringer = Ringer::open_again(client, links, spec(64, 64 * 1024, seq + 1), 4);
         for _ in 0..40 {
             seq += 1;
             assert_eq!(ringer.send(seq.to_string().as_bytes()), seq);
         }
-        client = ringer.close();
+        (client, links) = ringer.close();
     }
     for viewer in &mut viewers {
         hear_all(viewer, seq);
@@ -299,13 +307,15 @@ fn a_publisher_that_dies_leaves_what_it_published_and_nothing_else() {
         drop((ringer.client, ringer.links));
         hear_all(&mut viewer, 40);
     }
-    settles(&broker, files, mappings);
+    settles(&broker, &mut viewer, files, mappings);
 }
 
 #[test]
 fn viewers_that_go_leave_nothing() {
     let broker = Broker::start();
     let mut ringer = Ringer::open(publisher(&broker, "cam.front"), spec(64, 64 * 1024, 1), 0);
+    let mut asker = broker.json();
+    assert_eq!(asker.ask(r#"{"op":"ping"}"#)["ok"], true);
     let (files, mappings) = (broker.open_files(), broker.ring_mappings());
     for _ in 0..20 {
         let mut viewer = broker.json();
@@ -320,7 +330,7 @@ fn viewers_that_go_leave_nothing() {
         });
         ringer.send(b"seen or not");
     }
-    settles(&broker, files, mappings);
+    settles(&broker, &mut asker, files, mappings);
     while ringer.writer.reader_count() > 0 {
         ringer.client.send(&ToBroker::Ping { req: 9 });
         ringer.serve().unwrap();
@@ -329,8 +339,8 @@ fn viewers_that_go_leave_nothing() {
 
 /// Waits until the broker holds no more than before. It closes files on another thread; the watchdog ends
 /// this if it never does.
-fn settles(broker: &Broker, files: usize, mappings: usize) {
+fn settles(broker: &Broker, asker: &mut JsonLines, files: usize, mappings: usize) {
     while broker.open_files() > files || broker.ring_mappings() > mappings {
-        assert_eq!(broker.json().ask(r#"{"op":"ping"}"#)["ok"], true);
+        assert_eq!(asker.ask(r#"{"op":"ping"}"#)["ok"], true);
     }
 }
