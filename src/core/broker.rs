@@ -290,7 +290,12 @@ impl Core {
         self.proxy_reads(attach, message, now)
     }
 
-    /// The shell has read all there was, or the ring broke; `lost` were lost after the last message.
+    /// The ring says something that cannot be, `claim`. It is not read any more.
+    pub fn proxy_cheated(&mut self, attach: u64, claim: &str, now: Now) {
+        self.proxy_is_cheated(attach, claim, now);
+    }
+
+    /// The shell has read all there was, or cannot read on; `lost` were lost after the last message.
     pub fn proxy_ended(&mut self, attach: u64, lost: u64, now: Now) {
         self.proxy_is_done(attach, lost, now);
     }

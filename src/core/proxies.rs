@@ -34,12 +34,12 @@ impl Core {
     pub(super) fn proxy_refuses(&mut self, attach: u64, reason: &str) {
         let Some(attachment) = self.attachments.get(&attach).filter(|each| each.proxy) else { return };
         tracing::warn!("stream {:016x} is not read for a client without rings: {reason}", attachment.stream);
-        self.reader_refused(attach);
+        self.reader_refused(attach, Code::NoResources.number());
     }
 
     /// The shell gave an attachment up: the publisher is told, the shell need not be.
-    fn reader_refused(&mut self, attach: u64) {
-        self.reader_ended(attach, Code::NoResources.number());
+    fn reader_refused(&mut self, attach: u64, code: u16) {
+        self.reader_ended(attach, code);
         if let Some(Action::ProxyDetach { attach: last, .. }) = self.actions.back()
             && *last == attach
         {
@@ -115,6 +115,14 @@ impl Core {
         Flow::Pause
     }
 
+    /// The ring says something that cannot be: its publisher's session ends, and this attachment with it.
+    pub(super) fn proxy_is_cheated(&mut self, attach: u64, claim: &str, now: Now) {
+        let Some(attachment) = self.attachments.get(&attach).filter(|each| each.proxy) else { return };
+        let (publisher, stream) = (attachment.publisher, attachment.stream);
+        self.doom(publisher, Code::FalseClaim, format!("stream {stream:016x} makes a false claim: {claim}"));
+        self.proxy_is_done(attach, 0, now);
+    }
+
     pub(super) fn proxy_is_done(&mut self, attach: u64, lost: u64, now: Now) {
         let Some(attachment) = self.attachments.get(&attach).filter(|each| each.proxy) else { return };
         let (key, topic, subscriber) = (attachment.subscription, attachment.topic, attachment.subscriber);
@@ -125,7 +133,8 @@ impl Core {
         if draining {
             self.remove_attachment(attach);
         } else {
-            self.reader_refused(attach);
+            // The ring says that it ends before the publisher's frame about it has arrived.
+            self.reader_refused(attach, 0);
         }
         self.settle(now);
         self.tell_gap(key);

@@ -1,8 +1,8 @@
 //! Taking connections in, also when the process or the system has run out of descriptors.
 //!
-//! One descriptor is kept in reserve. When there are no others, it is given up for a moment to take the
-//! next connection in and close it, so that its client learns at once that it cannot be served; then the broker
-//! waits a while before it tries again. That is logged once until it is over.
+//! One descriptor is kept in reserve. When there are no others, it is given up for a moment to take those who
+//! wait in and close them, so that they learn at once that they cannot be served; then the broker waits a while
+//! before it tries again. That is logged once until it is over.
 
 use super::broker::Shell;
 use super::opening::open;
@@ -104,8 +104,10 @@ pub(super) async fn accept_always(shell: Rc<Shell>, listener: UnixListener) {
             Some(Errno::MFILE | Errno::NFILE) => {
                 episode.turn_away(&format!("{error}; raise LimitNOFILE= or `ulimit -n`"));
                 drop(reserve.0.take());
-                // If another thread took the descriptor meanwhile, the client waits until the next try.
-                drop(rustix::net::accept(&listener));
+                // If another thread takes the descriptor meanwhile, the clients wait until the next try.
+                while rustix::net::accept(&listener).is_ok() {
+                    episode.turned_away = episode.turned_away.map(|count| count + 1);
+                }
                 reserve.fill();
             }
             _ => episode.turn_away(&format!("accepting fails: {error}")),

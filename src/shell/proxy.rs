@@ -103,7 +103,6 @@ impl Shell {
             }
             Ok(false) => state.core.proxy_attached(attach, now),
             Err(reason) => {
-                tracing::warn!(attach, stream = ring.start, "a ring cannot be read: {reason}");
                 state.forget(attach);
                 state.core.proxy_refuse(attach, &reason, now);
             }
@@ -343,14 +342,8 @@ impl State {
                     return false;
                 }
                 Err(error) => {
-                    let stream = attachment.stream;
-                    tracing::warn!(
-                        attach,
-                        stream,
-                        "reading a ring ended, its publisher made a false claim: {error}"
-                    );
                     self.forget(attach);
-                    self.core.proxy_ended(attach, 0, now);
+                    self.core.proxy_cheated(attach, &error.to_string(), now);
                     return false;
                 }
             }

@@ -1,0 +1,171 @@
+//! Rings that the broker reads on behalf of subscribers without rings, with real shared memory.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+mod raw;
+
+use raw::Raw;
+use raw::publisher::RawPublisher;
+use support::{Broker, JsonLines};
+use tramline_ring::Meta;
+use tramline_wire::{Encoding, MessageFlags, ToBroker, ToClient};
+
+fn json_meta() -> Meta {
+    let flags = u16::from_le_bytes(flag_bytes(MessageFlags::new(Encoding::Json)));
+    Meta { flags, time: 1, source_time: 0 }
+}
+
+fn flag_bytes(flags: MessageFlags) -> [u8; 2] {
+    // The flags' number as it travels: the first two bytes of an encoded message.
+    let mut bytes = Vec::new();
+    tramline_wire::codec::encode_message(
+        &mut bytes,
+        &tramline_wire::Message { flags, ..raw::message(1, b"") },
+    );
+    [bytes[0], bytes[1]]
+}
+
+fn hear_message(lines: &mut JsonLines) -> serde_json::Value {
+    let line = lines.hear();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+}
+
+#[test]
+fn a_json_subscriber_reads_a_ring_in_order_and_to_its_end() {
+    let broker = Broker::start();
+    let mut viewer = broker.json();
+    assert_eq!(viewer.ask(r#"{"op":"sub","topic":"cam.*","reliable":true}"#)["ok"], true);
+    let (mut publisher, readers) = RawPublisher::open(broker.socket(), "cam.front", 1024, 64);
+    assert_eq!(readers, 1);
+    for number in 0..1000_u32 {
+        let payload = format!("{{\"number\": {number}}}");
+        // The reader gates: without room the writer waits for it.
+        while publisher.writer.try_send(json_meta(), b"", payload.as_bytes()).is_err() {
+            std::thread::yield_now();
+        }
+    }
+    publisher.close(1000);
+    for number in 0..1000 {
+        let message = hear_message(&mut viewer);
+        assert_eq!(message["data"]["number"], number, "{message}");
+        assert_eq!(message["seq"], number + 1);
+        assert_eq!(message["topic"], "cam.front");
+    }
+    // With the link goes the last that the broker had mapped.
+    drop(publisher);
+    while broker.ring_mappings() > 0 {
+        assert_eq!(viewer.ask(r#"{"op":"ping"}"#)["ok"], true);
+    }
+}
+
+#[test]
+fn a_publisher_that_dies_leaves_a_ring_that_is_read_to_its_end() {
+    let broker = Broker::start();
+    let mut viewer = broker.json();
+    assert_eq!(viewer.ask(r#"{"op":"sub","topic":"a","reliable":true}"#)["ok"], true);
+    let (mut publisher, _) = RawPublisher::open(broker.socket(), "a", 1024, 256);
+    for number in 0..200_u32 {
+        publisher.writer.try_send(json_meta(), b"", number.to_string().as_bytes()).unwrap();
+    }
+    drop(publisher);
+    for number in 0..200 {
+        assert_eq!(hear_message(&mut viewer)["data"], number);
+    }
+}
+
+#[test]
+fn a_late_native_subscriber_without_rings_is_attached_and_hears_what_follows() {
+    let broker = Broker::start();
+    let (mut publisher, readers) = RawPublisher::open(broker.socket(), "a", 1024, 16);
+    assert_eq!(readers, 0);
+    let (mut subscriber, _) = Raw::open(broker.socket(), "late");
+    subscriber.send(&ToBroker::Subscribe(raw::subscription(1, "a")));
+    publisher.admit_next();
+    let mut sources = Vec::new();
+    loop {
+        let body = subscriber.body();
+        match ToClient::decode(&body) {
+            Ok(ToClient::Subscribed { streams: 1, pending: 0, .. }) => break,
+            Ok(ToClient::Source(source)) => sources.push(source.alias),
+            _ => panic!("{}", raw::shown(&body)),
+        }
+    }
+    publisher.writer.try_send(Meta::default(), b"", b"through the ring").unwrap();
+    loop {
+        let body = subscriber.body();
+        match ToClient::decode(&body) {
+            Ok(ToClient::Source(source)) => sources.push(source.alias),
+            Ok(ToClient::Deliver(deliver)) => {
+                assert_eq!(deliver.message.payload, b"through the ring");
+                assert_eq!(deliver.message.seq, 1);
+                assert!(sources.contains(&deliver.source));
+                break;
+            }
+            _ => panic!("{}", raw::shown(&body)),
+        }
+    }
+}
+
+#[test]
+fn a_large_frame_appears_to_a_json_viewer_with_its_length_and_a_preview() {
+    let broker = Broker::start();
+    let mut viewer = broker.json();
+    assert_eq!(viewer.ask(r#"{"op":"sub","topic":"a"}"#)["ok"], true);
+    let bytes = 8 << 20;
+    let (mut publisher, _) = RawPublisher::open(broker.socket(), "a", bytes as u64, 2);
+    publisher.writer.try_send(Meta::default(), b"", &vec![b'x'; bytes]).unwrap();
+    let message = hear_message(&mut viewer);
+    assert_eq!(message["bytes"], bytes, "{message}");
+    assert!(message["preview"].is_string(), "{message}");
+}
+
+#[test]
+fn a_stopped_viewer_never_holds_up_a_publisher_and_learns_what_it_lost() {
+    let broker = Broker::start();
+    let mut viewer = broker.json();
+    assert_eq!(viewer.ask(r#"{"op":"sub","topic":"a"}"#)["ok"], true);
+    let (mut publisher, _) = RawPublisher::open(broker.socket(), "a", 4096, 16);
+    let payload = format!("\"{}\"", "x".repeat(4000));
+    let sent = 20_000_u64;
+    for _ in 0..sent {
+        // Lossy readers are never waited for: this never fails for want of room.
+        publisher.writer.try_send(json_meta(), b"", payload.as_bytes()).unwrap();
+    }
+    publisher.close(sent);
+    // Only now it reads. What it was told and what it was told to have lost add up to what was sent.
+    let (mut heard, mut lost) = (0, 0);
+    while heard + lost < sent {
+        let line = hear_message(&mut viewer);
+        match line["op"].as_str().unwrap() {
+            "msg" => heard += 1,
+            "gap" => lost += line["lost"].as_u64().unwrap(),
+            other => panic!("{other}: {line}"),
+        }
+    }
+    assert_eq!(heard + lost, sent);
+    assert!(lost > 0);
+}
+
+#[test]
+fn status_shows_what_the_ring_says_about_itself() {
+    let broker = Broker::start();
+    let mut viewer = broker.json();
+    assert_eq!(viewer.ask(r#"{"op":"sub","topic":"a","reliable":true}"#)["ok"], true);
+    let (mut publisher, _) = RawPublisher::open(broker.socket(), "a", 1024, 16);
+    for _ in 0..10 {
+        publisher.writer.try_send(json_meta(), b"", b"[1]").unwrap();
+    }
+    for _ in 0..10 {
+        hear_message(&mut viewer);
+    }
+    let answer = broker.http("/status");
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    let status: serde_json::Value = serde_json::from_str(body).unwrap();
+    let stream = &status["streams"][0];
+    assert_eq!(stream["ring"]["messages"], 10, "{stream}");
+    assert_eq!(stream["ring"]["bytes"], 30);
+    assert_eq!(stream["readers"][0]["proxy"], true);
+    assert_eq!(stream["readers"][0]["lost"], 0);
+    assert!(stream["readers"][0]["lag"].as_u64().unwrap() <= 10);
+}
