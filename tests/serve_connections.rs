@@ -243,6 +243,23 @@ fn killed_clients_leave_no_descriptor_and_no_mapping_behind() {
     assert_eq!(watcher.ask(r#"{"op":"ping"}"#)["ok"], true);
 }
 
+#[test]
+fn an_idle_broker_does_not_wake_up() {
+    let broker = Broker::start();
+    let mut subscriber = broker.json();
+    assert_eq!(subscriber.ask(r#"{"op":"sub","topic":"a"}"#)["ok"], true);
+    let (mut native, _) = Raw::open(broker.socket(), "native");
+    native.subscribe(1, "a");
+    assert_eq!(subscriber.ask(r#"{"op":"ping"}"#)["ok"], true);
+    assert!(broker.http("/metrics").contains("tramline_"));
+    // The span is what is looked at: a periodic timer of less would keep this going until the watchdog ends it.
+    wait_until(|| {
+        let before = broker.context_switches();
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        broker.context_switches() == before
+    });
+}
+
 /// Looks until it is so. The broker's watchdog ends a test for which it never is.
 fn wait_until(mut so: impl FnMut() -> bool) {
     while !so() {

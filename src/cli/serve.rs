@@ -79,6 +79,7 @@ fn failure(error: ServeError) -> Failure {
         ServeError::Socket(SocketError::Directory { .. }) => Failure::denied(error),
         ServeError::Activation(_) => Failure::config(error),
         ServeError::Kernel(_) => Failure::unavailable(error),
+        ServeError::Failed => Failure::software(error),
         ServeError::System(..) => Failure::system(error),
     }
 }

@@ -111,8 +111,13 @@ impl Shell {
     }
 }
 
-/// Serves on `listener` until a signal asks to stop, then lets everybody read their last bytes.
-pub(super) async fn serve(settings: Config, listener: UnixListener) -> Result<(), ServeError> {
+/// Serves on `listener` until a signal asks to stop, then lets everybody read their last bytes. Calls `ready` when
+/// clients are served and signals are heard.
+pub(super) async fn serve(
+    settings: Config,
+    listener: UnixListener,
+    ready: impl FnOnce(),
+) -> Result<(), ServeError> {
     let mut stop = StopSignal::install().map_err(|error| ServeError::System("handle signals", error))?;
     let (found, verified) = unbounded_channel();
     let workers = Workers::start(found).map_err(|error| ServeError::System("start its threads", error))?;
@@ -126,7 +131,7 @@ pub(super) async fn serve(settings: Config, listener: UnixListener) -> Result<()
     let listener = net::UnixListener::from_std(listener)
         .map_err(|error| ServeError::System("wait for connections", error))?;
 
-    tokio::task::spawn_local(settle_always(Rc::clone(&shell)));
+    let settling = tokio::task::spawn_local(settle_always(Rc::clone(&shell)));
     tokio::task::spawn_local(Rc::clone(&shell).take_verified(verified));
     let stopping = Rc::new(Notify::new());
     tokio::task::spawn_local(Rc::clone(&shell).answer_snapshots(requests, Rc::clone(&stopping)));
@@ -134,8 +139,13 @@ pub(super) async fn serve(settings: Config, listener: UnixListener) -> Result<()
     tokio::task::spawn_local(async move { looking.wait.run().await });
     let accepting = tokio::task::spawn_local(accept_always(Rc::clone(&shell), listener));
 
+    ready();
     systemd::ready();
-    stop.received().await;
+    tokio::select! {
+        () = stop.received() => {}
+        // Without it nothing would be written any more: better to end, and be started again.
+        _ = settling => return Err(ServeError::Failed),
+    }
     systemd::stopping();
     stopping.notify_one();
     accepting.abort();

@@ -65,6 +65,9 @@ pub enum ServeError {
     /// This kernel lacks something that rings need.
     #[error("this kernel lacks {0}; Tramline needs Linux 5.5 or later with memfd")]
     Kernel(String),
+    /// The broker met a state that it holds to be impossible; what it said before tells more.
+    #[error("the broker failed and ends")]
+    Failed,
     /// The system refused something.
     #[error("the broker cannot {0}: {1}")]
     System(&'static str, std::io::Error),
@@ -90,10 +93,12 @@ pub fn serve(config: Config, listening: impl FnOnce(&Path)) -> Result<(), ServeE
         .map_err(|error| ServeError::System("start its event loop", error))?;
     let (bound, listener) = listener(&config)?;
     let address = listener.local_addr().ok();
-    if let Some(path) = address.as_ref().and_then(|address| address.as_pathname()) {
-        listening(path);
-    }
-    let ended = runtime.block_on(broker::serve(config, listener));
+    let ready = || {
+        if let Some(path) = address.as_ref().and_then(|address| address.as_pathname()) {
+            listening(path);
+        }
+    };
+    let ended = runtime.block_on(broker::serve(config, listener, ready));
     drop(bound);
     ended
 }

@@ -155,8 +155,23 @@ impl Session {
     }
 }
 
+/// Ends a session whose task ends first: should the broker fail at one client, the others do not notice.
+struct LastWord<'a>(&'a Shell, SessionId);
+
+impl Drop for LastWord<'_> {
+    fn drop(&mut self) {
+        if let Ok(state) = self.0.state.try_borrow()
+            && state.sessions.contains_key(&self.1)
+        {
+            drop(state);
+            self.0.end(self.1, "the broker failed at it");
+        }
+    }
+}
+
 /// Reads from a session, and waits for its socket, until it has ended.
 pub(super) async fn converse(shell: Rc<Shell>, id: SessionId, socket: Socket, open_by: Instant) {
+    let _last_word = LastWord(&shell, id);
     loop {
         let next = poll_fn(|cx| next_step(&shell, id, &socket, cx));
         let step = if shell.is_opened(id) {

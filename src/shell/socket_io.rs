@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn descriptors_that_are_cut_off_are_noticed() {
         let (one, other) = UnixStream::pair().unwrap();
-        let many = vec![one.as_fd(); READ_FDS_MAX + 1];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(READ_FDS_MAX + 1))];
+        let many = vec![one.as_fd(); READ_FDS_MAX + 16];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(READ_FDS_MAX + 16))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&many)));
         sendmsg(&one, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();

@@ -179,6 +179,18 @@ impl Broker {
         maps.lines().filter(|line| line.contains("memfd:")).count()
     }
 
+    /// How often its threads have gone to sleep or were made to wait.
+    pub(crate) fn context_switches(&self) -> u64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let statuses =
+            threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+        let counts = statuses.flat_map(|status| {
+            let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+            lines.map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()).collect::<Vec<_>>()
+        });
+        counts.sum()
+    }
+
     /// A plain connection. Reading from it panics after a while instead of waiting for ever.
     pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(&self.socket)
