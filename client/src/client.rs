@@ -197,29 +197,7 @@ pub struct MessageBuilder<'a> {
 }
 
 impl<'a> MessageBuilder<'a> {
-    /// Its type, up to 127 bytes.
-    pub fn type_(mut self, message_type: &'a str) -> Self {
-        self.draft.message_type = message_type;
-        self
-    }
-
-    /// One more header; names are up to 255 bytes, values up to 65,535, all together up to 16 KiB.
-    pub fn header(mut self, name: &'a str, value: &'a [u8]) -> Self {
-        self.draft.headers.push((name, value));
-        self
-    }
-
-    /// How its bytes are to be understood.
-    pub fn encoding(mut self, encoding: Encoding) -> Self {
-        self.draft.encoding = encoding;
-        self
-    }
-
-    /// When what it tells happened: nanoseconds since 1970, UTC.
-    pub fn source_time(mut self, unix_nanos: i64) -> Self {
-        self.draft.source_time = Some(unix_nanos);
-        self
-    }
+    crate::draft::describes!();
 
     /// As [`Client::publish`].
     ///

@@ -43,3 +43,33 @@ impl Draft<'_> {
         Outgoing { flags: self.flags(), source_time: self.source_time.unwrap_or(0), head, payload }
     }
 }
+
+/// The methods that every builder of a message has, for a type with a field `draft` of lifetime `'a`.
+macro_rules! describes {
+    () => {
+        /// Its type, up to 127 bytes.
+        pub fn type_(mut self, message_type: &'a str) -> Self {
+            self.draft.message_type = message_type;
+            self
+        }
+
+        /// One more header; names are up to 255 bytes, values up to 65,535, all together up to 16 KiB.
+        pub fn header(mut self, name: &'a str, value: &'a [u8]) -> Self {
+            self.draft.headers.push((name, value));
+            self
+        }
+
+        /// How its bytes are to be understood; binary unless set.
+        pub fn encoding(mut self, encoding: tramline_wire::Encoding) -> Self {
+            self.draft.encoding = encoding;
+            self
+        }
+
+        /// When what it tells happened: nanoseconds since 1970, UTC.
+        pub fn source_time(mut self, unix_nanos: i64) -> Self {
+            self.draft.source_time = Some(unix_nanos);
+            self
+        }
+    };
+}
+pub(crate) use describes;

@@ -86,7 +86,8 @@ impl Drop for Handle {
             return;
         }
         let thread = lock(&self.thread).take();
-        if thread.is_some() {
+        let has_thread = thread.is_some();
+        if has_thread {
             // Without a thread this is an async client's, which must not wait here.
             let _ = shared.wait_until(deadline_after(LINGER), || {
                 let mut outbound = lock(&shared.outbound);
@@ -102,8 +103,12 @@ impl Drop for Handle {
             // It ends at the next look; a panic in it was reported when it happened.
             let _ = thread.join();
         }
-        let mut inbound = lock(&shared.inbound);
-        shared.lost(&mut inbound, Error::Closed);
+        if has_thread {
+            shared.lost(&mut lock(&shared.inbound), Error::Closed);
+        } else {
+            // The driving task writes out what is left, and then does the same.
+            shared.flush_now();
+        }
     }
 }
 

@@ -47,3 +47,10 @@ pub use tramline_wire::{Code, Encoding, GatedBy, SlowPolicy};
 mod loan_as;
 #[cfg(feature = "zerocopy")]
 pub use loan_as::LoanAs;
+#[cfg(feature = "tokio")]
+mod asynchronous;
+#[cfg(feature = "tokio")]
+pub use asynchronous::{
+    AsyncClient, AsyncMessageBuilder, AsyncPublisher, AsyncPublisherBuilder, AsyncPublisherMessage, AsyncSubscription,
+    AsyncSubscriptionBuilder,
+};

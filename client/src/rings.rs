@@ -37,41 +37,6 @@ pub(crate) struct RingWish {
 }
 
 impl Shared {
-    /// Reserves the topic for a ring; returns the number of its first message.
-    pub(crate) fn begin_opening(&self, topic: &Topic, implicit: bool) -> Result<Option<u64>> {
-        let mut state = lock(&topic.state);
-        match &state.route {
-            Route::Opening => return Ok(None),
-            Route::Ring { implicit: None, .. } if implicit => return Ok(None),
-            Route::Ring { implicit: None, .. } => return Err(Error::PublisherExists(topic.name.clone())),
-            Route::Ring { .. } => {
-                close_route(self, &mut state, false);
-                lock(&self.topics.implicit).retain(|other| other.id != topic.id);
-            }
-            Route::Socket => {}
-        }
-        state.route = Route::Opening;
-        Ok(Some(state.next_seq))
-    }
-
-    /// The ring is open, or failed to.
-    pub(crate) fn finish_opening(&self, topic: &Arc<Topic>, stream: Option<Arc<Stream>>, implicit: bool) {
-        let mut state = lock(&topic.state);
-        state.route = match stream {
-            Some(stream) => Route::Ring { stream, implicit: implicit.then(Instant::now) },
-            None => Route::Socket,
-        };
-        let opened = matches!(state.route, Route::Ring { .. });
-        drop(state);
-        if opened && implicit {
-            lock(&self.topics.implicit).push(Arc::clone(topic));
-            // It has a timer to keep from now on.
-            self.reactor.background.raise();
-            self.reactor.kick();
-        }
-        self.reactor.changed();
-    }
-
     /// Makes the memory and registers the stream. Blocks while the memory is filled.
     pub(crate) fn make_stream(&self, topic: &Arc<Topic>, first_seq: u64, wish: RingWish) -> Result<Arc<Stream>> {
         let greeting = lock(&self.session).greeting.clone().ok_or(Error::Disconnected(None))?;
@@ -133,29 +98,17 @@ impl Shared {
         Ok(req)
     }
 
-    pub(crate) fn abandon_stream(&self, stream: &Stream) {
-        lock(&self.session).streams.remove(&stream.id);
-    }
-
     /// Opens a ring and waits until the subscribers present are admitted. `None`: another thread is
     /// opening one, or did.
     pub(crate) fn open_ring(&self, topic: &Arc<Topic>, wish: RingWish) -> Result<Option<Arc<Stream>>> {
-        let Some(first_seq) = self.begin_opening(topic, wish.implicit)? else { return Ok(None) };
-        let result = self.make_stream(topic, first_seq, wish).and_then(|stream| {
-            let answer = self
-                .announce_stream(&stream)
-                .and_then(|request| self.wait_for_answer(request, "answer to the opening of a ring"));
-            match answer {
-                Ok(Answer::StreamOpened) => Ok(stream),
-                Ok(other) => Err(Error::Protocol(format!("{other:?} for an opened stream").into())),
-                Err(error) => {
-                    self.abandon_stream(&stream);
-                    Err(error)
-                }
-            }
-        });
-        self.finish_opening(topic, result.as_ref().ok().cloned(), wish.implicit);
-        result.map(Some)
+        let Some(opening) = Opening::begin(self, topic, wish)? else { return Ok(None) };
+        let stream = self.make_stream(topic, opening.first_seq(), wish)?;
+        let request = self.announce_stream(&stream)?;
+        let announced = opening.announced(&stream);
+        match self.wait_for_answer(request, "answer to the opening of a ring")? {
+            Answer::StreamOpened => Ok(Some(announced.opened())),
+            other => Err(Error::Protocol(format!("{other:?} for an opened stream").into())),
+        }
     }
 
     pub(crate) fn implicit_wish(&self, bytes: u64) -> Result<RingWish> {
@@ -221,5 +174,90 @@ impl Shared {
         drop(state);
         self.reactor.changed();
         request
+    }
+}
+
+/// A topic that waits for its ring. Dropped before it is open, it goes back to the socket.
+pub(crate) struct Opening<'s> {
+    shared: &'s Shared,
+    topic: Arc<Topic>,
+    implicit: bool,
+    first_seq: u64,
+    announced: Option<Arc<Stream>>,
+    opened: bool,
+}
+
+impl<'s> Opening<'s> {
+    /// Reserves the topic. `None`: another thread is opening a ring for it, or, for an implicit one, did.
+    pub(crate) fn begin(shared: &'s Shared, topic: &Arc<Topic>, wish: RingWish) -> Result<Option<Self>> {
+        let mut state = lock(&topic.state);
+        match &state.route {
+            Route::Opening => return Ok(None),
+            Route::Ring { implicit: None, .. } if wish.implicit => return Ok(None),
+            Route::Ring { implicit: None, .. } => return Err(Error::PublisherExists(topic.name.clone())),
+            Route::Ring { .. } => {
+                close_route(shared, &mut state, false);
+                lock(&shared.topics.implicit).retain(|other| other.id != topic.id);
+            }
+            Route::Socket => {}
+        }
+        state.route = Route::Opening;
+        Ok(Some(Self {
+            shared,
+            topic: Arc::clone(topic),
+            implicit: wish.implicit,
+            first_seq: state.next_seq,
+            announced: None,
+            opened: false,
+        }))
+    }
+
+    /// The number of the ring's first message.
+    pub(crate) fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
+    /// The broker was told.
+    pub(crate) fn announced(mut self, stream: &Arc<Stream>) -> AnnouncedOpening<'s> {
+        self.announced = Some(Arc::clone(stream));
+        AnnouncedOpening { opening: self, stream: Arc::clone(stream) }
+    }
+}
+
+/// An opening that the broker knows of.
+pub(crate) struct AnnouncedOpening<'s> {
+    opening: Opening<'s>,
+    stream: Arc<Stream>,
+}
+
+impl AnnouncedOpening<'_> {
+    /// The broker agreed.
+    pub(crate) fn opened(mut self) -> Arc<Stream> {
+        self.opening.opened = true;
+        self.stream
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let Self { shared, topic, implicit, announced, opened, .. } = self;
+        let route = match (announced.take(), opened) {
+            (Some(stream), true) => Route::Ring { stream, implicit: implicit.then(Instant::now) },
+            (Some(stream), false) => {
+                // The broker may still agree; nothing was sent in it, and its end is told by closing it.
+                lock(&shared.session).streams.remove(&stream.id);
+                stream.close();
+                Route::Socket
+            }
+            (None, _) => Route::Socket,
+        };
+        let has_timer = *implicit && matches!(route, Route::Ring { .. });
+        lock(&topic.state).route = route;
+        if has_timer {
+            lock(&shared.topics.implicit).push(Arc::clone(topic));
+            shared.reactor.background.raise();
+            shared.reactor.kick();
+        }
+        shared.reactor.changed();
     }
 }

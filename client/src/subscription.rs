@@ -159,7 +159,7 @@ impl Subscription {
 
     /// The filter it was made with.
     #[must_use]
-    pub fn filter(&self) -> &str {
+    pub fn filter_str(&self) -> &str {
         &self.inbox.wish.filter
     }
 
@@ -205,14 +205,24 @@ impl Subscription {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Result<Option<Message>> {
-        let Self { handle, inbox, consumer, watched } = self;
+        let watched = self.watched.load(Ordering::Relaxed);
+        self.try_recv_with(watched)
+    }
+
+    /// As `try_recv`; emptiness arms.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn try_recv_armed(&mut self) -> Result<Option<Message>> {
+        self.try_recv_with(true)
+    }
+
+    fn try_recv_with(&mut self, watched: bool) -> Result<Option<Message>> {
+        let Self { handle, inbox, consumer, .. } = self;
         let shared = &handle.shared;
         if let Some(message) = consumer.take(shared, inbox)? {
             return Ok(Some(message));
         }
         shared.check_process()?;
         shared.poke()?;
-        let watched = watched.load(Ordering::Relaxed);
         if watched || consumer.rings.has_idle() {
             consumer.look_at_bells(inbox)?;
         }
@@ -319,6 +329,6 @@ impl Drop for Subscription {
 
 impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscription").field("filter", &self.filter()).finish_non_exhaustive()
+        f.debug_struct("Subscription").field("filter", &self.filter_str()).finish_non_exhaustive()
     }
 }
