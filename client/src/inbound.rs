@@ -221,6 +221,10 @@ impl Shared {
         let Some(socket) = inbound.socket.clone() else { return false };
         let limit = if for_user { INBOX_BYTES_CEILING } else { INBOX_BYTES_MAX };
         let mut progress = false;
+        if for_user && self.reading_paused.load(Ordering::Relaxed) && self.inbox_bytes.load(Ordering::Relaxed) <= limit {
+            // It was paused for the background thread, whose limit is lower: a user's thread wants to be woken.
+            self.start_reading();
+        }
         for _ in 0..READS_MAX {
             if self.inbox_bytes.load(Ordering::Relaxed) > limit {
                 self.pause_reading();
@@ -313,8 +317,13 @@ impl Shared {
     pub(crate) fn resume_reading(&self) {
         if self.reading_paused.load(Ordering::SeqCst)
             && self.inbox_bytes.load(Ordering::SeqCst) <= INBOX_BYTES_MAX / 2
-            && self.reading_paused.swap(false, Ordering::SeqCst)
         {
+            self.start_reading();
+        }
+    }
+
+    fn start_reading(&self) {
+        if self.reading_paused.swap(false, Ordering::SeqCst) {
             lock(&self.outbound).set_reading(true);
         }
     }

@@ -111,9 +111,15 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Repeats `act` as `on_full` says; [`Error::Full`] when that is to fail, or to drop.
-    fn insist<T>(&self, on_full: OnFull, mut act: impl FnMut(bool) -> Result<T>) -> Result<T> {
-        let waits = !matches!(on_full, OnFull::Fail | OnFull::Drop);
+    /// Repeats `act` as `on_full` says; [`Error::Full`] when that is to fail, or to drop. `announce`: readers
+    /// are to tell of room although nobody waits here.
+    fn insist<T>(
+        &self,
+        on_full: OnFull,
+        announce: bool,
+        mut act: impl FnMut(bool) -> Result<T>,
+    ) -> Result<T> {
+        let waits = announce || !matches!(on_full, OnFull::Fail | OnFull::Drop);
         let mut full = match act(waits) {
             Err(full @ Error::Full(_)) => full,
             done => return done,
@@ -124,7 +130,7 @@ impl Sender {
             OnFull::Fail | OnFull::Drop => {
                 // What is said by a bell may just not have been looked at.
                 self.handle.shared.poke()?;
-                return act(false);
+                return act(announce);
             }
         };
         let found = self.handle.shared.wait_until(deadline, || match act(true) {
@@ -139,16 +145,27 @@ impl Sender {
     }
 
     pub(crate) fn send(&self, on_full: OnFull, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64> {
+        self.send_or_announce(on_full, false, meta, head, payload)
+    }
+
+    fn send_or_announce(
+        &self,
+        on_full: OnFull,
+        announce: bool,
+        meta: Meta,
+        head: &[u8],
+        payload: &[u8],
+    ) -> Result<u64> {
         self.handle.shared.check_process()?;
-        match self.insist(on_full, |wait| self.stream.try_send(wait, meta, head, payload)) {
+        match self.insist(on_full, announce, |wait| self.stream.try_send(wait, meta, head, payload)) {
             Err(Error::Full(_)) if on_full == OnFull::Drop => Ok(self.stream.skip()),
             result => result,
         }
     }
 
-    fn loan(&self, on_full: OnFull, bytes: usize, head_bytes: usize) -> Result<Loan> {
+    fn loan(&self, on_full: OnFull, announce: bool, bytes: usize, head_bytes: usize) -> Result<Loan> {
         self.handle.shared.check_process()?;
-        match self.insist(on_full, |wait| self.stream.try_loan(wait, bytes, head_bytes)) {
+        match self.insist(on_full, announce, |wait| self.stream.try_loan(wait, bytes, head_bytes)) {
             Ok(loan) => Ok(Loan::in_ring(self.clone(), loan)),
             Err(Error::Full(_)) if on_full == OnFull::Drop => Ok(Loan::own(self.clone(), bytes)),
             Err(Error::Full(Full { topic, holder, .. })) => {
@@ -202,8 +219,8 @@ impl Publisher {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn try_send(&mut self, payload: impl AsRef<[u8]>) -> Result<u64> {
-        self.arm_watch();
-        self.sender.send(OnFull::Fail, plain(Encoding::Binary), &[], payload.as_ref())
+        let announce = self.arm_watch();
+        self.sender.send_or_announce(OnFull::Fail, announce, plain(Encoding::Binary), &[], payload.as_ref())
     }
 
     /// As [`send`](Self::send), but waits for room for at most `timeout`.
@@ -250,7 +267,7 @@ impl Publisher {
     /// # Errors
     /// [`Error::Full`], which then holds such a loan in own memory; [`Error::TooLarge`] if it can never fit.
     pub fn loan(&mut self, bytes: usize) -> Result<Loan> {
-        self.sender.loan(self.sender.on_full, bytes, 0)
+        self.sender.loan(self.sender.on_full, false, bytes, 0)
     }
 
     /// As [`loan`](Self::loan), but fails at once with [`Error::Full`] when there is no room.
@@ -258,8 +275,8 @@ impl Publisher {
     /// # Errors
     /// As [`loan`](Self::loan).
     pub fn try_loan(&mut self, bytes: usize) -> Result<Loan> {
-        self.arm_watch();
-        self.sender.loan(OnFull::Fail, bytes, 0)
+        let announce = self.arm_watch();
+        self.sender.loan(OnFull::Fail, announce, bytes, 0)
     }
 
     /// Fills room for one `T` in place: `fill` is given a `&mut T` in the ring, and then it is sent.
@@ -342,10 +359,9 @@ impl Publisher {
         }
     }
 
-    fn arm_watch(&self) {
-        if let Some(watch) = self.watch.get() {
-            watch.signal.clear();
-        }
+    /// Before trying: what is signalled from now on is new. Says whether somebody watches for room.
+    fn arm_watch(&self) -> bool {
+        self.watch.get().map(|watch| watch.signal.clear()).is_some()
     }
 
     fn watch(&self) -> Result<Watch> {
@@ -357,6 +373,8 @@ impl Publisher {
         epoll::add(&epoll_fd, &*signal, epoll::EventData::new_u64(0), flags).map_err(io())?;
         epoll::add(&epoll_fd, reactor.fd(), epoll::EventData::new_u64(1), flags).map_err(io())?;
         let entry = reactor.enter(&signal, Wants { lead: false, changes: true });
+        // Whoever was refused before this was not announced to the readers: let it try again.
+        signal.raise();
         Ok(Watch { epoll: epoll_fd, signal, entry })
     }
 
@@ -436,8 +454,9 @@ impl<'a> PublisherMessage<'a> {
     /// # Errors
     /// As [`Publisher::try_send`], and [`Error::Header`].
     pub fn try_send(self, payload: impl AsRef<[u8]>) -> Result<u64> {
-        self.publisher.arm_watch();
-        self.publisher.sender.send(OnFull::Fail, self.meta(), &self.draft.head()?, payload.as_ref())
+        let announce = self.publisher.arm_watch();
+        let (meta, head) = (self.meta(), self.draft.head()?);
+        self.publisher.sender.send_or_announce(OnFull::Fail, announce, meta, &head, payload.as_ref())
     }
 
     /// As [`Publisher::loan`].
@@ -447,7 +466,7 @@ impl<'a> PublisherMessage<'a> {
     pub fn loan(self, bytes: usize) -> Result<Loan> {
         let head = self.draft.head()?;
         let sender = &self.publisher.sender;
-        let loan = sender.loan(sender.on_full, bytes, head.len())?;
+        let loan = sender.loan(sender.on_full, false, bytes, head.len())?;
         Ok(loan.describe(head, self.draft.flags(), self.draft.source_time.unwrap_or(0)))
     }
 }
