@@ -69,7 +69,7 @@ pub(super) struct Publish {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Declared {
-    /// JSON if it is a JSON value and nothing else, text if it is UTF-8, else binary
+    /// JSON if it is a JSON value, text if it is UTF-8, else binary
     Auto,
     Json,
     Text,
@@ -207,7 +207,7 @@ impl<'a> Sender<'a> {
         }
         self.sent += 1;
         self.bytes += payload.len() as u64;
-        if self.sent % PROGRESS_EVERY == 0 {
+        if self.sent.is_multiple_of(PROGRESS_EVERY) {
             self.progress.set_message(size::readable(self.bytes));
             self.progress.set_position(self.sent);
         }
@@ -272,15 +272,18 @@ fn text(payload: &[u8]) -> Result<&str, Failure> {
         .map_err(|error| Failure::input(format!("the message is not UTF-8 text: {error}")))
 }
 
-/// White space around a value, or a line feed within, would not survive as JSON in a line: such a message
+/// Whether this is a JSON value and nothing else, but for the carriage return of a line that ended in both.
+///
+/// Other white space around a value, or a line feed within, would not survive as JSON in a line: such a message
 /// is text, which arrives byte for byte everywhere.
 fn is_one_json_value(payload: &[u8]) -> bool {
+    let value = payload.strip_suffix(b"\r").unwrap_or(payload);
     let bare = |byte: Option<&u8>| byte.is_some_and(|byte| !byte.is_ascii_whitespace());
     // Skipped values are not checked to be UTF-8 by the JSON parser, hence from text.
-    bare(payload.first())
-        && bare(payload.last())
-        && !payload.contains(&b'\n')
-        && std::str::from_utf8(payload).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+    bare(value.first())
+        && bare(value.last())
+        && !value.contains(&b'\n')
+        && std::str::from_utf8(value).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 #[cfg(test)]
@@ -293,7 +296,10 @@ mod tests {
         assert_eq!(seen(br#"{"lat":48.10}"#), Encoding::Json);
         assert_eq!(seen(b"12"), Encoding::Json);
         assert_eq!(seen(b"$GPZDA,143444.28*66\r"), Encoding::Text);
-        assert_eq!(seen(b"{\"class\":\"TPV\"}\r"), Encoding::Text);
+        assert_eq!(seen(b"{\"class\":\"TPV\"}\r"), Encoding::Json);
+        assert_eq!(seen(b" {}"), Encoding::Text);
+        assert_eq!(seen(b"{} "), Encoding::Text);
+        assert_eq!(seen(b"{\"a\":\n1}"), Encoding::Text);
         assert_eq!(seen(b""), Encoding::Text);
         assert_eq!(seen(b"\xb5\x62\x01"), Encoding::Binary);
         // Not UTF-8 inside a string of JSON.

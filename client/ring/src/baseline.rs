@@ -1,7 +1,7 @@
 //! Plain shared memory between two processes, without any of the ring's promises: what `tramline bench`
 //! compares the ring with.
 //!
-//! An [`Exchange`] is one sealed memfd that two processes map for reading and writing: a page of turn
+//! An [`Exchange`] is one sealed memfd that two processes map for reading and writing: a header of turn
 //! counters and a few slots of bytes. A slot belongs to one side at a time and goes to the other with one
 //! Release store; nobody sleeps, nothing is numbered, nothing is checked, and both ends trust each other.
 //! This is the least that two processes on two cores must do, hence the limit of what a ring can reach.
@@ -10,9 +10,9 @@
 //! path uses it, and it is built only with the feature `baseline`.
 //!
 //! ```text
-//! page 0    magic · slots · slot bytes · joined     one 128-byte line
+//! header    magic · slots · slot bytes · joined     one 128-byte line
 //!           slot i: first's count │ second's count  two 128-byte lines
-//! page 1..  slot 0 · slot 1 · …                     each a multiple of the page size
+//! then      slot 0 · slot 1 · …                     each a multiple of the page size
 //! ```
 //!
 //! Slot i is the first side's while both counts are equal, and the second's while the first's is one ahead.
@@ -26,10 +26,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TrmlBase");
 const PAGE: usize = 4096;
+/// Magic, sizes and counters, in bytes.
+const HEADER_BYTES: usize = 4 * PAGE;
 /// Two cache lines: the neighbour line is prefetched along on common processors.
 const LINE: usize = 128;
-/// Most slots of one exchange: their counters fill the first page together with the header line.
-pub const SLOTS_MAX: usize = (PAGE / LINE - 1) / 2;
+/// Most slots of one exchange: their counters fill the header together with its first line.
+pub const SLOTS_MAX: usize = (HEADER_BYTES / LINE - 1) / 2;
 /// Most bytes of one slot.
 pub const SLOT_BYTES_MAX: usize = 1 << 30;
 /// Looks at a counter before the processor is told that this is a spinning loop: a short wait ends sooner
@@ -90,7 +92,7 @@ impl Exchange {
         let memory = memory.as_fd().try_clone_to_owned()?;
         let seals = rustix::fs::fcntl_get_seals(&memory)?;
         let size = usize::try_from(rustix::fs::fstat(&memory)?.st_size).unwrap_or(0);
-        if !seals.contains(SealFlags::SHRINK) || size < PAGE {
+        if !seals.contains(SealFlags::SHRINK) || size < HEADER_BYTES {
             return Err(foreign());
         }
         // The header is read through a mapping of the true size, and checked against it before use.
@@ -148,8 +150,8 @@ impl Exchange {
                 looks = 0;
             }
         }
-        let offset = PAGE + slot * stride(self.slot_bytes);
-        // SAFETY: `slot < slots`, and `mapped_bytes` made the mapping hold the first page and `slots` strides.
+        let offset = HEADER_BYTES + slot * stride(self.slot_bytes);
+        // SAFETY: `slot < slots`, and `mapped_bytes` made the mapping hold the header and `slots` strides.
         let start = unsafe { self.base.add(offset) };
         // SAFETY: the bytes are mapped and initialised (a memfd starts as zeroes). They are this side's until
         // it passes the slot: there is one second side (`join` claims it), each side alone advances its own
@@ -189,10 +191,10 @@ impl Exchange {
         self.word(line * (LINE / size_of::<AtomicU64>()))
     }
 
-    /// The n-th word of the first page.
+    /// The n-th word of the header.
     fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < PAGE / size_of::<AtomicU64>(), "word {index} is beyond the first page");
-        // SAFETY: the mapping has at least one page, and the index lies within it.
+        assert!(index < HEADER_BYTES / size_of::<AtomicU64>(), "word {index} is beyond the header");
+        // SAFETY: the mapping holds at least the header, and the index lies within it.
         let word = unsafe { self.base.cast::<AtomicU64>().add(index) };
         // SAFETY: page-aligned plus a multiple of 8, mapped for as long as `self`, and both processes use
         // these words as atomics only.
@@ -233,7 +235,7 @@ fn stride(slot_bytes: usize) -> usize {
 
 fn mapped_bytes(slots: usize, slot_bytes: usize) -> Option<usize> {
     let possible = (1..=SLOTS_MAX).contains(&slots) && (1..=SLOT_BYTES_MAX).contains(&slot_bytes);
-    possible.then(|| PAGE + slots * stride(slot_bytes))
+    possible.then(|| HEADER_BYTES + slots * stride(slot_bytes))
 }
 
 fn foreign() -> io::Error {
@@ -268,7 +270,7 @@ mod tests {
         assert_eq!(Exchange::join(first.memory()).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let other = rustix::fs::memfd_create("other", flags).unwrap();
-        rustix::fs::ftruncate(&other, 8192).unwrap();
+        rustix::fs::ftruncate(&other, 65536).unwrap();
         assert!(Exchange::join(&other).is_err());
         rustix::fs::fcntl_add_seals(&other, SealFlags::SHRINK).unwrap();
         assert_eq!(Exchange::join(&other).unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -383,7 +383,7 @@ fn send(
             }
         } else if batch as u64 >= MESSAGES_PER_LOOK
             || common.bytes >= IN_PLACE_BYTES_MIN
-            || number % MESSAGES_PER_LOOK == 0
+            || number.is_multiple_of(MESSAGES_PER_LOOK)
         {
             now = monotonic_nanos();
         }

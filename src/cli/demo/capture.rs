@@ -142,7 +142,8 @@ mod tests {
             sentences += 1;
         }
         let json = lines(SHIPPED).filter(|line| line.first() == Some(&b'{'));
-        let read = json.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()).count();
-        assert!(sentences > 200 && read > 40, "{sentences} sentences, {read} records");
+        let records: Vec<serde_json::Value> =
+            json.map(|line| serde_json::from_slice(line).unwrap()).collect();
+        assert!(sentences > 200 && records.len() > 40, "{sentences} sentences, {} records", records.len());
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn json(socket: &Path, count: u64) -> Result<Account, Failure> {
             }
             ("msg", _) => {
                 latencies.record(age(line.time).ok_or_else(|| strange("no time"))?);
-                let payload = payload(&line).ok_or_else(|| strange("no whole payload"))?;
+                let payload = payload(&line, &text).ok_or_else(|| strange("no whole payload"))?;
                 proof.add(&line.topic, &payload);
                 left -= 1;
             }
@@ -109,10 +109,16 @@ pub(super) fn json(socket: &Path, count: u64) -> Result<Account, Failure> {
     Ok(account)
 }
 
-/// The payload's bytes as they were published.
-fn payload(line: &Line<'_>) -> Option<Vec<u8>> {
+/// The payload's bytes as they were published. `data` is the last member of its line, so what stands between
+/// the value and the end of the line is white space that belongs to the payload.
+fn payload(line: &Line<'_>, whole: &str) -> Option<Vec<u8>> {
     match (line.data, &line.text, &line.base64) {
-        (Some(json), None, None) => Some(json.get().as_bytes().to_vec()),
+        (Some(json), None, None) => {
+            let value = json.get();
+            let after = value.as_ptr().addr() - whole.as_ptr().addr() + value.len();
+            let space = whole.get(after..)?.strip_suffix("}\n")?;
+            Some([value, space].concat().into_bytes())
+        }
         (None, Some(text), None) => Some(text.as_bytes().to_vec()),
         (None, None, Some(base64)) => base64::engine::general_purpose::STANDARD.decode(base64).ok(),
         _ => None,
