@@ -1,4 +1,5 @@
 //! `tramline bench`: processes of their own, counts at the receivers, ratios to limits of the same run.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

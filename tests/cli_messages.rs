@@ -1,5 +1,6 @@
 //! `tramline pub` and `tramline sub` as people use them: what goes in comes out byte for byte, and every end has
 //! its exit code.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
