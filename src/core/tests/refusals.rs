@@ -239,7 +239,7 @@ fn streams_are_limited_and_checked() {
         shell.say(one, ToBroker::Topic { alias, topic: &topic });
         shell.say(two, ToBroker::Topic { alias, topic: &topic });
     }
-    let mut try_one = |shell: &mut Shell, id, frame: OpenStream| {
+    let try_one = |shell: &mut Shell, id, frame: OpenStream| {
         let memory = shell.fd("ring");
         let refused = refused(shell, id, ToBroker::OpenStream(frame), &[memory]);
         assert!(!shell.fds.contains_key(&memory), "the memory of a refused stream stays open");
