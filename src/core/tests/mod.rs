@@ -3,7 +3,7 @@
 //! `harness` is the shell's stand-in: it keeps a ledger of descriptors, carries actions out, and moves
 //! bytes. `conversation` holds exchanges to the byte; `refusals` reaches every limit and breaks every rule; `slow` is
 //! about subscribers that do not keep up; `rings` about streams; `world` lets a seeded mix of clients loose under
-//! virtual time and keeps books.
+//! virtual time, and `books` knows what each of them must have been told.
 
 mod harness;
 
@@ -18,3 +18,5 @@ mod rings;
 mod proxies;
 
 mod world;
+
+mod books;
