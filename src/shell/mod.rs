@@ -9,7 +9,7 @@
 //! * [`serve`] starts and ends a broker; `broker` puts its parts together.
 //! * [`socket`]: the path, the lock and the listening socket; `systemd`: those that a service manager made.
 //! * `accept`, `opening`: taking connections in, and finding out what they speak; `peer`: who they are.
-//! * `session`: reading; `settle`: carrying out actions and writing; `socket_io`: one `recvmsg`, one `sendmsg`.
+//! * `session`: reading; `watch`: what sockets are watched for; `settle`: carrying out actions and writing; `socket_io`: one `recvmsg`, one `sendmsg`.
 //! * `proxy`: reading rings for those who cannot; `counters`: what rings say about themselves.
 //! * `wait`, `signals`, `clock`, `workers`, `descriptors`, `open_files`: as they are called.
 
@@ -26,6 +26,8 @@ mod opening;
 mod peer;
 
 mod session;
+
+mod watch;
 
 mod settle;
 

@@ -6,12 +6,14 @@
 
 use super::accept::Place;
 use super::broker::Shell;
-use super::session::{Session, Socket, converse, not_ready};
+use super::session::{Session, converse};
 use super::{clock, peer, socket_io};
 use crate::core::{Language, Peer, Refusal};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -40,7 +42,7 @@ pub(super) async fn open(shell: Rc<Shell>, connection: UnixStream, _place: Place
         Ok(peer) => peer,
         Err(error) => return tracing::warn!("a connection without credentials was closed: {error}"),
     };
-    let socket = Rc::new(connection);
+    let socket = connection;
     let first = tokio::time::timeout_at(open_by, first_byte(&socket)).await.unwrap_or(First::Nothing);
     match first {
         First::Native => native(&shell, peer, socket, open_by).await,
@@ -61,16 +63,16 @@ pub(super) async fn open(shell: Rc<Shell>, connection: UnixStream, _place: Place
     }
 }
 
-async fn first_byte(socket: &Socket) -> First {
+async fn first_byte(socket: &UnixStream) -> First {
     let mut byte = [0_u8];
     loop {
         if socket.readable().await.is_err() {
             return First::Nothing;
         }
-        match recv(socket.as_ref(), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        match recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((_, 0)) => return First::Nothing,
             Ok(_) => break,
-            Err(Errno::AGAIN) => not_ready(socket, Interest::READABLE),
+            Err(Errno::AGAIN) => not_ready(socket),
             Err(Errno::INTR) => {}
             Err(_) => return First::Nothing,
         }
@@ -84,7 +86,7 @@ async fn first_byte(socket: &Socket) -> First {
 }
 
 /// Takes the preamble, answers it, and goes on with frames.
-async fn native(shell: &Rc<Shell>, peer: Peer, socket: Socket, open_by: Instant) {
+async fn native(shell: &Rc<Shell>, peer: Peer, socket: UnixStream, open_by: Instant) {
     let Ok(Some(request)) = tokio::time::timeout_at(open_by, preamble_of(&socket)).await else { return };
     let (answer, version) = match preamble::answer(request) {
         Ok(answer) => answer,
@@ -100,14 +102,14 @@ async fn native(shell: &Rc<Shell>, peer: Peer, socket: Socket, open_by: Instant)
 }
 
 /// The first eight bytes, and no more.
-async fn preamble_of(socket: &Socket) -> Option<[u8; PREAMBLE_BYTES]> {
+async fn preamble_of(socket: &UnixStream) -> Option<[u8; PREAMBLE_BYTES]> {
     let (mut bytes, mut length) = ([0; PREAMBLE_BYTES], 0);
     while length < PREAMBLE_BYTES {
         socket.readable().await.ok()?;
-        match recv(socket.as_ref(), &mut bytes[length..], RecvFlags::DONTWAIT) {
+        match recv(socket, &mut bytes[length..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) => return None,
             Ok((_, count)) => length += count,
-            Err(Errno::AGAIN) => not_ready(socket, Interest::READABLE),
+            Err(Errno::AGAIN) => not_ready(socket),
             Err(Errno::INTR) => {}
             Err(_) => return None,
         }
@@ -115,12 +117,21 @@ async fn preamble_of(socket: &Socket) -> Option<[u8; PREAMBLE_BYTES]> {
     Some(bytes)
 }
 
-async fn serve(shell: &Rc<Shell>, peer: Peer, socket: Socket, language: Language, open_by: Instant) {
+async fn serve(shell: &Rc<Shell>, peer: Peer, socket: UnixStream, language: Language, open_by: Instant) {
     let (pid, uid) = (peer.pid, peer.uid);
     let connected = shell.state.borrow_mut().core.connect(peer, language, clock::now());
     match connected {
         Ok(id) => {
-            let session = Session::new(Rc::clone(&socket), language);
+            // From here on it is watched in another way.
+            let Ok(socket) = socket.into_std() else {
+                return shell.state.borrow_mut().core.disconnected(
+                    id,
+                    "its socket cannot be watched",
+                    clock::now(),
+                );
+            };
+            let socket = Arc::new(OwnedFd::from(socket));
+            let session = Session::new(Arc::clone(&socket), language);
             shell.state.borrow_mut().sessions.insert(id, session);
             shell.settle_soon();
             converse(Rc::clone(shell), id, socket, open_by).await;
@@ -132,7 +143,7 @@ async fn serve(shell: &Rc<Shell>, peer: Peer, socket: Socket, language: Language
     }
 }
 
-fn refuse(socket: &Socket, language: Language, code: Code, message: &str) {
+fn refuse(socket: &UnixStream, language: Language, code: Code, message: &str) {
     let mut last = Vec::new();
     match language {
         Language::Native => ToClient::Close { code: code.number(), message }.encode(&mut last),
@@ -142,12 +153,12 @@ fn refuse(socket: &Socket, language: Language, code: Code, message: &str) {
 }
 
 /// Hands a connection to the thread that serves HTTP, which has a limit of its own.
-fn http(shell: &Rc<Shell>, peer: &Peer, socket: Socket) {
+fn http(shell: &Rc<Shell>, peer: &Peer, socket: UnixStream) {
     if let Err((code, message)) = shell.access.connect(peer) {
         tracing::warn!(pid = peer.pid, uid = peer.uid, code = code.as_str(), "HTTP was refused: {message}");
         return say(&socket, http_refusal("403 Forbidden", &message).as_bytes());
     }
-    let Some(stream) = Rc::into_inner(socket).and_then(|socket| socket.into_std().ok()) else { return };
+    let Ok(stream) = socket.into_std() else { return };
     if let Err(stream) = shell.http.serve(stream) {
         let busy = http_refusal(
             "503 Service Unavailable",
@@ -165,7 +176,12 @@ fn http_refusal(status: &str, sentence: &str) -> String {
     )
 }
 
+/// Lets the runtime wait until the kernel says again that there is something to read.
+fn not_ready(socket: &UnixStream) {
+    let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
+}
+
 /// Writes a few bytes to a fresh connection, whose buffer is empty: it takes them or is gone.
-fn say(socket: &Socket, bytes: &[u8]) {
-    let _ = socket_io::write(socket.as_ref(), bytes, &[]);
+fn say(socket: &UnixStream, bytes: &[u8]) {
+    let _ = socket_io::write(socket, bytes, &[]);
 }

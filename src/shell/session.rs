@@ -6,17 +6,18 @@
 //! takes more. It does not know what frames and lines mean.
 
 use super::broker::{Shell, State};
+use super::watch::{self, Room, Writing};
 use super::{clock, socket_io};
 use crate::core::{Core, FdId, Flow, Language, Now, SessionId, Taken};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
+use std::time::Duration;
+use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::time::Instant;
 use tramline_wire::Framed;
 
@@ -33,12 +34,12 @@ pub(super) const BUFFER_BYTES: usize = JOIN_BYTES_MAX + TURN_BYTES_MAX;
 /// Room for unfinished input that an idle session keeps.
 const IDLE_BYTES_MAX: usize = 4 * 1024;
 
-/// The socket of a session.
-pub(super) type Socket = Rc<UnixStream>;
+/// After how long the writing side is watched again when there was no descriptor for that.
+const WATCH_RETRY: Duration = Duration::from_millis(10);
 
 /// What the shell knows of one session.
 pub(super) struct Session {
-    pub(super) socket: Socket,
+    pub(super) socket: Arc<OwnedFd>,
     language: Language,
     /// Received and not yet taken by the core.
     unread: Vec<u8>,
@@ -73,11 +74,13 @@ enum Reading {
 }
 
 /// What a session's task does next.
-enum Step {
+enum Step<'a> {
     Gone,
     Retake,
-    Read,
-    Write,
+    /// The writing side is to be watched from here on.
+    Watch,
+    Read(AsyncFdReadyGuard<'a, Arc<OwnedFd>>),
+    Write(AsyncFdReadyGuard<'a, OwnedFd>),
     HungUp,
 }
 
@@ -94,7 +97,7 @@ enum Turn {
 }
 
 impl Session {
-    pub(super) fn new(socket: Socket, language: Language) -> Self {
+    pub(super) fn new(socket: Arc<OwnedFd>, language: Language) -> Self {
         Self {
             socket,
             language,
@@ -117,6 +120,11 @@ impl Session {
             self.reading = Reading::Resumed;
             self.wake();
         }
+    }
+
+    /// Whether room for writing is waited for, or, after the end of input, the news that the peer is gone.
+    fn watches_writing(&self) -> bool {
+        !self.mute && (self.blocked || self.reading == Reading::Ended)
     }
 
     /// Lets the session's task look at its state again.
@@ -170,10 +178,18 @@ impl Drop for LastWord<'_> {
 }
 
 /// Reads from a session, and waits for its socket, until it has ended.
-pub(super) async fn converse(shell: Rc<Shell>, id: SessionId, socket: Socket, open_by: Instant) {
+pub(super) async fn converse(shell: Rc<Shell>, id: SessionId, socket: Arc<OwnedFd>, open_by: Instant) {
     let _last_word = LastWord(&shell, id);
+    let reading = match watch::reading(&socket) {
+        Ok(reading) => reading,
+        Err(error) => return shell.end(id, &format!("its socket cannot be watched: {error}")),
+    };
+    let mut writing = None;
     loop {
-        let next = poll_fn(|cx| next_step(&shell, id, &socket, cx));
+        if !shell.watches_writing(id) {
+            writing = None;
+        }
+        let next = poll_fn(|cx| next_step(&shell, id, &reading, writing.as_ref(), cx));
         let step = if shell.is_opened(id) {
             next.await
         } else if let Ok(step) = tokio::time::timeout_at(open_by, next).await {
@@ -191,25 +207,29 @@ pub(super) async fn converse(shell: Rc<Shell>, id: SessionId, socket: Socket, op
                     shell.close_session(id);
                 }
             }
-            Step::Read => match shell.read_turn(id, &socket) {
-                Turn::Empty => not_ready(&socket, Interest::READABLE),
+            Step::Watch => match Writing::new(&socket) {
+                Ok(watched) => writing = Some(watched),
+                Err(_) => {
+                    tokio::time::sleep(WATCH_RETRY).await;
+                    shell.write_turn(id);
+                }
+            },
+            Step::Read(mut ready) => match shell.read_turn(id, &socket) {
+                Turn::Empty => ready.clear_ready(),
                 Turn::More => step_aside().await,
                 Turn::Close => shell.close_session(id),
                 Turn::End(reason) => shell.end(id, &reason),
             },
-            Step::Write => {
+            Step::Write(mut room) => {
                 if !shell.write_turn(id) {
-                    not_ready(&socket, Interest::WRITABLE);
+                    room.clear_ready();
                 }
             }
             Step::HungUp => shell.hang_up(id),
         }
     }
-    if let Some(socket) = Rc::into_inner(socket)
-        && let Ok(socket) = socket.into_std()
-    {
-        shell.workers.close(Arc::new(socket.into()));
-    }
+    drop((reading, writing));
+    shell.workers.close(socket);
 }
 
 /// Lets every other task that can run do so once.
@@ -225,41 +245,33 @@ pub(super) async fn step_aside() {
     .await;
 }
 
-/// Lets the runtime wait until the kernel says again that the socket is ready.
-pub(super) fn not_ready(socket: &UnixStream, interest: Interest) {
-    let _ = socket.try_io(interest, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
-}
-
-/// Whether the peer has closed its socket, not only shut down its writing side.
-fn is_hung_up(socket: &UnixStream) -> bool {
-    let mut watched = [PollFd::new(socket, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut watched, Some(&now)).is_ok() && watched[0].revents().contains(PollFlags::HUP)
-}
-
-fn next_step(shell: &Shell, id: SessionId, socket: &Socket, cx: &mut Context<'_>) -> Poll<Step> {
+fn next_step<'a>(
+    shell: &Shell,
+    id: SessionId,
+    reading: &'a watch::Reading,
+    writing: Option<&'a Writing>,
+    cx: &mut Context<'_>,
+) -> Poll<Step<'a>> {
     let mut state = shell.state.borrow_mut();
     let Some(session) = state.sessions.get_mut(&id) else { return Poll::Ready(Step::Gone) };
     if session.reading == Reading::Resumed && !session.closing {
         return Poll::Ready(Step::Retake);
     }
-    if session.blocked || session.reading == Reading::Ended {
-        // After the end of input the writing side is watched as well, for the news that the peer is gone.
-        while let Poll::Ready(ready) = socket.poll_write_ready(cx) {
-            if ready.is_err() || is_hung_up(socket) {
-                return Poll::Ready(Step::HungUp);
+    if session.watches_writing() {
+        let Some(writing) = writing else { return Poll::Ready(Step::Watch) };
+        while let Poll::Ready(room) = writing.poll(cx) {
+            match room {
+                Room::HungUp => return Poll::Ready(Step::HungUp),
+                Room::Some(room) if session.blocked => return Poll::Ready(Step::Write(room)),
+                Room::Some(mut room) => room.clear_ready(),
             }
-            if session.blocked {
-                return Poll::Ready(Step::Write);
-            }
-            not_ready(socket, Interest::WRITABLE);
         }
     }
     if session.reading == Reading::On
         && !session.closing
-        && let Poll::Ready(ready) = socket.poll_read_ready(cx)
+        && let Poll::Ready(ready) = reading.poll_read_ready(cx)
     {
-        return Poll::Ready(ready.map_or(Step::HungUp, |()| Step::Read));
+        return Poll::Ready(ready.map_or(Step::HungUp, Step::Read));
     }
     if !session.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
         session.waker = Some(cx.waker().clone());
@@ -270,6 +282,10 @@ fn next_step(shell: &Shell, id: SessionId, socket: &Socket, cx: &mut Context<'_>
 impl Shell {
     fn is_opened(&self, id: SessionId) -> bool {
         self.state.borrow().sessions.get(&id).is_none_or(|session| session.opened)
+    }
+
+    fn watches_writing(&self, id: SessionId) -> bool {
+        self.state.borrow().sessions.get(&id).is_some_and(Session::watches_writing)
     }
 
     fn mark_opened(&self, id: SessionId) {
@@ -306,7 +322,7 @@ impl Shell {
     }
 
     /// Takes what the socket has, up to [`TURN_BYTES_MAX`], to the core.
-    fn read_turn(&self, id: SessionId, socket: &Socket) -> Turn {
+    fn read_turn(&self, id: SessionId, socket: &OwnedFd) -> Turn {
         let mut state = self.state.borrow_mut();
         let State { core, sessions, descriptors, buffer, .. } = &mut *state;
         let Some(session) = sessions.get_mut(&id) else { return Turn::Empty };
@@ -322,7 +338,7 @@ impl Shell {
             session.unread.resize(kept + room, 0);
             &mut session.unread[kept..]
         };
-        let outcome = socket_io::read(socket.as_ref(), target, &mut received);
+        let outcome = socket_io::read(socket, target, &mut received);
         if !joined {
             session.unread.truncate(kept + outcome.map_or(0, |read| read.bytes));
         }

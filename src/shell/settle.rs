@@ -272,8 +272,8 @@ impl State {
 
 fn send(session: &Session, chunk: Chunk<'_>, descriptors: &Descriptors) -> Result<usize, Errno> {
     if chunk.fds.is_empty() {
-        return socket_io::write(session.socket.as_ref(), chunk.bytes, &[]);
+        return socket_io::write(&session.socket, chunk.bytes, &[]);
     }
     let fds = chunk.fds.iter().filter_map(|&fd| descriptors.get(fd)).map(|fd| fd.as_fd());
-    socket_io::write(session.socket.as_ref(), chunk.bytes, &fds.collect::<Vec<BorrowedFd<'_>>>())
+    socket_io::write(&session.socket, chunk.bytes, &fds.collect::<Vec<BorrowedFd<'_>>>())
 }
