@@ -86,7 +86,9 @@ impl Shared {
         session.readings.insert(offer.attach, reading);
         let mut outbound = lock(&self.outbound);
         match page {
-            None => outbound.push(&ToBroker::Accept(Accept { attach: offer.attach, slot, page: None, fds: 0 })),
+            None => {
+                outbound.push(&ToBroker::Accept(Accept { attach: offer.attach, slot, page: None, fds: 0 }))
+            }
             Some(NewPage { fd, first_slot, slots }) => {
                 let page = Some(PageDeclaration { first_slot, slots });
                 let accept = Accept { attach: offer.attach, slot, page, fds: 1 };
@@ -131,8 +133,10 @@ impl Shared {
                 if let Some(doorbell) = link.doorbell() {
                     let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
                     let token = epoll::EventData::new_u64(link_token);
-                    epoll::add(&inbox.epoll, doorbell, token, flags)
-                        .map_err(|errno| RingError::Os { what: "watching a doorbell", error: errno.into() })?;
+                    epoll::add(&inbox.epoll, doorbell, token, flags).map_err(|errno| RingError::Os {
+                        what: "watching a doorbell",
+                        error: errno.into(),
+                    })?;
                 }
             }
             let start = Start { position: attach.start, seq: attach.start_seq };
@@ -285,8 +289,11 @@ impl Shared {
         let mut session = lock(&self.session);
         session.bells.remove(&token);
         session.writing_links.retain(|_, (known, _)| *known != token);
-        let mut gone: Vec<Admission> =
-            session.admissions.extract_if(|_, admission| admission.link_token == token).map(|(_, it)| it).collect();
+        let mut gone: Vec<Admission> = session
+            .admissions
+            .extract_if(|_, admission| admission.link_token == token)
+            .map(|(_, it)| it)
+            .collect();
         gone.extend(session.old_admissions.extract_if(.., |admission| admission.link_token == token));
         drop(session);
         // It is registered until now, so it cannot fail; and a closed pipe would be reported for ever.

@@ -94,6 +94,9 @@ impl Batch {
 
 impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batch").field("messages", &self.len()).field("bytes", &self.bytes.len()).finish_non_exhaustive()
+        f.debug_struct("Batch")
+            .field("messages", &self.len())
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
     }
 }

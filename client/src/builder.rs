@@ -50,7 +50,8 @@ impl Options {
 fn is_own_directory(socket: &Path, uid: u32) -> bool {
     use std::os::unix::fs::MetadataExt;
     let Some(directory) = socket.parent() else { return false };
-    std::fs::symlink_metadata(directory).is_ok_and(|it| it.is_dir() && it.uid() == uid && it.mode() & 0o077 == 0)
+    std::fs::symlink_metadata(directory)
+        .is_ok_and(|it| it.is_dir() && it.uid() == uid && it.mode() & 0o077 == 0)
 }
 
 /// How a client is to be. Made by [`Client::builder`].

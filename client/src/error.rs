@@ -62,7 +62,9 @@ pub enum Error {
     #[error("{0}")]
     Full(Full),
     /// The message is larger than what carries it.
-    #[error("a message of {bytes} bytes on '{topic}', where at most {max} fit ({limit}); open the publisher with a larger capacity()")]
+    #[error(
+        "a message of {bytes} bytes on '{topic}', where at most {max} fit ({limit}); open the publisher with a larger capacity()"
+    )]
     TooLarge {
         /// On which topic.
         topic: Box<str>,
@@ -160,7 +162,9 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Refused { code, .. } => *code,
-            Self::Connect { .. } | Self::NoBroker { .. } | Self::Disconnected(_) | Self::Closed => Code::PeerGone,
+            Self::Connect { .. } | Self::NoBroker { .. } | Self::Disconnected(_) | Self::Closed => {
+                Code::PeerGone
+            }
             Self::Full(_) | Self::TimedOut { .. } => Code::TimedOut,
             Self::Limit { .. } => Code::LimitReached,
             Self::TooLarge { .. } => Code::PayloadTooLarge,

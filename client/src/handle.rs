@@ -25,8 +25,18 @@ pub(crate) struct Handle {
 impl Handle {
     /// Connects and waits until the session is open. With `background` a thread is started then.
     pub(crate) fn connect(options: Options, candidates: &[PathBuf]) -> Result<Arc<Self>> {
-        let shared = Shared::new(options)?;
         let (path, socket) = find(candidates)?;
+        Self::open(options, path, socket)
+    }
+
+    /// As [`Self::connect`], on a socket that is connected already.
+    #[cfg(test)]
+    pub(crate) fn over(options: Options, socket: Socket) -> Result<Arc<Self>> {
+        Self::open(options, PathBuf::new(), socket)
+    }
+
+    fn open(options: Options, path: PathBuf, socket: Socket) -> Result<Arc<Self>> {
+        let shared = Shared::new(options)?;
         Self::greet(&shared, path, socket)?;
         let timeout = shared.options.request_timeout;
         let opened = shared.wait_until(deadline_after(timeout), || opened(&shared))?;

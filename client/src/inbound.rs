@@ -160,8 +160,7 @@ impl Inbound {
         if let Some(after) = message.after {
             self.add(&inbox, Item::After(after));
         }
-        let meta =
-            Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
+        let meta = Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
         let parts = Parts { source: &source, seq: message.seq, lost: 0, meta, head: message.head };
         let received = Message::from_socket(parts, message.payload, deliver.payload_length);
         self.add(&inbox, Item::Message(received));
@@ -221,7 +220,10 @@ impl Shared {
         let Some(socket) = inbound.socket.clone() else { return false };
         let limit = if for_user { INBOX_BYTES_CEILING } else { INBOX_BYTES_MAX };
         let mut progress = false;
-        if for_user && self.reading_paused.load(Ordering::Relaxed) && self.inbox_bytes.load(Ordering::Relaxed) <= limit {
+        if for_user
+            && self.reading_paused.load(Ordering::Relaxed)
+            && self.inbox_bytes.load(Ordering::Relaxed) <= limit
+        {
             // It was paused for the background thread, whose limit is lower: a user's thread wants to be woken.
             self.start_reading();
         }
@@ -277,7 +279,9 @@ impl Shared {
         while !inbound.phase.awaits_preamble() && inbound.socket.is_some() {
             let broken = |error: tramline_wire::DecodeError| Error::Protocol(error.to_string().into());
             let waiting = &buffer[inbound.start..inbound.end];
-            let Framed::Whole { body, consumed } = split_frame(waiting, FRAME_BYTES_CEILING).map_err(broken)? else {
+            let Framed::Whole { body, consumed } =
+                split_frame(waiting, FRAME_BYTES_CEILING).map_err(broken)?
+            else {
                 break;
             };
             inbound.start += consumed;
@@ -296,9 +300,9 @@ impl Shared {
         }
         let Some(answer) = buffer[inbound.start..inbound.end].first_chunk() else { return Ok(()) };
         inbound.start += answer.len();
-        tramline_wire::preamble::accept(*answer).map_err(|error| Error::refused(
-            tramline_wire::Code::Version.number(), &error.to_string(), None,
-        ))?;
+        tramline_wire::preamble::accept(*answer).map_err(|error| {
+            Error::refused(tramline_wire::Code::Version.number(), &error.to_string(), None)
+        })?;
         inbound.phase.preamble_came();
         Ok(())
     }

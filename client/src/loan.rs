@@ -90,7 +90,6 @@ impl Loan {
             None => Err(Error::Closed),
         }
     }
-
 }
 
 impl Drop for Loan {
@@ -132,6 +131,9 @@ impl AsMut<[u8]> for Loan {
 
 impl fmt::Debug for Loan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loan").field("bytes", &self.len()).field("in_place", &self.in_place()).finish_non_exhaustive()
+        f.debug_struct("Loan")
+            .field("bytes", &self.len())
+            .field("in_place", &self.in_place())
+            .finish_non_exhaustive()
     }
 }

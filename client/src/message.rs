@@ -34,9 +34,16 @@ pub struct Source {
 struct Inline([u8; INLINE_BYTES_MAX]);
 
 enum Body {
-    Inline { bytes: Inline, length: u8 },
+    Inline {
+        bytes: Inline,
+        length: u8,
+    },
     /// The payload begins at `start` in `bytes` and ends at `end`.
-    Owned { bytes: Vec<u8>, start: usize, end: usize },
+    Owned {
+        bytes: Vec<u8>,
+        start: usize,
+        end: usize,
+    },
     Pinned(Pinned),
 }
 

@@ -50,7 +50,8 @@ impl Shared {
                 Ok(Step::Wait(Error::TimedOut { what: "answer to the opening of a ring", after }))
             }
             Route::Ring { stream, implicit } => {
-                let result = stream.try_send(true, message.meta(monotonic_nanos()), message.head, message.payload);
+                let result =
+                    stream.try_send(true, message.meta(monotonic_nanos()), message.head, message.payload);
                 match result {
                     Ok(seq) => {
                         if let Some(used) = implicit {
@@ -218,4 +219,3 @@ pub(crate) fn close_route(shared: &Shared, state: &mut TopicState, awaited: bool
     outbound.flush();
     awaited.then_some(req)
 }
-

@@ -97,7 +97,8 @@ impl Reactor {
         let io = || Error::os("making an epoll descriptor");
         let epoll_fd = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io())?;
         let kick = Signal::new().map_err(Error::io("making an eventfd"))?;
-        epoll::add(&epoll_fd, &kick, epoll::EventData::new_u64(KICK_TOKEN), epoll::EventFlags::IN).map_err(io())?;
+        epoll::add(&epoll_fd, &kick, epoll::EventData::new_u64(KICK_TOKEN), epoll::EventFlags::IN)
+            .map_err(io())?;
         Ok(Self {
             epoll: Arc::new(epoll_fd),
             kick,

@@ -42,9 +42,15 @@ pub(crate) enum Found {
     Nothing,
     Message(Message),
     /// A stream has ended: who it was, and how many were lost after its last message.
-    Ended { source: Arc<Source>, lost: u64 },
+    Ended {
+        source: Arc<Source>,
+        lost: u64,
+    },
     /// A stream said something impossible, or failed; it is not read any more.
-    Failed { attach: u64, error: Error },
+    Failed {
+        attach: u64,
+        error: Error,
+    },
 }
 
 #[derive(Default)]
@@ -131,9 +137,10 @@ impl Rings {
 
     /// The broker says that an attachment has ended: what its ring holds is still read.
     pub(crate) fn detached(&mut self, attach: u64) {
-        let found = self.streams.iter().position(|stream| {
-            stream.as_ref().is_some_and(|stream| stream.attach == attach)
-        });
+        let found = self
+            .streams
+            .iter()
+            .position(|stream| stream.as_ref().is_some_and(|stream| stream.attach == attach));
         if let Some(index) = found {
             self.end_writing(index);
         }

@@ -28,12 +28,18 @@ pub(crate) enum Phase {
     /// There has been none yet.
     Idle,
     /// The preamble is sent, and `Hello` after it.
-    Preamble { until: Instant },
+    Preamble {
+        until: Instant,
+    },
     /// The preamble was answered.
-    Greeting { until: Instant },
+    Greeting {
+        until: Instant,
+    },
     Open,
     /// The connection was lost; try again at this moment.
-    Waiting { at: Instant },
+    Waiting {
+        at: Instant,
+    },
     /// For good.
     Closed,
 }

@@ -38,7 +38,12 @@ pub(crate) struct RingWish {
 
 impl Shared {
     /// Makes the memory and registers the stream. Blocks while the memory is filled.
-    pub(crate) fn make_stream(&self, topic: &Arc<Topic>, first_seq: u64, wish: RingWish) -> Result<Arc<Stream>> {
+    pub(crate) fn make_stream(
+        &self,
+        topic: &Arc<Topic>,
+        first_seq: u64,
+        wish: RingWish,
+    ) -> Result<Arc<Stream>> {
         let greeting = lock(&self.session).greeting.clone().ok_or(Error::Disconnected(None))?;
         let mut spec = match wish.capacity {
             Some((bytes, messages)) => RingSpec::sized(random_id(), bytes, messages.max(1))?,

@@ -236,8 +236,9 @@ impl Shared {
     /// Waits for the answer to a request.
     pub(crate) fn wait_for_answer(&self, request: u32, what: &'static str) -> Result<Answer> {
         let timeout = self.options.request_timeout;
-        let found =
-            self.wait_until(crate::clock::deadline_after(timeout), || lock(&self.session).take_answer(request).transpose());
+        let found = self.wait_until(crate::clock::deadline_after(timeout), || {
+            lock(&self.session).take_answer(request).transpose()
+        });
         lock(&self.session).forget(request);
         found?.ok_or(Error::TimedOut { what, after: timeout })
     }

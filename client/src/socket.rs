@@ -77,7 +77,9 @@ impl Socket {
             }
         }
         if cut_short {
-            return Err(io::Error::other("file descriptors were lost on the way: this process has no room for more"));
+            return Err(io::Error::other(
+                "file descriptors were lost on the way: this process has no room for more",
+            ));
         }
         moved(result.map(|message| message.bytes)).map(|result| match result {
             Moved::Bytes(0) => Moved::End,

@@ -161,12 +161,23 @@ impl Stream {
     }
 
     /// Takes room to be filled in place.
-    pub(crate) fn try_loan(&self, wait: bool, bytes: usize, head_bytes: usize) -> Result<tramline_ring::Loan> {
+    pub(crate) fn try_loan(
+        &self,
+        wait: bool,
+        bytes: usize,
+        head_bytes: usize,
+    ) -> Result<tramline_ring::Loan> {
         self.with(wait, |writer| writer.try_loan(bytes, head_bytes))
     }
 
     /// Publishes a loan's first `used` bytes.
-    pub(crate) fn commit(&self, loan: tramline_ring::Loan, used: usize, meta: Meta, head: &[u8]) -> Result<u64> {
+    pub(crate) fn commit(
+        &self,
+        loan: tramline_ring::Loan,
+        used: usize,
+        meta: Meta,
+        head: &[u8],
+    ) -> Result<u64> {
         let mut inner = lock(&self.inner);
         if inner.closed {
             inner.writer.cancel(loan);

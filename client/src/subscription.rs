@@ -123,8 +123,7 @@ impl Subscription {
     /// Registers and asks; the answer is to be waited for.
     pub(crate) fn begin(builder: SubscriptionBuilder) -> Result<(Self, u32)> {
         let SubscriptionBuilder { handle, wish } = builder;
-        Filter::parse(&wish.filter)
-            .map_err(|source| Error::Topic { text: wish.filter.clone(), source })?;
+        Filter::parse(&wish.filter).map_err(|source| Error::Topic { text: wish.filter.clone(), source })?;
         let shared = &handle.shared;
         shared.check_process()?;
         let mut session = lock(&shared.session);

@@ -199,7 +199,9 @@ impl AsyncPublisher {
         let sender = self.sender();
         let shared = &sender.handle.shared;
         match shared.close_publisher(&sender.stream, true) {
-            Some(request) => shared.answer_async(request, "answer to the closing of a ring").await.map(|_| ()),
+            Some(request) => {
+                shared.answer_async(request, "answer to the closing of a ring").await.map(|_| ())
+            }
             None => Ok(()),
         }
     }
