@@ -106,6 +106,27 @@ fn without_reconnect_a_subscription_ends() {
 }
 
 #[test]
+fn rings_are_read_to_their_end_before_a_subscription_ends() {
+    let _watchdog = Watchdog::start();
+    let mut broker = Broker::start();
+    let lasting = |name| Client::builder().name(name).socket(broker.socket()).reconnect(false).connect().unwrap();
+    let (a, b) = (lasting("a"), lasting("b"));
+    let mut s = b.subscribe("x").unwrap();
+    let mut p = a.publisher("x").open().unwrap();
+    p.send(b"before").unwrap();
+    broker.kill();
+    assert_eq!(s.recv().unwrap().payload(), b"before");
+    let reader = std::thread::spawn(move || {
+        assert_eq!(s.recv().unwrap().payload(), b"after");
+        s.recv()
+    });
+    p.send(b"after").unwrap();
+    drop((p, a));
+    assert!(matches!(reader.join().unwrap(), Err(Error::Disconnected(Some(_)))));
+    drop(b);
+}
+
+#[test]
 fn an_event_loop_sees_every_message() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();

@@ -75,6 +75,7 @@ impl Shared {
         };
         let in_place = inbox.wish.in_place.unwrap_or(offer.in_place);
         let reading = Reading {
+            token: session.token(),
             inbox,
             source,
             stream: offer.stream,
@@ -116,7 +117,7 @@ impl Shared {
         };
         reading.attached = true;
         let inbox = Arc::clone(&reading.inbox);
-        let (stream, slot, in_place) = (reading.stream, reading.slot, reading.in_place);
+        let (token, stream, slot, in_place) = (reading.token, reading.stream, reading.slot, reading.in_place);
         let (source, link_number) = (Arc::clone(&reading.source), reading.link);
         let Some(known) = session.reading_links.get(&link_number) else { return Ok(()) };
         let (link, link_token) = (Arc::clone(&known.link), known.token);
@@ -149,11 +150,11 @@ impl Shared {
                 let (weak, reader_of) = (self.weak.clone(), Arc::clone(&inbox));
                 reader.on_release(Box::new(move || {
                     if let Some(shared) = weak.upgrade() {
-                        shared.released(attach, &reader_of);
+                        shared.released(attach, token, &reader_of);
                     }
                 }));
                 let first_seq = reader.last_seq() + 1;
-                let stream = NewStream { attach, stream, first_seq, reader, source, link, link_token };
+                let stream = NewStream { attach, token, stream, first_seq, reader, source, link, link_token };
                 inbound.add(&inbox, Item::Stream(Box::new(stream)));
                 self.answer(&ToBroker::Attached { attach });
             }
@@ -166,12 +167,20 @@ impl Shared {
         Ok(())
     }
 
-    /// A reader and the last message it held in place are gone: its publisher may forget it.
-    fn released(&self, attach: u64, inbox: &Arc<Inbox>) {
-        let known = lock(&self.session).readings.remove(&attach);
-        if known.is_some_and(|reading| Arc::ptr_eq(&reading.inbox, inbox)) {
-            self.answer(&ToBroker::Detach { attach, code: 0 });
+    /// This side ends an attachment, unless the broker did, or it belonged to an earlier connection.
+    pub(crate) fn leave(&self, attach: u64, token: u64, code: u16) {
+        let mut session = lock(&self.session);
+        let current = session.readings.get(&attach).is_some_and(|reading| reading.token == token);
+        let left = if current { session.readings.remove(&attach) } else { None };
+        drop(session);
+        if left.is_some() {
+            self.answer(&ToBroker::Detach { attach, code });
         }
+    }
+
+    /// A reader and the last message it held in place are gone: its publisher may forget it.
+    fn released(&self, attach: u64, token: u64, inbox: &Inbox) {
+        self.leave(attach, token, 0);
         if inbox.live_readers.fetch_sub(1, Ordering::AcqRel) == 1 && inbox.is_gone() {
             self.unsubscribe(inbox);
         }
@@ -271,7 +280,7 @@ impl Shared {
         }
         if let Some(reading) = reading {
             let inbox = reading.inbox;
-            inbound.add(&inbox, Item::Detached(attach));
+            inbound.add(&inbox, Item::Detached(reading.token));
         }
     }
 

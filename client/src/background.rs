@@ -42,7 +42,7 @@ fn run(shared: &Shared) {
             }
         };
         // A poll that fails (no memory) must not become a busy loop; the lease is as good a pause as any.
-        if park(&[reactor.background.as_fd()], rest, housekeeping).is_err() {
+        if park([reactor.background.as_fd()], rest, housekeeping).is_err() {
             std::thread::park_timeout(LEASE);
         }
         reactor.doze_over();
@@ -62,8 +62,8 @@ fn lead(shared: &Shared, seen: &mut u64) -> bool {
         reactor.set_background_leads(true);
         while !shared.closing.load(Ordering::Acquire) && !reactor.lead_is_wanted() {
             let housekeeping = shared.housekeep();
-            let result = park(&[reactor.fd()], inbound.timer(), housekeeping)
-                .and_then(|()| shared.drive(&mut inbound, Look::All, false));
+            let result = park([reactor.fd()], inbound.timer(), housekeeping)
+                .and_then(|_| shared.drive(&mut inbound, Look::All, false));
             if let Err(error) = result {
                 shared.lost(&mut inbound, error);
             }

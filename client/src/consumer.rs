@@ -9,7 +9,7 @@ use rustix::event::{Timespec, epoll};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tramline_ring::Spinner;
-use tramline_wire::{After, ToBroker};
+use tramline_wire::After;
 
 /// Appearing and leaving publishers remembered for [`Subscription::events`](crate::Subscription::events).
 const EVENTS_MAX: usize = 1024;
@@ -116,10 +116,12 @@ impl Consumer {
                 self.note(PublisherEvent::Left(source));
                 Ok(None)
             }
-            Found::Failed { attach, error } => {
-                let mut outbound = crate::reactor::lock(&shared.outbound);
-                outbound.push(&ToBroker::Detach { attach, code: error.code().number() });
-                outbound.flush();
+            Found::Skipped(lost) => {
+                self.gap += lost;
+                Ok(None)
+            }
+            Found::Failed { attach, token, error } => {
+                shared.leave(attach, token, error.code().number());
                 Err(error)
             }
         }
@@ -178,7 +180,7 @@ impl Consumer {
                     self.note(PublisherEvent::Appeared(Arc::clone(&stream.source)));
                     self.rings.add(stream);
                 }
-                Item::Detached(attach) => self.rings.detached(attach),
+                Item::Detached(token) => self.rings.detached(token),
                 Item::Appeared(source) => {
                     self.by_socket.push(Arc::clone(&source));
                     self.note(PublisherEvent::Appeared(source));
@@ -247,6 +249,10 @@ impl Waiting for NextMessage<'_> {
     fn arm(&mut self, leading: bool) -> Result<bool> {
         if self.consumer.rings.arm() {
             return Ok(true);
+        }
+        if self.consumer.closed.is_some() {
+            // Only rings have anything to tell any more.
+            return Ok(false);
         }
         // A leader fills its inbox itself; nobody needs to wake it for that.
         Ok(if leading { self.inbox.is_filled() } else { self.inbox.arm() })

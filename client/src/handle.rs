@@ -92,7 +92,8 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let shared = &self.shared;
         if shared.check_process().is_err() {
-            // The parent's connection is not this process's to close.
+            // The parent's connection is not this process's to close, and its rings are not mapped here.
+            std::mem::forget(Arc::clone(shared));
             return;
         }
         let thread = lock(&self.thread).take();

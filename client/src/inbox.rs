@@ -38,6 +38,8 @@ pub(crate) struct Wish {
 /// A stream that this subscription reads from now on.
 pub(crate) struct NewStream {
     pub(crate) attach: u64,
+    /// The attachment's number in this client, see `Reading`.
+    pub(crate) token: u64,
     pub(crate) stream: u64,
     /// Number of the first message that this attachment brings.
     pub(crate) first_seq: u64,
@@ -54,7 +56,7 @@ pub(crate) enum Item {
     /// Lost before the next message.
     Gap(u64),
     Stream(Box<NewStream>),
-    /// No more is published to that attachment; what the ring holds is still to be read.
+    /// No more is published to the attachment with this token; what the ring holds is still to be read.
     Detached(u64),
     Appeared(Arc<Source>),
     Left(Arc<Source>),

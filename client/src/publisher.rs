@@ -397,6 +397,10 @@ impl Publisher {
 impl Drop for Publisher {
     fn drop(&mut self) {
         let shared = &self.sender.handle.shared;
+        if shared.check_process().is_err() {
+            std::mem::forget(Arc::clone(&self.sender.stream));
+            return;
+        }
         if let Some(watch) = self.watch.take() {
             shared.reactor.leave(watch.entry);
         }

@@ -233,20 +233,16 @@ impl Reactor {
     }
 }
 
-/// Sleeps until one of `fds` is readable, or until the earlier of the two moments.
-pub(crate) fn park(fds: &[BorrowedFd<'_>], first: Option<Instant>, second: Option<Instant>) -> Result<()> {
-    let mut polled = [None, None];
-    for (place, fd) in polled.iter_mut().zip(fds) {
-        *place = Some(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
-    }
-    let timeout = until(first, second);
-    let result = match &mut polled {
-        [Some(a), Some(b)] => poll(&mut [a.clone(), b.clone()], timeout.as_ref()),
-        [Some(a), _] => poll(&mut [a.clone()], timeout.as_ref()),
-        _ => Ok(0),
-    };
-    match result {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+/// Sleeps until one of `fds` is readable, or until the earlier of the two moments. Says which are readable.
+pub(crate) fn park<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    first: Option<Instant>,
+    second: Option<Instant>,
+) -> Result<[bool; N]> {
+    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    match poll(&mut polled, until(first, second).as_ref()) {
+        Ok(_) => Ok(polled.map(|polled| !polled.revents().is_empty())),
+        Err(rustix::io::Errno::INTR) => Ok([false; N]),
         Err(error) => Err(Error::os("polling")(error)),
     }
 }

@@ -21,6 +21,7 @@ const COLD_AFTER: u32 = 256;
 
 struct Stream {
     attach: u64,
+    token: u64,
     id: u64,
     reader: Reader,
     source: Arc<Source>,
@@ -49,8 +50,11 @@ pub(crate) enum Found {
     /// A stream said something impossible, or failed; it is not read any more.
     Failed {
         attach: u64,
+        token: u64,
         error: Error,
     },
+    /// This many were lost where one attachment took over from another.
+    Skipped(u64),
 }
 
 #[derive(Default)]
@@ -64,6 +68,8 @@ pub(crate) struct Rings {
     turn: u32,
     scratch: Vec<u8>,
     slots: Vec<u32>,
+    /// A stream that failed at the last look.
+    failed: Option<Stream>,
 }
 
 impl Rings {
@@ -100,6 +106,7 @@ impl Rings {
         self.by_slot.insert((new.link_token, new.reader.slot()), index);
         self.streams[index] = Some(Stream {
             attach: new.attach,
+            token: new.token,
             id: new.stream,
             reader: new.reader,
             source: new.source,
@@ -136,11 +143,11 @@ impl Rings {
     }
 
     /// The broker says that an attachment has ended: what its ring holds is still read.
-    pub(crate) fn detached(&mut self, attach: u64) {
+    pub(crate) fn detached(&mut self, token: u64) {
         let found = self
             .streams
             .iter()
-            .position(|stream| stream.as_ref().is_some_and(|stream| stream.attach == attach));
+            .position(|stream| stream.as_ref().is_some_and(|stream| stream.token == token));
         if let Some(index) = found {
             self.end_writing(index);
         }
@@ -195,6 +202,7 @@ impl Rings {
 
     /// The next message of any stream.
     pub(crate) fn take(&mut self) -> Found {
+        self.failed = None;
         for _ in 0..self.hot.len() {
             let Some(index) = self.hot.front().copied() else { break };
             match self.take_from(index) {
@@ -234,35 +242,49 @@ impl Rings {
 
     fn take_from(&mut self, index: usize) -> Found {
         let Some(stream) = self.streams[index].as_mut() else { return Found::Nothing };
-        let passed = stream.next.as_ref().is_some_and(|next| stream.reader.last_seq() + 1 >= next.first_seq);
-        if passed {
-            // The new attachment has everything from here on.
-            self.take_out(index);
-            return Found::Nothing;
+        let before = stream.reader.last_seq();
+        let next_seq = stream.next.as_ref().map(|next| next.first_seq);
+        if next_seq.is_some_and(|next_seq| before + 1 >= next_seq) {
+            return self.go_over(index, before);
         }
         match stream.reader.try_next(&mut self.scratch) {
+            // What the new attachment does not bring was in the ring before it was made.
+            Ok(Next::Empty | Next::Ended { .. }) if next_seq.is_some() => self.go_over(index, before),
+            // An earlier attachment that fell behind may be ahead of the new one: that one brings it.
+            Ok(Next::Message(received)) if next_seq.is_some_and(|next_seq| received.seq >= next_seq) => {
+                drop(received);
+                self.go_over(index, before)
+            }
             Ok(Next::Empty) => Found::Nothing,
             Ok(Next::Message(received)) => {
                 stream.misses = 0;
                 Found::Message(message(&stream.source, received, &mut self.scratch))
             }
-            Ok(Next::Ended { lost }) => {
-                let carries_on = stream.next.is_some();
-                match self.take_out(index) {
-                    Some(ended) if !carries_on => Found::Ended { source: ended.source, lost },
-                    _ => Found::Nothing,
-                }
-            }
+            Ok(Next::Ended { lost }) => match self.take_out(index) {
+                Some(ended) => Found::Ended { source: ended.source, lost },
+                None => Found::Nothing,
+            },
             // This version's writers have one generation; a later one's stream cannot be followed.
             Ok(Next::Successor) => match self.take_out(index) {
                 Some(ended) => Found::Ended { source: ended.source, lost: 0 },
                 None => Found::Nothing,
             },
             Err(error) => {
-                let attach = stream.attach;
-                self.take_out(index);
-                Found::Failed { attach, error: error.into() }
+                let (attach, token) = (stream.attach, stream.token);
+                // Kept until the broker has been told why; letting go tells it that it is no longer wanted.
+                self.failed = self.take_out(index);
+                Found::Failed { attach, token, error: error.into() }
             }
+        }
+    }
+
+    /// The attachment that carries on takes the place of the earlier one, which was read up to `before`.
+    fn go_over(&mut self, index: usize, before: u64) -> Found {
+        self.take_out(index);
+        let first = self.streams[index].as_ref().map_or(0, |stream| stream.reader.last_seq() + 1);
+        match first.saturating_sub(before + 1) {
+            0 => Found::Nothing,
+            lost => Found::Skipped(lost),
         }
     }
 

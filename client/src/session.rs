@@ -52,6 +52,8 @@ impl From<&Welcome<'_>> for Greeting {
 
 /// An offer that this side accepted and whose memory has not come yet, or that is being read.
 pub(crate) struct Reading {
+    /// Unlike the attachment's id, it is never used again after a reconnect.
+    pub(crate) token: u64,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) source: Arc<Source>,
     pub(crate) stream: u64,

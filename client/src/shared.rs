@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
-use tramline_ring::Spinner;
+use tramline_ring::{ForkMark, Spinner};
 
 /// Looks at rings and inboxes between two looks at the socket while spinning, and looks at the socket
 /// between two at the bells: each look at a descriptor is a system call, the others are loads.
@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     /// Where the broker was found.
     pub(crate) path: Mutex<PathBuf>,
     owner: u32,
+    mark: ForkMark,
 }
 
 /// Something that a thread waits for.
@@ -71,6 +72,7 @@ impl Shared {
     pub(crate) fn new(options: Options) -> Result<Arc<Self>> {
         let reactor = Reactor::new()?;
         let session = Session::default();
+        let mark = ForkMark::new()?;
         Ok(Arc::new_cyclic(|weak| Self {
             weak: weak.clone(),
             inbound: Mutex::new(Inbound::new()),
@@ -83,6 +85,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             path: Mutex::default(),
             owner: std::process::id(),
+            mark,
             options,
             reactor,
         }))
@@ -90,7 +93,7 @@ impl Shared {
 
     /// Refuses to go on in a fork: rings are not mapped there and the socket belongs to the parent.
     pub(crate) fn check_process(&self) -> Result<()> {
-        if std::process::id() == self.owner { Ok(()) } else { Err(Error::Forked { owner: self.owner }) }
+        if self.mark.is_forked() { Err(Error::Forked { owner: self.owner }) } else { Ok(()) }
     }
 
     /// Waits until `waiting` has come or `deadline` has passed (`None`), leading if nobody else does.
@@ -117,7 +120,8 @@ impl Shared {
         lead: &mut Option<MutexGuard<'s, Inbound>>,
         raised: &mut bool,
     ) -> Result<Option<W::Output>> {
-        let mut turns = 0_u32;
+        // The first look is at the socket only: whoever comes back soon finds its message there.
+        let mut turns = 1_u32;
         loop {
             let seen = self.reactor.changes();
             if let Some(output) = waiting.look()? {
@@ -142,7 +146,7 @@ impl Shared {
             if waiting.spinner().turn() {
                 continue;
             }
-            turns = 0;
+            turns = 1;
             match lead.as_mut() {
                 Some(inbound) => self.sleep_leading(inbound, waiting, bed, deadline, seen)?,
                 None => *raised |= self.sleep_following(waiting, bed, deadline, seen)?,
@@ -161,20 +165,27 @@ impl Shared {
         // A leader waits for changes that others may bring about, too (room towards the socket).
         let entry = bed.changes.then(|| self.reactor.enter(bed.signal, Wants { lead: false, changes: true }));
         let changed = bed.changes && self.reactor.changes() != seen;
-        let result = if changed {
-            Ok(())
-        } else {
-            waiting.arm(true).and_then(|found| {
-                if found { Ok(()) } else { park(&[bed.fd, self.reactor.fd()], deadline, inbound.timer()) }
-            })
-        };
+        let found = if changed { Ok(true) } else { waiting.arm(true) };
+        let slept = found.and_then(|found| match found {
+            true => Ok([true; 2]),
+            false => park([bed.fd, self.reactor.fd()], deadline, inbound.timer()),
+        });
         if let Some(entry) = entry {
             self.reactor.leave(entry);
             bed.signal.clear();
         }
-        result?;
-        waiting.woken()?;
-        self.drive(inbound, Look::All, true).map(|_| ())
+        // Looking costs system calls: only where something is to be seen, and at the timers when nothing is.
+        let [own, reactor] = slept?;
+        if own {
+            waiting.woken()?;
+        }
+        if reactor && self.drive(inbound, Look::Socket, true)? {
+            return Ok(());
+        }
+        if reactor || !own {
+            self.drive(inbound, Look::All, true)?;
+        }
+        Ok(())
     }
 
     /// Says whether leadership may have been offered to this thread.
@@ -193,7 +204,9 @@ impl Shared {
         let result = if changed || free {
             Ok(())
         } else {
-            waiting.arm(false).and_then(|found| if found { Ok(()) } else { park(&[bed.fd], deadline, None) })
+            waiting
+                .arm(false)
+                .and_then(|found| if found { Ok(()) } else { park([bed.fd], deadline, None).map(|_| ()) })
         };
         self.reactor.leave(entry);
         let raised = bed.signal.clear();

@@ -190,10 +190,11 @@ impl Subscription {
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>> {
         let Self { handle, inbox, consumer, .. } = self;
         let shared = &handle.shared;
+        // Before any ring is touched: a fork has none mapped.
+        shared.check_process()?;
         if let Some(message) = consumer.take(shared, inbox)? {
             return Ok(Some(message));
         }
-        shared.check_process()?;
         let bed = Bed { signal: &inbox.signal, fd: inbox.epoll.as_fd(), changes: false };
         shared.wait(&mut NextMessage { consumer, shared, inbox }, &bed, deadline)
     }
@@ -217,10 +218,11 @@ impl Subscription {
     fn try_recv_with(&mut self, watched: bool) -> Result<Option<Message>> {
         let Self { handle, inbox, consumer, .. } = self;
         let shared = &handle.shared;
+        // Before any ring is touched: a fork has none mapped.
+        shared.check_process()?;
         if let Some(message) = consumer.take(shared, inbox)? {
             return Ok(Some(message));
         }
-        shared.check_process()?;
         shared.poke()?;
         if watched || consumer.rings.has_idle() {
             consumer.look_at_bells(inbox)?;
@@ -317,6 +319,14 @@ impl AsFd for Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let shared = &self.handle.shared;
+        if shared.check_process().is_err() {
+            // In a fork: the parent's subscription, and rings that are not mapped here.
+            std::mem::forget(std::mem::replace(
+                &mut self.consumer,
+                Consumer::new(Spinner::new(Duration::ZERO)),
+            ));
+            return;
+        }
         lock(&shared.session).subscriptions.remove(&self.inbox.id);
         // Readers go first: what they still hold in place is released with the last message, and only
         // then may the broker let the publisher forget them.

@@ -75,6 +75,9 @@ pub mod wait;
 #[cfg(not(loom))]
 pub mod observe;
 
+#[cfg(not(loom))]
+pub mod fork;
+
 mod protocol;
 
 mod layout;
@@ -104,6 +107,8 @@ pub mod baseline;
 #[cfg(not(loom))]
 pub use bell::Drained;
 pub use error::RingError;
+#[cfg(not(loom))]
+pub use fork::ForkMark;
 pub use layout::PINS_PER_SLOT;
 #[cfg(not(loom))]
 pub use link::{NewPage, ReaderLink, WriterLink};
