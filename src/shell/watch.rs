@@ -24,7 +24,7 @@ pub(super) fn reading(socket: &Arc<OwnedFd>) -> Result<Reading, std::io::Error> 
 
 #[expect(
     deprecated,
-    reason = "its successor is unsafe to call; the descriptors given here stay open while watched"
+    reason = "its successor may be called by the ring crate only; these descriptors stay open while watched"
 )]
 fn watch<T: AsRawFd>(fd: T, interest: Interest) -> Result<AsyncFd<T>, std::io::Error> {
     AsyncFd::with_interest(fd, interest)

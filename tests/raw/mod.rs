@@ -4,6 +4,7 @@
 //! It knows `tramline-wire` and nothing of `tramline-client`. Every read has a watchdog: silence ends the test.
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub(crate) mod publisher;
 

@@ -1,6 +1,7 @@
 //! A broker as a process of its own, for tests: private socket, readiness by notification, logs on failure, gone
 //! at the end. Short verbs; whatever goes wrong panics with what the broker had to say.
 #![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -137,9 +138,13 @@ impl Broker {
     }
 
     fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Whether it ends by itself before this time is up.
+    pub(crate) fn ends_within(&self, span: Duration) -> bool {
         let mut process = [PollFd::new(&self.process, PollFlags::IN)];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut process, Some(&now)).unwrap() == 1
+        poll(&mut process, Some(&span.try_into().unwrap())).unwrap() == 1
     }
 
     /// Waits until it has ended by itself.
