@@ -70,7 +70,12 @@ fn a_full_ring_is_waited_for() {
             assert_eq!((message.payload(), message.lost_before()), (n.to_le_bytes().as_slice(), 0));
         }
         sending.await.unwrap();
-        let mut p = a.publisher("n").capacity(64, 2).on_full(OnFull::Timeout(Duration::from_millis(5))).await.unwrap();
+        let mut p = a
+            .publisher("n")
+            .capacity(64, 2)
+            .on_full(OnFull::Timeout(Duration::from_millis(5)))
+            .await
+            .unwrap();
         let full = loop {
             if let Err(error) = p.send([0; 64]).await {
                 break error;

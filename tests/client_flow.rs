@@ -223,3 +223,35 @@ fn a_late_subscriber_gets_history_and_a_lossy_one_knows_its_loss() {
     assert_eq!(seen + lost, 100);
     assert!(lost >= 84 && lossy.lost() == lost, "{lost}");
 }
+
+#[test]
+fn what_the_operator_set_for_a_topic_sizes_its_rings() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(
+        "topics:\n  - {filter: 'cam.*', ring: {descriptors: 32, arena_bytes: 4MiB}}\n  - {filter: log.>, history: 1000}\n",
+    );
+    let client = client(&broker, "publisher");
+    let _camera = client.publisher("cam.front").open().unwrap();
+    let mut log = client.publisher("log.app").open().unwrap();
+    let _other = client.publisher("other").open().unwrap();
+    let _asked = client.publisher("cam.rear").capacity(1000, 4).open().unwrap();
+    let page = broker.http("/status");
+    let status: serde_json::Value = serde_json::from_str(page.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let memory = |topic: &str| {
+        let streams = status["streams"].as_array().unwrap();
+        let stream = streams.iter().find(|stream| stream["topic"] == topic).unwrap();
+        (stream["descriptors"].as_u64().unwrap(), stream["arena_bytes"].as_u64().unwrap())
+    };
+    assert_eq!(memory("cam.front"), (32, 4 << 20));
+    assert_eq!(memory("log.app"), (1024, 256 << 10));
+    assert_eq!(memory("other"), (256, 256 << 10));
+    assert_eq!(memory("cam.rear").0, 16, "a publisher that knows better has its way");
+
+    for number in 0..1000_u32 {
+        log.send(&number.to_le_bytes()).unwrap();
+    }
+    let mut late = client.subscription("log.app").history(1000).open().unwrap();
+    let first = late.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+    // Room is taken back in batches of up to 64 messages, none of which was needed yet.
+    assert_eq!(first.seq(), 1);
+}

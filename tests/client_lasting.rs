@@ -109,7 +109,8 @@ fn without_reconnect_a_subscription_ends() {
 fn rings_are_read_to_their_end_before_a_subscription_ends() {
     let _watchdog = Watchdog::start();
     let mut broker = Broker::start();
-    let lasting = |name| Client::builder().name(name).socket(broker.socket()).reconnect(false).connect().unwrap();
+    let lasting =
+        |name| Client::builder().name(name).socket(broker.socket()).reconnect(false).connect().unwrap();
     let (a, b) = (lasting("a"), lasting("b"));
     let mut s = b.subscribe("x").unwrap();
     let mut p = a.publisher("x").open().unwrap();

@@ -6,15 +6,18 @@ use crate::inbox::Item;
 use crate::message::Source;
 use crate::reactor::lock;
 use crate::reconnect::Phase;
-use crate::session::{Answer, Greeting, Restoring};
+use crate::session::{Answer, Greeting, Restoring, TopicSettings};
 use crate::shared::Shared;
 use std::sync::atomic::Ordering;
+use tramline_wire as wire;
+use tramline_wire::limits::TOPIC_SETTINGS_MAX;
 use tramline_wire::{LimitInfo, ToClient, Welcome};
 
 impl Shared {
     pub(crate) fn dispatch(&self, inbound: &mut Inbound, frame: &ToClient<'_>) -> Result<()> {
         match frame {
             ToClient::Welcome(welcome) => self.welcomed(inbound, welcome),
+            ToClient::TopicSettings(settings) => self.told_settings(inbound, settings),
             ToClient::Error { req, code, message, limit } => {
                 self.refused(inbound, *req, *code, message, *limit);
                 Ok(())
@@ -85,6 +88,17 @@ impl Shared {
         lock(&self.outbound).frame_bytes_max = welcome.frame_bytes_max as usize;
         self.restore()?;
         self.reactor.changed();
+        Ok(())
+    }
+
+    fn told_settings(&self, inbound: &Inbound, settings: &wire::TopicSettings<'_>) -> Result<()> {
+        let mut session = lock(&self.session);
+        let greeting = matches!(inbound.phase, Phase::Greeting { .. });
+        if !greeting || session.topic_settings.len() == TOPIC_SETTINGS_MAX {
+            return Err(Error::Protocol("settings for topics after Welcome, or too many".into()));
+        }
+        let wire::TopicSettings { filter, ring, history } = *settings;
+        session.topic_settings.push(TopicSettings { filter: filter.to_owned(), ring, history });
         Ok(())
     }
 

@@ -43,7 +43,7 @@ pub struct PublisherBuilder {
 
 impl PublisherBuilder {
     pub(crate) fn new(handle: Arc<Handle>, topic: &str) -> Self {
-        let wish = RingWish { capacity: None, history: 0, gated_by: GatedBy::OwnUid, implicit: false };
+        let wish = RingWish { capacity: None, history: None, gated_by: GatedBy::OwnUid, implicit: false };
         Self { handle, topic: topic.to_owned(), wish, on_full: OnFull::Wait }
     }
 
@@ -64,7 +64,7 @@ impl PublisherBuilder {
     /// How many past messages a subscriber that comes late can ask for, at least. A larger number than the
     /// capacity's makes the ring larger by descriptors, not by bytes.
     pub fn history(mut self, messages: u32) -> Self {
-        self.wish.history = messages;
+        self.wish.history = Some(messages);
         self
     }
 

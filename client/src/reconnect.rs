@@ -69,6 +69,7 @@ impl Shared {
     pub(crate) fn begin(&self, inbound: &mut Inbound, socket: Socket) -> Result<()> {
         let socket = Arc::new(socket);
         inbound.reset();
+        lock(&self.session).topic_settings.clear();
         inbound.phase = Phase::Preamble { until: Instant::now() + self.options.request_timeout };
         inbound.socket = Some(Arc::clone(&socket));
         self.reading_paused.store(false, Ordering::SeqCst);

@@ -29,9 +29,10 @@ const IMPLICIT_IDLE: Duration = Duration::from_secs(10);
 /// What a ring is to be like.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RingWish {
-    /// Bytes of one message and how many; the broker's default without.
+    /// Bytes of one message and how many; without, what the operator set for the topic, or the broker's default.
     pub(crate) capacity: Option<(u64, u32)>,
-    pub(crate) history: u32,
+    /// Messages kept for late readers at least; without, what the operator set for the topic.
+    pub(crate) history: Option<u32>,
     pub(crate) gated_by: GatedBy,
     pub(crate) implicit: bool,
 }
@@ -44,14 +45,22 @@ impl Shared {
         first_seq: u64,
         wish: RingWish,
     ) -> Result<Arc<Stream>> {
-        let greeting = lock(&self.session).greeting.clone().ok_or(Error::Disconnected(None))?;
+        let (greeting, settings) = {
+            let session = lock(&self.session);
+            let greeting = session.greeting.clone().ok_or(Error::Disconnected(None))?;
+            let settings = session.topic_settings.iter().find(|settings| settings.covers(&topic.name));
+            (greeting, settings.cloned())
+        };
+        let (size, kept) = settings.map_or((None, None), |settings| (settings.ring, settings.history));
+        let size = size.unwrap_or(greeting.ring_default);
+        let history = wish.history.or(kept).unwrap_or(0);
         let mut spec = match wish.capacity {
             Some((bytes, messages)) => RingSpec::sized(random_id(), bytes, messages.max(1))?,
             None => RingSpec {
                 stream: random_id(),
                 generation: 0,
-                descriptors: greeting.ring_default.descriptors,
-                arena_bytes: greeting.ring_default.arena_bytes,
+                descriptors: size.descriptors,
+                arena_bytes: size.arena_bytes,
                 first_position: 0,
                 first_seq,
             },
@@ -62,9 +71,9 @@ impl Shared {
             spec.descriptors = spec.descriptors.max(IMPLICIT_DESCRIPTORS);
             depth = spec.descriptors;
         }
-        if wish.history > depth {
-            spec.descriptors = spec.descriptors.max(wish.history.next_power_of_two());
-            depth = wish.history;
+        if history > depth {
+            spec.descriptors = spec.descriptors.max(history.next_power_of_two());
+            depth = history;
         }
         let memory_bytes = spec.memory_bytes()?;
         if memory_bytes > greeting.ring_bytes_max {
@@ -127,7 +136,7 @@ impl Shared {
         } else {
             (bytes, 1)
         };
-        Ok(RingWish { capacity: Some(capacity), history: 0, gated_by: GatedBy::OwnUid, implicit: true })
+        Ok(RingWish { capacity: Some(capacity), history: None, gated_by: GatedBy::OwnUid, implicit: true })
     }
 
     pub(crate) fn open_implicit(&self, topic: &Arc<Topic>, bytes: u64) -> Result<()> {

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use tramline_ring::{ReaderLink, WriterLink};
-use tramline_wire::{Geometry, Welcome};
+use tramline_wire::{Filter, Geometry, Topic, Welcome};
 
 /// A request's outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,21 @@ impl From<&Welcome<'_>> for Greeting {
             ring_bytes_max: welcome.ring_bytes_max,
             ring_default: welcome.ring_default,
         }
+    }
+}
+
+/// What the operator set for the topics that a filter selects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TopicSettings {
+    pub(crate) filter: String,
+    pub(crate) ring: Option<Geometry>,
+    pub(crate) history: Option<u32>,
+}
+
+impl TopicSettings {
+    pub(crate) fn covers(&self, topic: &str) -> bool {
+        let matches = |topic| Filter::parse(&self.filter).is_ok_and(|filter| filter.matches(topic));
+        Topic::parse(topic).is_ok_and(matches)
     }
 }
 
@@ -89,6 +104,8 @@ pub(crate) struct Session {
     /// A refusal of something that nobody waits for.
     pub(crate) fault: Option<Error>,
     pub(crate) greeting: Option<Greeting>,
+    /// What the operator set for topics; complete once there is a greeting.
+    pub(crate) topic_settings: Vec<TopicSettings>,
     /// The error that ended the client for good, for whoever was connecting.
     pub(crate) failure: Option<Error>,
     /// Why the client is of no more use.

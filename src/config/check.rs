@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use std::fmt;
 use std::ops::RangeInclusive;
 use tramline_wire::Geometry;
-use tramline_wire::limits::{FRAME_BYTES_CEILING, FRAME_FDS_MAX, SUBSCRIPTION_ID_MAX};
+use tramline_wire::limits::{FRAME_BYTES_CEILING, FRAME_FDS_MAX, SUBSCRIPTION_ID_MAX, TOPIC_SETTINGS_MAX};
 
 /// Smallest `limits.frame_bytes_max`, in bytes: room for the largest block of type and headers and some payload.
 const FRAME_BYTES_FLOOR: u64 = 32 * 1024;
@@ -82,6 +82,12 @@ fn checked(raw: RawConfig) -> Checked<Config> {
     }
     let limits = limits(&raw.limits.unwrap_or_default())?;
     let topics = raw.topics.unwrap_or_default();
+    if topics.len() > TOPIC_SETTINGS_MAX {
+        return breach(
+            "topics",
+            format!("{} entries; at most {TOPIC_SETTINGS_MAX} are allowed", topics.len()),
+        );
+    }
     let default = Socket::default();
     Ok(Config {
         socket: Socket {

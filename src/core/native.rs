@@ -4,6 +4,7 @@
 //! sentence, a request that cannot be granted is answered with an error and the session goes on. Messages are routed
 //! as the bytes they came in, after their flags and header block were checked.
 
+use super::access::TopicSettings;
 use super::broker::Core;
 use super::quota::Refused;
 use super::router::Routed;
@@ -15,6 +16,7 @@ use super::timers::Timer;
 use super::{FdId, Flow, Now, Taken};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use tramline_wire as wire;
 use tramline_wire::limits::{ALIASES_MAX, NAME_BYTES_MAX, SUBSCRIPTION_ID_MAX};
 use tramline_wire::{
     Code, DecodeError, Framed, Geometry, HeaderBlock, MessageFlags, Publish, Source, Subscribe, ToBroker,
@@ -208,6 +210,14 @@ impl Core {
         if let Some(at) = session.open_by.take() {
             self.timers.cancel(at, Timer::Open(key));
         }
+        // Before Welcome, which completes them.
+        let topics = std::mem::take(&mut self.access.topics);
+        for settings in &topics {
+            let TopicSettings { filter, ring, history } = settings;
+            let settings = wire::TopicSettings { filter, ring: *ring, history: *history };
+            self.answer(key, &ToClient::TopicSettings(settings));
+        }
+        self.access.topics = topics;
         let version = std::mem::take(&mut self.version);
         let limits = &self.limits;
         let welcome = Welcome {

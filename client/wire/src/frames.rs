@@ -354,6 +354,17 @@ pub struct Welcome<'a> {
     pub ring_default: Geometry,
 }
 
+/// How rings on some topics are made unless their publisher asks for something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct TopicSettings<'a> {
+    /// Which topics.
+    pub filter: &'a str,
+    /// Descriptors and arena, if set; otherwise as [`Welcome::ring_default`].
+    pub ring: Option<Geometry>,
+    /// How many messages are kept for late readers, if set.
+    pub history: Option<u32>,
+}
+
 /// Who publishes what: the meaning of a source alias from here on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Source<'a> {
@@ -546,6 +557,9 @@ pub enum ToClient<'a> {
         /// What happened, for people.
         message: &'a str,
     },
+    /// What the operator set for some topics (16). All of them come before `Welcome`, which so completes
+    /// the list; for a topic, the first whose filter matches counts.
+    TopicSettings(TopicSettings<'a>),
 }
 
 impl ToBroker<'_> {

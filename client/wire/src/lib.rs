@@ -40,7 +40,7 @@ pub use codes::Code;
 pub use frames::{
     Accept, Admit, After, Attach, Deliver, Encoding, GatedBy, Geometry, LimitInfo, Message, MessageFlags,
     Mode, Offer, OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient,
-    Welcome,
+    TopicSettings, Welcome,
 };
 pub use headers::HeaderBlock;
 pub use topic::{Filter, Topic, TopicError};

@@ -33,6 +33,9 @@ pub const FRAME_OVERHEAD_BYTES: usize = 128;
 /// Most topic aliases that a client may define, and most sources that a broker defines, per session.
 pub const ALIASES_MAX: u32 = 4096;
 
+/// Most [`TopicSettings`](crate::TopicSettings) that a broker sends.
+pub const TOPIC_SETTINGS_MAX: usize = 1024;
+
 /// Most file descriptors that one frame carries.
 pub const FRAME_FDS_MAX: u8 = 3;
 

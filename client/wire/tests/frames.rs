@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use tramline_wire::codec::{DecodeError, Framed, decode_message, encode_message, split_frame};
 use tramline_wire::{
     Accept, Admit, After, Attach, Deliver, GatedBy, Geometry, LimitInfo, Message, MessageFlags, Mode, Offer,
-    OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient, Welcome,
+    OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient, TopicSettings,
+    Welcome,
 };
 
 /// The numbers, texts and bytes from which a frame is made; frames borrow from it.
@@ -187,6 +188,11 @@ impl Stuff {
             ToClient::Detach { attach: x, code: self.short },
             ToClient::Pong { req: a },
             ToClient::Close { code: self.short, message: &self.text },
+            ToClient::TopicSettings(TopicSettings {
+                filter: &self.more,
+                ring: self.flag.then(|| self.geometry()),
+                history: self.other.then_some(a),
+            }),
         ]
     }
 }
