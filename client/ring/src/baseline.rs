@@ -38,7 +38,7 @@ pub const SLOT_BYTES_MAX: usize = 1 << 30;
 /// without, a long one leaves more of a shared core to the other side with.
 const LOOKS_AT_ONCE: u32 = 512;
 /// Looks at a counter between two questions whether to give up; also between two yields of the processor.
-const LOOKS_PER_QUESTION: u32 = 4096;
+const LOOKS_PER_QUESTION: u32 = 768;
 
 /// Which end of an exchange this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -148,11 +148,17 @@ fn known(kind: Kind, bytes: usize, pin: Pin) -> Option<f64> {
         (Kind::Memcpy, _, 0x1_0000) => 36.0,
         (Kind::Memcpy, _, 0x10_0000) => 22.0,
         (Kind::Memcpy, _, 0x80_0000) => 13.0,
+        (Kind::FillAndRead, _, 0x80_0000) => 17.0,
         _ => return None,
     })
 }
 
 impl Kind {
+    /// Whether nothing that moves the same bytes between two processes can be faster.
+    pub(super) const fn is_bound(self) -> bool {
+        matches!(self, Self::SharedMemoryPingPong | Self::FillAndRead)
+    }
+
     const fn unit(self) -> Unit {
         match self {
             Self::SharedMemoryPingPong | Self::UnixPingPong | Self::RelayPingPong => Unit::Nanoseconds,

@@ -39,7 +39,7 @@ pub(super) struct Ratio {
     pub(super) pin: Pin,
     /// The figure divided by the limit: of times (1 or more, less is better) or of rates (more is better).
     pub(super) ratio: f64,
-    /// Whether it counts; not if the limit was disturbed.
+    /// Whether it counts; not if the limit was disturbed, or is a bound and was beaten.
     pub(super) counts: bool,
 }
 
@@ -71,13 +71,12 @@ pub(super) fn ratios(case: &Case, value: f64, outcome: &Outcome, baselines: &[Ba
             Unit::MessagesPerSecond => outcome.messages_per_second,
             Unit::GigabytesPerSecond => outcome.gigabytes_per_second,
         };
-        Ratio {
-            to: baseline.kind,
-            bytes: baseline.bytes,
-            pin: baseline.pin,
-            ratio: value / baseline.value,
-            counts: !baseline.disturbed,
-        }
+        let ratio = value / baseline.value;
+        let beaten = if baseline.unit == Unit::Nanoseconds { ratio < 1.0 } else { ratio > 1.0 };
+        // What beats a bound shows that the bound was measured badly.
+        let wrong = beaten && baseline.kind.is_bound();
+        let counts = !baseline.disturbed && !wrong;
+        Ratio { to: baseline.kind, bytes: baseline.bytes, pin: baseline.pin, ratio, counts }
     };
     baselines.iter().filter(belongs).map(ratio).collect()
 }
@@ -143,7 +142,9 @@ impl Report {
             );
         }
         if self.measurements.iter().flat_map(|measurement| &measurement.ratios).any(|ratio| !ratio.counts) {
-            text.push_str("\n(A ratio in brackets does not count: its limit was disturbed.)\n");
+            text.push_str(
+                "\n(A ratio in brackets does not count: its limit was disturbed while it was measured.)\n",
+            );
         }
         text
     }
@@ -308,7 +309,8 @@ mod tests {
         let limits = [
             baseline(Limit::RelayPingPong, 64, Pin::One, Unit::Nanoseconds, 10_000.0, false),
             baseline(Limit::RelayPingPong, 64, Pin::None, Unit::Nanoseconds, 20_000.0, true),
-            baseline(Limit::Memcpy, 1 << 20, Pin::One, Unit::GigabytesPerSecond, 20.0, false),
+            baseline(Limit::Memcpy, 1 << 20, Pin::One, Unit::GigabytesPerSecond, 4.0, false),
+            baseline(Limit::FillAndRead, 1 << 20, Pin::Split, Unit::GigabytesPerSecond, 4.0, false),
         ];
         let outcome = Outcome {
             sent: 1,
@@ -326,6 +328,7 @@ mod tests {
         assert!(!compared(&case(Kind::Latency, Path::Socket, 64, Pin::None))[0].counts);
         assert!(compared(&case(Kind::Latency, Path::Socket, 65, Pin::One)).is_empty());
         let found = compared(&case(Kind::Throughput, Path::Ring, 1 << 20, Pin::None));
-        assert!((found[0].ratio - 0.25).abs() < 1e-9);
+        assert!((found[0].ratio - 1.25).abs() < 1e-9 && found[0].counts);
+        assert!((found[1].ratio - 1.25).abs() < 1e-9 && !found[1].counts, "a bound that is beaten");
     }
 }
