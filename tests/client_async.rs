@@ -1,4 +1,5 @@
 //! The async client against a real broker, on a runtime of one thread.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/mod.rs"]
 mod support;

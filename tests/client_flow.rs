@@ -1,4 +1,5 @@
 //! The client against a real broker: messages by socket and through rings, in order and without loss.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/mod.rs"]
 mod support;

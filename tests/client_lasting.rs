@@ -1,4 +1,5 @@
 //! The client when things change around it: the broker goes and comes, event loops, held messages, threads.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/mod.rs"]
 mod support;

@@ -1,5 +1,6 @@
 //! One broker, three languages, real programs: `socat` and `curl` beside native clients, and every byte as it
 //! was written.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
 mod support;

@@ -1,5 +1,6 @@
 //! Conversations on a real socket, both sides byte for byte: every frame that `docs/protocol.md` describes, in
 //! the order it describes, with rings and reader pages made by hand.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
 mod support;

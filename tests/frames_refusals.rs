@@ -1,5 +1,6 @@
 //! What the broker says to a client that breaks a rule or meets a limit: each code, from a real broker, with a
 //! sentence; and that nobody else notices.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
 mod support;

@@ -1,5 +1,6 @@
 //! Holds `docs/protocol.md` to the truth: every example in it is decoded and encoded again, and every
 //! frame, field, code and limit of `tramline-wire` must stand in it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use tramline_wire::codec::{DecodeError, Framed, split_frame};
 use tramline_wire::{Code, HeaderBlock, ToBroker, ToClient, limits, preamble};

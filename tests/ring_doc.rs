@@ -1,5 +1,6 @@
 //! Holds `docs/ring.md` to the truth: rings and reader pages are made and used, and then read, as plain files,
 //! at the offsets that the document gives.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::File;
 use std::os::fd::AsFd;
