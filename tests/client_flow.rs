@@ -249,7 +249,7 @@ fn what_the_operator_set_for_a_topic_sizes_its_rings() {
     assert_eq!(memory("cam.rear").0, 16, "a publisher that knows better has its way");
 
     for number in 0..1000_u32 {
-        log.send(&number.to_le_bytes()).unwrap();
+        log.send(number.to_le_bytes()).unwrap();
     }
     let mut late = client.subscription("log.app").history(1000).open().unwrap();
     let first = late.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
