@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -37,7 +37,9 @@ pub(crate) fn spawn(shared: &Arc<Shared>) -> Result<()> {
                 break;
             }
         }
-        say_goodbye(&shared).await;
+        // A broker that does not take the rest in time does not get it.
+        let _ = tokio::time::timeout(LINGER, write_out(&shared, &fd)).await;
+        shared.lost(&mut lock(&shared.inbound), Error::Closed);
     });
     Ok(())
 }
@@ -78,17 +80,14 @@ async fn turn(shared: &Shared, fd: &AsyncFd<OwnedFd>) -> bool {
     }
 }
 
-async fn say_goodbye(shared: &Shared) {
-    let deadline = Instant::now() + LINGER;
-    let written = || {
+/// Until nothing waits for the socket any more.
+async fn write_out(shared: &Shared, fd: &AsyncFd<OwnedFd>) {
+    let is_written = || {
         let mut outbound = lock(&shared.outbound);
         outbound.flush();
-        (!outbound.open || outbound.waiting_bytes() == 0).then_some(())
+        !outbound.open || outbound.waiting_bytes() == 0
     };
-    while written().is_none() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    shared.lost(&mut lock(&shared.inbound), Error::Closed);
+    while !is_written() && turn(shared, fd).await {}
 }
 
 /// Waits until `look` finds something, or fails with a timeout that names `what`.
