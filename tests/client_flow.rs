@@ -256,3 +256,80 @@ fn what_the_operator_set_for_a_topic_sizes_its_rings() {
     // Room is taken back in batches of up to 64 messages, none of which was needed yet.
     assert_eq!(first.seq(), 1);
 }
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Fix {
+    lat: f64,
+    name: String,
+}
+
+#[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)]
+#[repr(C)]
+struct Cloud {
+    points: [[f32; 4]; 1024],
+}
+
+#[test]
+fn values_travel_as_json_bincode_and_in_place() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let mut s = b.subscribe("v").unwrap();
+    let fix = Fix { lat: 48.25, name: "north".to_owned() };
+    a.publish_json("v", &fix).unwrap();
+    a.publish_bincode("v", &fix).unwrap();
+    let json = s.recv().unwrap();
+    assert_eq!((json.encoding(), json.json::<Fix>().unwrap()), (tramline_client::Encoding::Json, fix));
+    assert_eq!(json.bincode::<u8>().unwrap_err().code(), tramline_client::Code::BadPayload);
+    assert_eq!(s.recv().unwrap().bincode::<Fix>().unwrap().name, "north");
+    let mut p = a.publisher("v").capacity(size_of::<Cloud>(), 2).open().unwrap();
+    let mut cloud = p.loan_as::<Cloud>().unwrap();
+    cloud.points[1023] = [1.0, 2.0, 3.0, 4.0];
+    assert_eq!(cloud.send().unwrap(), 3);
+    let message = s.recv().unwrap();
+    assert_eq!(message.view::<Cloud>().unwrap().points[1023], [1.0, 2.0, 3.0, 4.0]);
+    assert!(message.in_place() && message.view::<u64>().is_err());
+}
+
+#[test]
+fn full_gives_a_loan_that_can_be_sent_later() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let c = client(&broker, "c");
+    let mut p = c.publisher("l").capacity(100, 2).on_full(OnFull::Fail).open().unwrap();
+    let mut s = c.subscribe("l").unwrap();
+    let mut sent = 0;
+    let mut loan = loop {
+        match p.loan(100) {
+            Ok(loan) => {
+                loan.send().unwrap();
+                sent += 1;
+            }
+            Err(Error::Full(full)) => break full.into_loan().unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    loan.fill(9);
+    assert!(!loan.in_place());
+    let Err(Error::Full(full)) = loan.send() else { panic!("there is no room") };
+    let loan = full.into_loan().unwrap();
+    for _ in 0..sent {
+        s.recv().unwrap();
+    }
+    assert!(s.try_recv().unwrap().is_none());
+    assert_eq!(loan.send().unwrap(), sent + 1);
+    assert_eq!(s.recv().unwrap().payload(), [9; 100]);
+    let mut dropping = c.publisher("d").capacity(100, 2).on_full(OnFull::Drop).open().unwrap();
+    let mut s = c.subscribe("d").unwrap();
+    for _ in 0..200 {
+        dropping.loan(100).unwrap().send().unwrap();
+    }
+    let dropped = dropping.dropped();
+    assert!(dropped > 0 && dropping.next_seq() == 201);
+    drop(dropping);
+    let mut seen = 0;
+    while let Some(_message) = s.recv_timeout(Duration::from_millis(50)).unwrap() {
+        seen += 1;
+    }
+    assert_eq!(seen + dropped, 200);
+}

@@ -266,6 +266,10 @@ impl Waiting for NextMessage<'_> {
         self.consumer.rings.has_hot()
     }
 
+    fn stirs(&self) -> bool {
+        self.consumer.rings.stir()
+    }
+
     fn spinner(&mut self) -> &mut Spinner {
         &mut self.consumer.spinner
     }

@@ -105,6 +105,19 @@ fn message(seq: u64, payload: &[u8]) -> Message<'_> {
 }
 
 #[test]
+fn what_a_program_holds_moves_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<crate::Message>();
+    shared::<Error>();
+    shared::<Client>();
+    shared::<crate::Publisher>();
+    sent::<crate::Subscription>();
+    sent::<crate::Loan>();
+    sent::<crate::Batch>();
+}
+
+#[test]
 fn publishing_defines_an_alias_once_and_numbers_messages() {
     converse(
         |mut broker| {

@@ -19,6 +19,9 @@ const TURN_MESSAGES_MAX: u32 = 16;
 /// Looks at a hot stream that find nothing before it is armed, while others are busy.
 const COLD_AFTER: u32 = 256;
 
+/// Hot streams glanced at between two looks.
+const GLANCE_STREAMS_MAX: usize = 4;
+
 struct Stream {
     attach: u64,
     token: u64,
@@ -198,6 +201,13 @@ impl Rings {
             }
         }
         self.slots = slots;
+    }
+
+    /// Whether one of the hot streams has something; a bounded number of them is looked at.
+    pub(crate) fn stir(&self) -> bool {
+        self.hot.iter().take(GLANCE_STREAMS_MAX).any(|index| {
+            self.streams[*index].as_ref().is_some_and(|stream| stream.next.is_some() || stream.reader.ready())
+        })
     }
 
     /// The next message of any stream.

@@ -24,6 +24,9 @@ use tramline_ring::{ForkMark, Spinner};
 const SOCKET_EVERY: u32 = 4;
 const BELLS_EVERY: u32 = 16;
 
+/// Glances at rings between two yields of the core: about a microsecond.
+const GLANCES: u32 = 32;
+
 pub(crate) struct Shared {
     pub(crate) weak: Weak<Self>,
     pub(crate) options: Options,
@@ -58,6 +61,8 @@ pub(crate) trait Waiting {
     fn woken(&mut self) -> Result<()>;
     /// Whether looking is cheap and may find something without the socket.
     fn spins_on_memory(&self) -> bool;
+    /// Whether a look would find something in memory; cheaper than a look.
+    fn stirs(&self) -> bool;
     fn spinner(&mut self) -> &mut Spinner;
 }
 
@@ -144,6 +149,15 @@ impl Shared {
             }
             turns = turns.wrapping_add(1);
             if waiting.spinner().turn() {
+                if waiting.spins_on_memory() {
+                    // The other side of a ring answers within a microsecond, less than a yield may take.
+                    for _ in 0..GLANCES {
+                        if waiting.stirs() {
+                            break;
+                        }
+                        std::hint::spin_loop();
+                    }
+                }
                 continue;
             }
             turns = 1;
@@ -298,6 +312,10 @@ impl<T, F: FnMut() -> Result<Option<T>>> Waiting for Until<F> {
     }
 
     fn spins_on_memory(&self) -> bool {
+        false
+    }
+
+    fn stirs(&self) -> bool {
         false
     }
 
