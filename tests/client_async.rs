@@ -20,17 +20,11 @@ async fn client(broker: &Broker, name: &str) -> AsyncClient {
     AsyncClient::builder().name(name).socket(broker.socket()).connect_async().await.unwrap()
 }
 
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").unwrap().count()
-}
-
 #[test]
 fn messages_arrive_by_socket_and_through_a_ring() {
     let broker = Broker::start();
     run(async {
-        let before = threads();
         let (a, b) = (client(&broker, "a").await, client(&broker, "b").await);
-        assert_eq!(threads(), before, "an async client starts no thread");
         let mut s = b.subscribe("t.*").lossy().await.unwrap();
         a.publish("t.x", b"one").await.unwrap();
         a.message("t.x").type_("y").publish(b"two").await.unwrap();
