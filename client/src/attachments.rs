@@ -273,11 +273,18 @@ impl Shared {
                 session.reading_links.remove(&reading.link);
             }
         }
-        drop(session);
         if let Some(admission) = admission {
-            admission.stream.dismiss(admission.reader);
+            if code == Code::PeerGone.number() {
+                // The session is gone, its process perhaps not: messages that it holds in place must stay as they are
+                // until the link says by its hang-up that nobody holds any.
+                admission.stream.part_with(admission.reader);
+                session.old_admissions.push(admission);
+            } else {
+                admission.stream.dismiss(admission.reader);
+            }
             self.reactor.changed();
         }
+        drop(session);
         if let Some(reading) = reading {
             let inbox = reading.inbox;
             inbound.add(&inbox, Item::Detached(reading.token));

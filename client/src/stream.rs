@@ -74,7 +74,7 @@ impl Stream {
         let mut inner = lock(&self.inner);
         let start = inner.writer.add_reader(id, link, slot, mode, history)?;
         inner.names.insert(id, name.into());
-        self.readers.store(inner.writer.reader_count(), Ordering::Release);
+        self.readers.store(inner.names.len(), Ordering::Release);
         Ok(start)
     }
 
@@ -82,7 +82,16 @@ impl Stream {
         let mut inner = lock(&self.inner);
         inner.writer.remove_reader(id);
         inner.names.remove(&id);
-        self.readers.store(inner.writer.reader_count(), Ordering::Release);
+        self.readers.store(inner.names.len(), Ordering::Release);
+    }
+
+    /// A reader's session has ended, but its process may live and hold messages: it is not waited for any more, and
+    /// forgotten when its link hangs up.
+    pub(crate) fn part_with(&self, id: u64) {
+        let mut inner = lock(&self.inner);
+        inner.writer.ungate(id);
+        inner.names.remove(&id);
+        self.readers.store(inner.names.len(), Ordering::Release);
     }
 
     pub(crate) fn reader_count(&self) -> usize {

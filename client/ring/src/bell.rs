@@ -88,9 +88,8 @@ impl Listener {
                         return self.drain_rest();
                     }
                     slots.extend(numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)));
-                    if length < buffer.len() {
-                        return Drained::Some;
-                    }
+                    // Read on although that was all: a hang-up behind it comes with the same wake-up, and whoever
+                    // waits for edges is not told again.
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => return Drained::Some,
@@ -100,13 +99,15 @@ impl Listener {
 
     /// Empties the pipe without minding what is in it, a bounded number of bytes.
     fn drain_rest(&self) -> Drained {
-        const READS_MAX: usize = 64;
+        // More than an unprivileged process can put into a pipe (1 MiB).
+        const READS_MAX: usize = 320;
         let mut buffer = [0_u8; 4096];
         for _ in 0..READS_MAX {
             match rustix::io::read(&self.fd, &mut buffer) {
                 Ok(0) => return Drained::HungUp,
-                Ok(length) if length == buffer.len() => {}
-                _ => break,
+                // Read on to the end, for the same reason as above.
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => break,
             }
         }
         Drained::All
@@ -201,6 +202,24 @@ mod tests {
         let (listener, ringer) = pipe();
         drop(listener);
         assert_eq!(ringer.ring(&[0]), Rung::HungUp);
+    }
+
+    #[test]
+    fn a_hang_up_behind_bytes_is_seen_in_the_same_look() {
+        for bytes in [4, 40_000] {
+            let (listener, ringer) = pipe();
+            for _ in 0..bytes / 4 {
+                ringer.ring(&7_u32.to_le_bytes());
+            }
+            drop(ringer);
+            assert_eq!(listener.drain(&mut Vec::new()), Drained::HungUp);
+            let (listener, ringer) = pipe();
+            for _ in 0..bytes {
+                ringer.ring(&[1]);
+            }
+            drop(ringer);
+            assert!(!listener.hush());
+        }
     }
 
     #[test]

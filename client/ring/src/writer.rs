@@ -223,6 +223,13 @@ impl Writer {
         self.readers.len() < before
     }
 
+    /// Waits for this reader no longer, as if it were lossy. What it holds in place still stays until it lets go or
+    /// is removed. `false` if there is none of that id.
+    pub fn ungate(&mut self, id: u64) -> bool {
+        let found = self.readers.iter_mut().find(|reader| reader.id == id);
+        found.map(|reader| reader.mode = ReadMode::Lossy).is_some()
+    }
+
     /// How many readers there are.
     #[must_use]
     pub fn reader_count(&self) -> usize {
