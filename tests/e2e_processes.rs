@@ -126,6 +126,17 @@ fn actor() {
                 loan.send().unwrap();
             }
         }
+        "publish a little" => {
+            let client = connect().unwrap();
+            let mut publisher = client.publisher("cam").capacity(64 * 1024, 8).open().unwrap();
+            for _ in 0..3 {
+                let number = publisher.next_seq();
+                let mut loan = publisher.loan(64 * 1024).unwrap();
+                fill(&mut loan, number);
+                loan.send().unwrap();
+            }
+            publisher.close().unwrap();
+        }
         "publish across users" => {
             let client = connect().unwrap();
             let mut publisher =
@@ -245,6 +256,31 @@ fn what_a_killed_publisher_published_is_read_whole_and_nothing_stays() {
 }
 
 #[test]
+fn publishers_that_come_and_go_leave_nothing_with_their_subscriber() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let client = client(broker.socket(), "reader");
+    let mut subscription = client.subscribe("cam").unwrap();
+    client.ping().unwrap();
+    let own_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let (before, mappings, files) = (held(&broker), own_mappings(), own_files());
+    for _ in 0..15 {
+        let mut publisher = Actor::start("publish a little", broker.socket());
+        for seq in 1..=3 {
+            let message = subscription.recv().unwrap();
+            assert_whole(&message);
+            assert_eq!(message.seq(), seq);
+        }
+        assert!(publisher.child.wait().unwrap().success());
+    }
+    settles(&broker, &client, before);
+    while own_mappings() > mappings || own_files() > files {
+        assert!(subscription.try_recv().unwrap().is_none());
+        client.ping().unwrap();
+    }
+}
+
+#[test]
 fn a_killed_subscriber_holds_nobody_up_and_nothing_stays() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
@@ -309,7 +345,9 @@ fn a_stopped_gated_subscriber_holds_up_only_whom_it_may() {
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     for _ in 0..100 {
         // It asked to gate, was not allowed to, and is stopped: this never fails for want of room.
-        publisher.send([0; 1024]).unwrap();
+        let mut bytes = [0; 1024];
+        fill(&mut bytes, publisher.next_seq());
+        publisher.send(bytes).unwrap();
     }
 }
 

@@ -61,7 +61,9 @@ impl Shared {
         if !session.reading_links.contains_key(&offer.link) {
             let token = session.token();
             let link = Arc::new(ReaderLink::new());
-            session.reading_links.insert(offer.link, ReadingLink { link, token, subscription: offer.sub });
+            let (subscription, publisher) = (offer.sub, source.session);
+            let reading_link = ReadingLink { link, token, subscription, publisher, over: false };
+            session.reading_links.insert(offer.link, reading_link);
         }
         let link = Arc::clone(&session.reading_links[&offer.link].link);
         let (slot, page) = match link.allocate_slot() {
@@ -172,6 +174,7 @@ impl Shared {
         let mut session = lock(&self.session);
         let current = session.readings.get(&attach).is_some_and(|reading| reading.token == token);
         let left = if current { session.readings.remove(&attach) } else { None };
+        session.end_links(|_, _| false);
         drop(session);
         if left.is_some() {
             self.answer(&ToBroker::Detach { attach, code });
@@ -267,11 +270,7 @@ impl Shared {
         let reading = session.readings.remove(&attach);
         if let Some(reading) = &reading {
             let gone = code == Code::PeerGone.number();
-            let in_use = session.readings.values().any(|other| other.link == reading.link);
-            if gone && !in_use {
-                // The publishing session ended; its number of this link will not be used again.
-                session.reading_links.remove(&reading.link);
-            }
+            session.end_links(|number, _| gone && number == reading.link);
         }
         if let Some(admission) = admission {
             if code == Code::PeerGone.number() {

@@ -44,7 +44,9 @@ impl Shared {
                 },
             ),
             ToClient::SourceGone { alias } => {
-                inbound.source_gone(*alias);
+                if let Some(source) = inbound.source_gone(*alias) {
+                    lock(&self.session).end_links(|_, link| link.publisher == source.session);
+                }
                 Ok(())
             }
             ToClient::Gap { sub, lost, .. } => {

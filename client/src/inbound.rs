@@ -120,15 +120,16 @@ impl Inbound {
         Ok(())
     }
 
-    /// A publisher has gone: tells the subscriptions that heard of it.
-    pub(crate) fn source_gone(&mut self, alias: u32) {
+    /// A publisher has gone: tells the subscriptions that heard of it, and says who it was.
+    pub(crate) fn source_gone(&mut self, alias: u32) -> Option<Arc<Source>> {
         self.hand_out();
-        let Some(source) = self.sources.get_mut(alias as usize).and_then(Option::take) else { return };
+        let source = self.sources.get_mut(alias as usize).and_then(Option::take)?;
         for (subscription, _) in self.heard.extract_if(|(_, heard)| *heard == alias) {
             if let Some(inbox) = self.known.get(&subscription) {
                 inbox.push(Item::Left(Arc::clone(&source)));
             }
         }
+        Some(source)
     }
 
     /// Gives the batch to its subscription.

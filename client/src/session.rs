@@ -84,6 +84,10 @@ pub(crate) struct ReadingLink {
     /// Its token in the subscription's epoll.
     pub(crate) token: u64,
     pub(crate) subscription: u32,
+    /// The publishing session.
+    pub(crate) publisher: u64,
+    /// It has ended: the broker will not use this link again.
+    pub(crate) over: bool,
 }
 
 /// A reader that one of this client's streams admitted.
@@ -127,6 +131,15 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// The publishing sessions for which this holds have ended: their links go as soon as nothing is read on them.
+    pub(crate) fn end_links(&mut self, of: impl Fn(u64, &ReadingLink) -> bool) {
+        let readings = &self.readings;
+        self.reading_links.retain(|number, link| {
+            link.over |= of(*number, link);
+            !link.over || readings.values().any(|reading| reading.link == *number)
+        });
+    }
+
     /// A number that nothing else in this client has: tokens and readers' ids. Starts above the fixed tokens.
     pub(crate) fn token(&mut self) -> u64 {
         self.next_token += 1;
