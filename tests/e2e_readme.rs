@@ -1,0 +1,93 @@
+//! A newcomer's walk: the commands of the README, as they stand there, against a broker without any configuration.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::{Broker, have, tramline};
+
+const README: &str = include_str!("../README.md");
+
+/// The commands of one section, without those that build.
+fn commands(section: &str) -> Vec<&'static str> {
+    let text = README.split("\n## ").find(|part| part.starts_with(section)).expect("a section of the README");
+    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines = blocks.flat_map(str::lines).filter(|line| !line.trim().is_empty());
+    lines.filter(|line| !line.starts_with("cargo ") && !line.starts_with("export ")).collect()
+}
+
+#[test]
+fn every_command_of_the_walk_does_what_it_says() {
+    if !have("socat") || !have("curl") {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let runtime = home.path().to_owned();
+    let program = Path::new(env!("CARGO_BIN_EXE_tramline"));
+    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut lines = commands("A walk with two terminals");
+
+    // The first terminal: no argument, no configuration.
+    assert_eq!(lines.remove(0), "tramline serve");
+    let mut serve = tramline();
+    serve.arg("serve").env("XDG_RUNTIME_DIR", &runtime);
+    let socket = runtime.join("tramline/tramline.sock");
+    let broker = Broker::spawn(home, socket.clone(), serve);
+
+    let shell = |line: &str| {
+        let mut command = Command::new("bash");
+        command
+            .args(["-ec", line])
+            .env("PATH", &path)
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .env("SOCKET", &socket);
+        command.env_remove("TRAMLINE_SOCKET").stdin(Stdio::null());
+        command
+    };
+
+    // The second: it shows one JSON object for each message, as its output is a pipe here.
+    assert_eq!(lines.remove(0), "tramline sub '>'");
+    let mut watching = shell("exec tramline sub '>'").stdout(Stdio::piped()).spawn().unwrap();
+    let mut seen = BufReader::new(watching.stdout.take().unwrap()).lines();
+    while !broker.http("/status").contains("\"filter\": \">\"") {
+        assert!(watching.try_wait().unwrap().is_none(), "sub ended");
+    }
+
+    let mut tried = 0;
+    for line in lines {
+        tried += 1;
+        if line.starts_with("SOCKET=") {
+            let shown = shell(&format!("{line}; echo $SOCKET")).output().unwrap().stdout;
+            assert_eq!(String::from_utf8(shown).unwrap().trim(), socket.to_str().unwrap());
+        } else if line.contains("-t3600") {
+            // It listens for an hour; here until it has answered.
+            let mut listener = shell(line).stdout(Stdio::piped()).spawn().unwrap();
+            let mut answer = String::new();
+            BufReader::new(listener.stdout.take().unwrap()).read_line(&mut answer).unwrap();
+            assert!(answer.contains(r#""ok":true"#), "{line}: {answer}");
+            listener.kill().unwrap();
+            listener.wait().unwrap();
+        } else {
+            let output = shell(line).output().unwrap();
+            let expected = if line.contains("124") { 124 } else { 0 };
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(expected), "{line}\n{said}");
+            let answer = String::from_utf8_lossy(&output.stdout);
+            assert!(!answer.contains(r#""ok":false"#), "{line}: {answer}");
+        }
+    }
+    assert!(tried > 8, "only {tried} commands were found");
+
+    // What was published meanwhile stands in the second terminal.
+    let topics: Vec<String> = (0..8)
+        .map(|_| {
+            let line: serde_json::Value = serde_json::from_str(&seen.next().unwrap().unwrap()).unwrap();
+            line["topic"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let expected = ["gps.fix", "log.app", "counter", "counter", "counter", "counter", "counter", "gps.fix"];
+    assert_eq!(topics, expected);
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
