@@ -7,7 +7,8 @@
 //!
 //! Decoding borrows: it allocates nothing, and every length is checked against what is there.
 
-use crate::frames::{Message, ToBroker, ToClient};
+use crate::frames::{ToBroker, ToClient};
+use crate::message::Message;
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::enc::write::Writer;
 use bincode::{BorrowDecode, Encode};
@@ -215,7 +216,8 @@ pub fn decode_message(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::{After, Deliver, Encoding, MessageFlags, Publish};
+    use crate::frames::{Deliver, Publish};
+    use crate::message::{After, Encoding, MessageFlags};
 
     fn message() -> Message<'static> {
         Message {

@@ -14,6 +14,7 @@
 //! * [`limits`]: the numbers both ends rely on.
 //! * [`preamble`]: the eight bytes before the first frame, and the choice of a version.
 //! * [`headers`]: type and headers of a message as one block of bytes.
+//! * [`message`]: flags, numbers and times of a message, and its bytes.
 //! * [`frames`]: every frame.
 //! * [`codec`]: frames to bytes and back; the only file that knows bincode's configuration.
 //! * [`codes`]: why something was refused or closed.
@@ -27,6 +28,8 @@ pub mod preamble;
 
 pub mod headers;
 
+pub mod message;
+
 pub mod frames;
 
 pub mod codec;
@@ -38,9 +41,9 @@ pub mod path;
 pub use codec::{DecodeError, FRAME_PREFIX_BYTES, Framed, split_frame};
 pub use codes::Code;
 pub use frames::{
-    Accept, Admit, After, Attach, Deliver, Encoding, GatedBy, Geometry, LimitInfo, Message, MessageFlags,
-    Mode, Offer, OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient,
-    TopicSettings, Welcome,
+    Accept, Admit, Attach, Deliver, GatedBy, Geometry, LimitInfo, Mode, Offer, OpenStream, PageDeclaration,
+    Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient, TopicSettings, Welcome,
 };
 pub use headers::HeaderBlock;
+pub use message::{After, Encoding, Message, MessageFlags};
 pub use topic::{Filter, Topic, TopicError};
