@@ -2,6 +2,7 @@
 //! holds nobody up, three users share one ring, and nothing is left of any of it.
 //!
 //! The processes are this test program itself, started again to play a part (see [`actor`]).
+#![allow(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
 mod support;
 

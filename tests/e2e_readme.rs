@@ -1,4 +1,5 @@
 //! A newcomer's walk: the commands of the README, as they stand there, against a broker without any configuration.
+#![allow(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
 mod support;
 

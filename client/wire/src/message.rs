@@ -60,7 +60,7 @@ impl MessageFlags {
         }
     }
 
-    /// Whether the publisher asks for [`ToClient::Confirmed`].
+    /// Whether the publisher asks for [`ToClient::Confirmed`](crate::ToClient::Confirmed).
     #[must_use]
     pub const fn confirm(self) -> bool {
         self.0 & Self::CONFIRM != 0
