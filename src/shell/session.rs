@@ -406,7 +406,8 @@ impl Shell {
         let last = std::mem::take(&mut session.unread);
         // A last line need not end in a line feed.
         let whole = last.is_empty() || session.skipping || core.json_line(id, &last, now) != Flow::Close;
-        let goes_on = core.half_closed(id, now) != Flow::Close && whole;
+        // One that takes nothing more either has gone.
+        let goes_on = !session.mute && core.half_closed(id, now) != Flow::Close && whole;
         drop(state);
         self.settle_soon();
         if goes_on { Turn::More } else { Turn::Close }
