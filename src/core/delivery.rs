@@ -271,6 +271,11 @@ impl Core {
                     self.want_fds(attach);
                     continue;
                 }
+                Some(Entry::Loss(gap)) => {
+                    subscription.tell_next(gap);
+                    self.tell_gap(key);
+                    continue;
+                }
                 Some(Entry::Message(waiting)) => waiting,
             };
             subscription.queue_bytes -= waiting.cost();

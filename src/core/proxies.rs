@@ -97,7 +97,7 @@ impl Core {
         if lost > 0
             && let Some(subscription) = self.subscriptions.get_mut(key)
         {
-            subscription.lose(name, lost);
+            subscription.lose_behind(name, lost);
         }
     }
 

@@ -42,6 +42,8 @@ pub(super) enum Entry {
     Message(Waiting),
     /// The memory of this attachment is to be handed over behind everything before it.
     Attach(u64),
+    /// Lost in a ring behind what stands before it and ahead of what follows.
+    Loss(Gap),
 }
 
 /// Loss that the subscriber has not been told yet.
@@ -50,6 +52,15 @@ pub(super) struct Gap {
     /// `None` for several topics.
     pub(super) topic: Option<Arc<str>>,
     pub(super) lost: u64,
+}
+
+impl Gap {
+    fn join(&mut self, other: Self) {
+        self.lost += other.lost;
+        if self.topic != other.topic {
+            self.topic = None;
+        }
+    }
 }
 
 /// Who waits for the answer to a request.
@@ -132,14 +143,26 @@ impl Subscription {
     /// Counts a loss that is told before the next message.
     pub(super) fn lose(&mut self, topic: &Arc<str>, lost: u64) {
         self.lost += lost;
+        self.tell_next(Gap { topic: Some(topic.clone()), lost });
+    }
+
+    /// Counts a loss that is told behind everything that waits already. There are never more of these in the queue
+    /// than messages, and one at its end.
+    pub(super) fn lose_behind(&mut self, topic: &Arc<str>, lost: u64) {
+        let gap = Gap { topic: Some(topic.clone()), lost };
+        match self.queue.back_mut() {
+            None => return self.lose(topic, lost),
+            Some(Entry::Loss(last)) => last.join(gap),
+            Some(_) => self.queue.push_back(Entry::Loss(gap)),
+        }
+        self.lost += lost;
+    }
+
+    /// A loss, counted before, is told before the next message.
+    pub(super) fn tell_next(&mut self, gap: Gap) {
         match &mut self.gap {
-            None => self.gap = Some(Gap { topic: Some(topic.clone()), lost }),
-            Some(gap) => {
-                gap.lost += lost;
-                if gap.topic.as_ref().is_some_and(|known| known != topic) {
-                    gap.topic = None;
-                }
-            }
+            None => self.gap = Some(gap),
+            Some(known) => known.join(gap),
         }
     }
 
@@ -153,6 +176,11 @@ impl Subscription {
         let Some(waiting) = dropped else { return false };
         self.queue_bytes -= waiting.cost();
         self.lose(&waiting.name, 1);
+        while matches!(self.queue.front(), Some(Entry::Loss(_))) {
+            if let Some(Entry::Loss(gap)) = self.queue.pop_front() {
+                self.tell_next(gap);
+            }
+        }
         true
     }
 }

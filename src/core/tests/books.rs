@@ -213,7 +213,7 @@ impl World {
             backlogs += usize::from(subscription.in_backlog);
             let waiting = subscription.queue.iter().filter_map(|entry| match entry {
                 Entry::Message(waiting) => Some(waiting.cost()),
-                Entry::Attach(_) => None,
+                Entry::Attach(_) | Entry::Loss(_) => None,
             });
             let held = subscription.held.iter().map(|(waiting, _)| waiting.cost());
             assert_eq!(waiting.chain(held).sum::<usize>(), subscription.queue_bytes);
