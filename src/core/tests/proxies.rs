@@ -179,6 +179,31 @@ fn a_reliable_subscriber_stops_the_reading_and_a_lossy_one_loses() {
 }
 
 #[test]
+fn a_loss_in_the_ring_is_told_where_it_happened_and_not_ahead_of_what_waits() {
+    let limits = Limits { outbox_bytes_max: 500, queue_bytes_max: 2_000, ..Limits::default() };
+    let mut shell = Shell::new(limits);
+    let (from, to) = proxied(&mut shell, None);
+    shell.read(to);
+    // The outbox is full after some of these; the rest waits, with a loss of 5 behind the tenth.
+    for seq in (1..=10).chain(16..=18) {
+        let lost = if seq == 16 { 5 } else { 0 };
+        let message = RingMessage { lost, ..ring_message(seq, &[b'x'; 100]) };
+        shell.core.proxy_message(1, message, shell.now);
+    }
+    let told = seqs(&shell.read(to));
+    assert_eq!(told, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1_005, 16, 17, 18]);
+    // A loss with nothing behind it is told as soon as what waits has gone.
+    for seq in 19..=28 {
+        shell.core.proxy_message(1, ring_message(seq, &[b'x'; 100]), shell.now);
+    }
+    shell.core.proxy_ended(1, 7, shell.now);
+    let told = seqs(&shell.read(to));
+    assert_eq!(told.first(), Some(&19));
+    assert_eq!(told.last(), Some(&1_007));
+    end(shell, &[from, to]);
+}
+
+#[test]
 fn a_false_claim_in_a_ring_ends_its_publisher() {
     for (flags, head) in [(0xff00, &[][..]), (0, &[200, 1][..])] {
         let mut shell = Shell::new(Limits::default());
