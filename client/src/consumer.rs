@@ -94,6 +94,23 @@ impl Consumer {
         }
     }
 
+    /// Appends messages of one ring, if nothing is to be told before them; returns how many. What must be minded
+    /// otherwise (the queue, ends, losses) is left to [`take`](Self::take).
+    pub(crate) fn take_many(
+        &mut self,
+        shared: &Shared,
+        into: &mut Vec<Message>,
+        most: usize,
+    ) -> Result<usize> {
+        if self.gap > 0 || self.after.is_some() {
+            return Ok(0);
+        }
+        let (count, lost, found) = self.rings.take_many(into, most);
+        self.lost += lost;
+        self.settle(shared, found)?;
+        Ok(count)
+    }
+
     fn take_from_rings(&mut self, shared: &Shared) -> Result<Option<Message>> {
         loop {
             let found = self.rings.take();

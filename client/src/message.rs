@@ -72,6 +72,7 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Message {
+    #[inline]
     fn new(parts: Parts<'_>, body: Body, payload_length: u64, from_ring: bool) -> Self {
         let Parts { source, seq, lost, meta, head } = parts;
         // Checked here, once: what it says later cannot fail. A malformed block is as good as none.
@@ -85,6 +86,7 @@ impl Message {
     }
 
     /// From a ring, copied small.
+    #[inline]
     pub(crate) fn from_ring(parts: Parts<'_>, payload: &[u8]) -> Self {
         Self::new(parts, copy(payload), payload.len() as u64, true)
     }
@@ -267,6 +269,7 @@ impl Message {
     }
 }
 
+#[inline]
 fn copy(payload: &[u8]) -> Body {
     match u8::try_from(payload.len()) {
         Ok(length) if payload.len() <= INLINE_BYTES_MAX => {

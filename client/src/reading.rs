@@ -16,6 +16,9 @@ use tramline_wire::After;
 /// Messages taken from one stream before the next hot one has its turn.
 const TURN_MESSAGES_MAX: u32 = 16;
 
+/// The same where they are taken in batches.
+const BATCH_MESSAGES_MAX: usize = 64;
+
 /// Looks at a hot stream that find nothing before it is armed, while others are busy.
 const COLD_AFTER: u32 = 256;
 
@@ -236,6 +239,38 @@ impl Rings {
         Found::Nothing
     }
 
+    /// Appends messages of the stream whose turn it is, as far as nothing else is to be minded; returns how many, how
+    /// many were lost among them, and what ended it if that is more than an empty ring. A message is moved once on
+    /// this way, where [`take`](Self::take) hands it through many hands.
+    pub(crate) fn take_many(&mut self, into: &mut Vec<Message>, most: usize) -> (usize, u64, Found) {
+        let (mut count, mut lost) = (0, 0);
+        let Some(index) = self.hot.front().copied() else { return (count, lost, Found::Nothing) };
+        let Some(stream) = self.streams[index].as_mut().filter(|stream| stream.next.is_none()) else {
+            return (count, lost, Found::Nothing);
+        };
+        while count < most.min(BATCH_MESSAGES_MAX) && stream.reader.has_message() {
+            match stream.reader.try_next(&mut self.scratch) {
+                Ok(Next::Message(received)) => {
+                    count += 1;
+                    lost += received.lost;
+                    into.push(message(&stream.source, received, &mut self.scratch));
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    let (attach, token) = (stream.attach, stream.token);
+                    self.failed = self.take_out(index);
+                    return (count, lost, Found::Failed { attach, token, error: error.into() });
+                }
+            }
+        }
+        if count > 0 {
+            stream.misses = 0;
+            self.turn = 0;
+            self.hot.rotate_left(1);
+        }
+        (count, lost, Found::Nothing)
+    }
+
     /// A stream that stays empty while others are busy goes to sleep.
     fn cool(&mut self, index: usize) {
         let Some(stream) = self.streams[index].as_mut() else { return };
@@ -331,6 +366,7 @@ impl Rings {
     }
 }
 
+#[inline]
 fn message(source: &Arc<Source>, received: Received, scratch: &mut Vec<u8>) -> Message {
     let Received { seq, lost, meta, body } = received;
     match body {

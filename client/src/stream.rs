@@ -149,8 +149,9 @@ impl Stream {
     {
         let mut inner = lock(&self.inner);
         let mut last = None;
+        // They are published together: one time for all.
+        meta.time = monotonic_nanos();
         for payload in payloads {
-            meta.time = monotonic_nanos();
             match inner.writer.try_push(*meta, &[], payload.as_ref()) {
                 Ok(seq) => last = Some(seq),
                 Err(_) => {

@@ -247,15 +247,19 @@ impl Subscription {
             return Ok(0);
         }
         into.push(self.recv()?);
-        let mut count = 1;
-        while count < max {
+        let before = into.len() - 1;
+        while into.len() - before < max {
+            let most = max - (into.len() - before);
+            if !self.consumer.take_many(&self.handle.shared, into, most).is_ok_and(|count| count < most) {
+                break;
+            }
+            // Now and then the way that minds everything.
             match self.consumer.take(&self.handle.shared, &self.inbox) {
                 Ok(Some(message)) => into.push(message),
                 _ => break,
             }
-            count += 1;
         }
-        Ok(count)
+        Ok(into.len() - before)
     }
 
     /// The publishers that this subscription reads now: those whose ring it reads, and those whose

@@ -5,6 +5,7 @@
 //! chunks; a chunk is free again when its last block is. Nothing here is shared: what peers write cannot
 //! reach these tables.
 
+use crate::layout::low;
 use std::collections::BTreeMap;
 
 /// Chunks have between these numbers of units, a sixteenth of the arena in between.
@@ -22,16 +23,35 @@ const RECENT_MAX: usize = 32;
 const NO_CHUNK: u32 = u32::MAX;
 
 /// Units of the arena that belong to somebody.
+///
+/// Two whole words, not three halves: a block passes through memory on the way of every message, and a load that
+/// spans two smaller stores has to wait for both to leave the processor's store buffer, behind stores to shared lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
-    pub(crate) start: u32,
-    pub(crate) units: u32,
-    chunk: u32,
+    /// The first unit in the lower half, the number of units in the upper.
+    extent: u64,
+    chunk: u64,
 }
 
 impl Block {
     /// No units at all: a message that needs no arena.
-    pub(crate) const NONE: Self = Self { start: 0, units: 0, chunk: NO_CHUNK };
+    pub(crate) const NONE: Self = Self::new(0, 0, NO_CHUNK);
+
+    const fn new(start: u32, units: u32, chunk: u32) -> Self {
+        Self { extent: start as u64 | (units as u64) << 32, chunk: chunk as u64 }
+    }
+
+    pub(crate) const fn start(self) -> u32 {
+        low(self.extent)
+    }
+
+    const fn units(self) -> u32 {
+        low(self.extent >> 32)
+    }
+
+    const fn chunk(self) -> u32 {
+        low(self.chunk)
+    }
 }
 
 #[derive(Debug)]
@@ -66,36 +86,46 @@ impl Arena {
     }
 
     /// A block of this many units, if there is one in one piece.
+    ///
+    /// The usual case, a small block from the current chunk, is inlined into whoever publishes: its result then stays in
+    /// registers. Passed through memory it would be loaded right after stores to shared lines that are still on their
+    /// way, and wait for them.
+    #[inline]
     pub(crate) fn take(&mut self, units: u32) -> Option<Block> {
         if units == 0 {
             return Some(Block::NONE);
         }
+        if let Some(index) = self.current
+            && let Some(chunk) = self.chunks.get_mut(index as usize)
+            && units <= self.chunk_units / SMALL_PART
+            && chunk.units - chunk.used >= units
+        {
+            let start = chunk.start + chunk.used;
+            chunk.used += units;
+            chunk.live += 1;
+            return Some(Block::new(start, units, index));
+        }
+        self.take_elsewhere(units)
+    }
+
+    #[cold]
+    fn take_elsewhere(&mut self, units: u32) -> Option<Block> {
         if units <= self.chunk_units / SMALL_PART
-            && let Some(block) = self.take_small(units)
+            && let Some(block) = self.take_from_new_chunk(units)
         {
             return Some(block);
         }
         if let Some(start) = self.take_extent(units) {
-            return Some(Block { start, units, chunk: NO_CHUNK });
+            return Some(Block::new(start, units, NO_CHUNK));
         }
         // An empty chunk that waits for small blocks is room as well.
-        self.release_idle_chunk().then(|| self.take_extent(units)).flatten().map(|start| Block {
-            start,
-            units,
-            chunk: NO_CHUNK,
-        })
+        self.release_idle_chunk()
+            .then(|| self.take_extent(units))
+            .flatten()
+            .map(|start| Block::new(start, units, NO_CHUNK))
     }
 
-    fn take_small(&mut self, units: u32) -> Option<Block> {
-        if let Some(index) = self.current {
-            let chunk = &mut self.chunks[index as usize];
-            if chunk.units - chunk.used >= units {
-                let start = chunk.start + chunk.used;
-                chunk.used += units;
-                chunk.live += 1;
-                return Some(Block { start, units, chunk: index });
-            }
-        }
+    fn take_from_new_chunk(&mut self, units: u32) -> Option<Block> {
         let start = self.take_extent(self.chunk_units)?;
         self.release_idle_chunk();
         let chunk = Chunk { start, units: self.chunk_units, used: units, live: 1 };
@@ -110,29 +140,29 @@ impl Arena {
             }
         };
         self.current = Some(index);
-        Some(Block { start, units, chunk: index })
+        Some(Block::new(start, units, index))
     }
 
     /// Gives a block back.
     pub(crate) fn give(&mut self, block: Block) {
-        if block.units == 0 {
+        if block.units() == 0 {
             return;
         }
-        if block.chunk == NO_CHUNK {
-            self.give_extent(block.start, block.units);
+        if block.chunk() == NO_CHUNK {
+            self.give_extent(block.start(), block.units());
             return;
         }
-        let chunk = &mut self.chunks[block.chunk as usize];
+        let chunk = &mut self.chunks[block.chunk() as usize];
         chunk.live -= 1;
         if chunk.live > 0 {
             return;
         }
-        if self.current == Some(block.chunk) {
+        if self.current == Some(block.chunk()) {
             // Begin again with the same, warm bytes.
             chunk.used = 0;
         } else {
             let (start, units) = (chunk.start, chunk.units);
-            self.spare_chunks.push(block.chunk);
+            self.spare_chunks.push(block.chunk());
             self.give_extent(start, units);
         }
     }
@@ -217,8 +247,8 @@ mod tests {
         let second = arena.take(1000).unwrap();
         arena.give(first);
         arena.give(second);
-        assert_eq!(arena.take(1000).unwrap().start, second.start);
-        assert_eq!(arena.take(1000).unwrap().start, first.start);
+        assert_eq!(arena.take(1000).unwrap().start(), second.start());
+        assert_eq!(arena.take(1000).unwrap().start(), first.start());
     }
 
     #[test]
@@ -229,7 +259,7 @@ mod tests {
         for block in blocks {
             arena.give(block);
         }
-        assert_eq!(arena.take(64).unwrap().start, 0);
+        assert_eq!(arena.take(64).unwrap().start(), 0);
         assert_eq!(arena.take(1), None);
     }
 
@@ -244,9 +274,9 @@ mod tests {
             for (take, size, index) in steps {
                 if take {
                     if let Some(block) = arena.take(size) {
-                        prop_assert!(block.start + block.units <= units);
-                        for other in held.iter().filter(|other| other.units > 0 && block.units > 0) {
-                            let apart = block.start + block.units <= other.start || other.start + other.units <= block.start;
+                        prop_assert!(block.start() + block.units() <= units);
+                        for other in held.iter().filter(|other| other.units() > 0 && block.units() > 0) {
+                            let apart = block.start() + block.units() <= other.start() || other.start() + other.units() <= block.start();
                             prop_assert!(apart, "{block:?} overlaps {other:?}");
                         }
                         held.push(block);

@@ -274,9 +274,13 @@ impl Reader {
     /// Cheap: whether [`try_next`](Self::try_next) would find a message, a loss or an end.
     #[must_use]
     pub fn ready(&self) -> bool {
+        self.has_message() || self.writer_gone || protocol::ended(self.shared.ring.header()).is_some()
+    }
+
+    /// Cheaper still: whether a message, or its loss, is to be found; an end is not.
+    #[must_use]
+    pub fn has_message(&self) -> bool {
         protocol::stirs(self.shared.ring.descriptor(self.position), self.position)
-            || self.writer_gone
-            || protocol::ended(self.shared.ring.header()).is_some()
     }
 
     /// Before parking: publishes the cursor, says that this reader sleeps, and looks again. `true`: something is there,

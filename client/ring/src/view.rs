@@ -123,6 +123,7 @@ impl Ring {
         unsafe { self.mapping.base().cast::<Header>().as_ref() }
     }
 
+    #[inline]
     pub(crate) fn descriptor(&self, position: u64) -> &Descriptor {
         let index = position & u64::from(self.extent.descriptors - 1);
         let offset = usize::try_from(PAGE_BYTES + index * DESCRIPTOR_BYTES).expect("within a mapping");
@@ -151,6 +152,7 @@ impl Ring {
 
     /// Copies `bytes` to `offset` (a multiple of 8) of this writer's own arena. The block's last word must belong
     /// to the caller too: it is written whole.
+    #[inline]
     pub(crate) fn copy_in(&self, offset: u64, bytes: &[u8]) {
         assert!(self.mapping.writable(), "only the writer copies in");
         if bytes.len() > WORDWISE_BYTES_MAX {

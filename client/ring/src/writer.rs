@@ -270,7 +270,7 @@ impl Writer {
         let fields = if is_inline {
             Fields::inline(payload)
         } else {
-            self.ring.copy_in(u64::from(block.start) * UNIT_BYTES, payload);
+            self.ring.copy_in(u64::from(block.start()) * UNIT_BYTES, payload);
             self.write_head(block, payload.len(), head)
         };
         Ok(self.publish(block, fields, meta))
@@ -383,8 +383,23 @@ impl Writer {
         self.entries.get(index)
     }
 
-    /// Takes a block and makes sure of a descriptor for it.
+    /// Takes a block and makes sure of a descriptor for it. The usual case is inlined, see [`Arena::take`].
+    #[inline]
     fn place(&mut self, bytes: u64) -> Result<Block, SendError> {
+        let kept = self.head - self.oldest;
+        if !self.closed
+            && bytes <= self.message_bytes_max()
+            && kept < self.depth
+            && kept + self.loans < self.spec.descriptors.into()
+            && let Some(block) = self.arena.take(low(bytes.div_ceil(UNIT_BYTES)))
+        {
+            return Ok(block);
+        }
+        self.make_place(bytes)
+    }
+
+    #[cold]
+    fn make_place(&mut self, bytes: u64) -> Result<Block, SendError> {
         if self.closed {
             return Err(SendError::Closed);
         }
@@ -414,14 +429,15 @@ impl Writer {
     /// Writes type and headers behind the payload, and says where both are.
     fn write_head(&self, block: Block, payload_bytes: usize, head: &[u8]) -> Fields {
         if !head.is_empty() {
-            let start = u64::from(block.start) * UNIT_BYTES;
+            let start = u64::from(block.start()) * UNIT_BYTES;
             self.ring.copy_in(start + (payload_bytes as u64).next_multiple_of(8), head);
         }
         let head_length = u16::try_from(head.len()).expect("header blocks are bounded well below 32 KiB");
-        Fields::placed(block.start, low(payload_bytes as u64), head_length)
+        Fields::placed(block.start(), low(payload_bytes as u64), head_length)
     }
 
     /// Publishes the descriptor and moves the head.
+    #[inline]
     fn publish(&mut self, block: Block, fields: Fields, meta: Meta) -> u64 {
         let seq = self.next_seq;
         let fields = fields.of(seq, meta.time, meta.source_time, meta.flags);
@@ -547,7 +563,7 @@ pub struct Loan {
 impl Loan {
     /// The payload's bytes, all initialised: zeros, or old bytes of this stream. Aligned to 64.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let address = self.ring.loan_address(u64::from(self.block.start) * UNIT_BYTES, self.bytes);
+        let address = self.ring.loan_address(u64::from(self.block.start()) * UNIT_BYTES, self.bytes);
         // SAFETY: the block lies within the arena, is initialised, and belongs to this loan alone until it is given
         // back; the ring stays mapped as long as the loan lives. Other processes cannot write it.
         unsafe { std::slice::from_raw_parts_mut(address.as_ptr(), self.bytes) }
@@ -556,7 +572,7 @@ impl Loan {
     /// The payload's bytes as filled so far.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.ring.bytes(u64::from(self.block.start) * UNIT_BYTES, self.bytes)
+        self.ring.bytes(u64::from(self.block.start()) * UNIT_BYTES, self.bytes)
     }
 
     /// How many bytes the payload may have.
