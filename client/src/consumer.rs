@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::inbox::{Inbox, Item, SIGNAL_TOKEN};
 use crate::message::{Message, Source};
-use crate::reading::{Found, Rings};
+use crate::reading::{Found, InRing, Rings};
 use crate::shared::{Shared, Waiting};
 use rustix::event::{Timespec, epoll};
 use std::collections::VecDeque;
@@ -94,18 +94,19 @@ impl Consumer {
         }
     }
 
-    /// Appends messages of one ring, if nothing is to be told before them; returns how many. What must be minded
+    /// Hands over messages of one ring, if nothing is to be told before them; returns how many. What must be minded
     /// otherwise (the queue, ends, losses) is left to [`take`](Self::take).
-    pub(crate) fn take_many(
+    #[inline]
+    pub(crate) fn take_each(
         &mut self,
         shared: &Shared,
-        into: &mut Vec<Message>,
         most: usize,
+        each: impl FnMut(InRing<'_>),
     ) -> Result<usize> {
         if self.gap > 0 || self.after.is_some() {
             return Ok(0);
         }
-        let (count, lost, found) = self.rings.take_many(into, most);
+        let (count, lost, found) = self.rings.take_each(most, each);
         self.lost += lost;
         self.settle(shared, found)?;
         Ok(count)

@@ -186,7 +186,7 @@ pub use error::{Error, Full, Limit, Result};
 pub use loan::Loan;
 #[cfg(feature = "zerocopy")]
 pub use loan_as::LoanAs;
-pub use message::{INLINE_BYTES_MAX, Message, Source};
+pub use message::{INLINE_BYTES_MAX, Message, MessageRef, Source};
 pub use publisher::{OnFull, Publisher, PublisherBuilder, PublisherMessage};
 pub use subscription::{Subscription, SubscriptionBuilder};
 pub use tramline_wire::{Code, Encoding, GatedBy, SlowPolicy};

@@ -63,6 +63,7 @@ pub struct Message {
 }
 
 /// What a message says besides its payload, as it is made from either plane.
+#[derive(Clone, Copy)]
 pub(crate) struct Parts<'a> {
     pub(crate) source: &'a Arc<Source>,
     pub(crate) seq: u64,
@@ -100,6 +101,13 @@ impl Message {
     pub(crate) fn from_ring_pinned(parts: Parts<'_>, pinned: Pinned) -> Self {
         let length = pinned.payload().len() as u64;
         Self::new(parts, Body::Pinned(pinned), length, true)
+    }
+
+    /// The message, to be looked at.
+    #[must_use]
+    pub fn by_ref(&self) -> MessageRef<'_> {
+        let Self { source, seq, lost, meta, head, .. } = self;
+        MessageRef::new(Parts { source, seq: *seq, lost: *lost, meta: *meta, head }, self.payload())
     }
 
     /// Bytes it takes in this process's memory while it waits.
@@ -266,6 +274,90 @@ impl Message {
             };
             Error::Payload { what: std::any::type_name::<T>(), reason: reason.into() }
         })
+    }
+}
+
+/// A message that is only looked at, where it lies; see
+/// [`Subscription::recv_each`](crate::Subscription::recv_each).
+#[derive(Clone, Copy)]
+pub struct MessageRef<'a> {
+    parts: Parts<'a>,
+    payload: &'a [u8],
+}
+
+impl<'a> MessageRef<'a> {
+    #[inline]
+    pub(crate) fn new(parts: Parts<'a>, payload: &'a [u8]) -> Self {
+        Self { parts, payload }
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// The topic it was published on.
+    #[must_use]
+    pub fn topic(&self) -> &'a str {
+        &self.parts.source.topic
+    }
+
+    /// Who published it.
+    #[must_use]
+    pub fn publisher(&self) -> &'a Source {
+        self.parts.source
+    }
+
+    /// Its number among what this publisher published on this topic; the first is 1.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.parts.seq
+    }
+
+    /// How many messages this subscription lost since the message before this one.
+    #[must_use]
+    pub fn lost_before(&self) -> u64 {
+        self.parts.lost
+    }
+
+    /// When it was published: nanoseconds of `CLOCK_MONOTONIC`.
+    #[must_use]
+    pub fn time(&self) -> u64 {
+        self.parts.meta.time
+    }
+
+    /// Its type, if it has one.
+    #[must_use]
+    pub fn message_type(&self) -> Option<&'a str> {
+        self.block().message_type()
+    }
+
+    /// The value of one header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.block().get(name)
+    }
+
+    fn block(&self) -> HeaderBlock<'a> {
+        HeaderBlock::parse(self.parts.head).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for MessageRef<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.payload
+    }
+}
+
+impl fmt::Debug for MessageRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageRef")
+            .field("topic", &self.topic())
+            .field("seq", &self.seq())
+            .field("lost_before", &self.lost_before())
+            .field("payload_length", &self.payload.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -7,7 +7,7 @@
 
 use crate::error::Error;
 use crate::inbox::NewStream;
-use crate::message::{INLINE_BYTES_MAX, Message, Parts, Source};
+use crate::message::{INLINE_BYTES_MAX, Message, MessageRef, Parts, Source};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received};
@@ -239,10 +239,11 @@ impl Rings {
         Found::Nothing
     }
 
-    /// Appends messages of the stream whose turn it is, as far as nothing else is to be minded; returns how many, how
-    /// many were lost among them, and what ended it if that is more than an empty ring. A message is moved once on
-    /// this way, where [`take`](Self::take) hands it through many hands.
-    pub(crate) fn take_many(&mut self, into: &mut Vec<Message>, most: usize) -> (usize, u64, Found) {
+    /// Hands over messages of the stream whose turn it is, as far as nothing else is to be minded; returns how many, how
+    /// many were lost among them, and what ended it if that is more than an empty ring. Nothing is moved on this
+    /// way, where [`take`](Self::take) hands a message through many hands.
+    #[inline]
+    pub(crate) fn take_each(&mut self, most: usize, mut each: impl FnMut(InRing<'_>)) -> (usize, u64, Found) {
         let (mut count, mut lost) = (0, 0);
         let Some(index) = self.hot.front().copied() else { return (count, lost, Found::Nothing) };
         let Some(stream) = self.streams[index].as_mut().filter(|stream| stream.next.is_none()) else {
@@ -253,7 +254,7 @@ impl Rings {
                 Ok(Next::Message(received)) => {
                     count += 1;
                     lost += received.lost;
-                    into.push(message(&stream.source, received, &mut self.scratch));
+                    each(InRing { source: &stream.source, received, scratch: &mut self.scratch });
                 }
                 Ok(_) => break,
                 Err(error) => {
@@ -363,6 +364,35 @@ impl Rings {
 
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Arc<Source>> {
         self.streams.iter().flatten().map(|stream| &stream.source)
+    }
+}
+
+/// A message as it was found in a ring: its small bytes in `scratch`, its large ones pinned.
+pub(crate) struct InRing<'a> {
+    pub(crate) source: &'a Arc<Source>,
+    pub(crate) received: Received,
+    pub(crate) scratch: &'a mut Vec<u8>,
+}
+
+impl InRing<'_> {
+    /// A message that owns what it shows.
+    #[inline]
+    pub(crate) fn into_message(self) -> Message {
+        message(self.source, self.received, self.scratch)
+    }
+
+    /// Shows the message where it lies.
+    #[inline]
+    pub(crate) fn show(&self, show: impl FnOnce(MessageRef<'_>)) {
+        let Received { seq, lost, meta, body } = &self.received;
+        let (head, payload) = match body {
+            Body::Copied { payload, head } => (&self.scratch[head.clone()], &self.scratch[payload.clone()]),
+            Body::Pinned(pinned) => (pinned.head(), pinned.payload()),
+        };
+        show(MessageRef::new(
+            Parts { source: self.source, seq: *seq, lost: *lost, meta: *meta, head },
+            payload,
+        ));
     }
 }
 

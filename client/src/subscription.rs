@@ -5,8 +5,9 @@ use crate::consumer::{Consumer, NextMessage, PublisherEvent};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::inbox::{Inbox, REACTOR_TOKEN, Wish};
-use crate::message::{Message, Source};
+use crate::message::{Message, MessageRef, Source};
 use crate::reactor::lock;
+use crate::reading::InRing;
 use crate::session::Answer;
 use crate::shared::{Bed, Shared};
 use rustix::event::epoll;
@@ -238,28 +239,66 @@ impl Subscription {
     }
 
     /// Waits for a message, then takes what is there, up to `max` messages in all. Appends them to `into`
-    /// and returns how many. The cheapest way to receive at high rates.
+    /// and returns how many. Cheaper for each message than [`recv`](Self::recv).
     ///
     /// # Errors
     /// As [`recv`](Self::recv); none is returned once a message was taken.
     pub fn recv_batch(&mut self, into: &mut Vec<Message>, max: usize) -> Result<usize> {
+        self.recv_many(max, |arrival| match arrival {
+            Arrival::Whole(message) => into.push(message),
+            Arrival::InRing(message) => into.push(message.into_message()),
+        })
+    }
+
+    /// Waits for a message, then shows what is there to `each` where it lies, up to `max` messages in all.
+    /// Returns how many. Nothing is allocated or moved for a message of a ring: the cheapest way to
+    /// receive at high rates.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv); none is returned once a message was shown.
+    ///
+    /// ```no_run
+    /// # fn main() -> tramline_client::Result<()> {
+    /// # let mut subscription = tramline_client::Client::connect()?.subscribe("a.b")?;
+    /// let mut bytes = 0;
+    /// subscription.recv_each(1000, |message| bytes += message.payload().len())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn recv_each(&mut self, max: usize, mut each: impl FnMut(MessageRef<'_>)) -> Result<usize> {
+        self.recv_many(max, |arrival| match arrival {
+            Arrival::Whole(message) => each(message.by_ref()),
+            Arrival::InRing(message) => message.show(&mut each),
+        })
+    }
+
+    #[inline]
+    fn recv_many(&mut self, max: usize, mut arrived: impl FnMut(Arrival<'_>)) -> Result<usize> {
         if max == 0 {
             return Ok(0);
         }
-        into.push(self.recv()?);
-        let before = into.len() - 1;
-        while into.len() - before < max {
-            let most = max - (into.len() - before);
-            if !self.consumer.take_many(&self.handle.shared, into, most).is_ok_and(|count| count < most) {
+        arrived(Arrival::Whole(self.recv()?));
+        let mut count = 1;
+        while count < max {
+            let most = max - count;
+            let shared = &self.handle.shared;
+            let Ok(taken) =
+                self.consumer.take_each(shared, most, |message| arrived(Arrival::InRing(message)))
+            else {
+                break;
+            };
+            count += taken;
+            if taken == most {
                 break;
             }
             // Now and then the way that minds everything.
-            match self.consumer.take(&self.handle.shared, &self.inbox) {
-                Ok(Some(message)) => into.push(message),
+            match self.consumer.take(shared, &self.inbox) {
+                Ok(Some(message)) => arrived(Arrival::Whole(message)),
                 _ => break,
             }
+            count += 1;
         }
-        Ok(into.len() - before)
+        Ok(count)
     }
 
     /// The publishers that this subscription reads now: those whose ring it reads, and those whose
@@ -298,6 +337,12 @@ impl Subscription {
         // Until `try_recv` says that there is nothing, there may be something.
         self.inbox.signal.raise();
     }
+}
+
+/// A message of a batch.
+enum Arrival<'a> {
+    Whole(Message),
+    InRing(InRing<'a>),
 }
 
 impl Iterator for Subscription {

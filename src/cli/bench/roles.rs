@@ -12,7 +12,7 @@ use crate::cli::role::{READY, begin, say};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
-use tramline_client::{Batch, Client, Message, Publisher, SlowPolicy, Subscription};
+use tramline_client::{Batch, Client, MessageRef, Publisher, SlowPolicy, Subscription};
 
 /// Payloads from this size on are filled where subscribers read them.
 pub(super) const IN_PLACE_BYTES_MIN: usize = 4096;
@@ -320,7 +320,7 @@ fn ping(common: &Common, duration: Duration) -> Result<Tally, Failure> {
     while before < end {
         forth.send(&mut room, tally.messages, 1, before, touch)?;
         let message = back.recv()?;
-        tally.count(&message, touch)?;
+        tally.count(message.by_ref(), touch)?;
         drop(message);
         let now = monotonic_nanos();
         // The first round trip may have waited for the other process to attach.
@@ -347,7 +347,7 @@ fn pong(common: &Common) -> Result<Tally, Failure> {
     let mut tally = Tally::default();
     loop {
         let message = forth.recv()?;
-        let stamp = tally.count(&message, touch)?;
+        let stamp = tally.count(message.by_ref(), touch)?;
         drop(message);
         if stamp.time == 0 {
             return Ok(tally);
@@ -406,27 +406,30 @@ fn receive(common: &Common, lossy: bool, timed: bool) -> Result<Tally, Failure> 
     say(READY)?;
     let most = if common.bytes < IN_PLACE_BYTES_MIN { TAKE_MESSAGES_MAX } else { 1 };
     let (mut tally, mut latencies) = (Tally::default(), Latencies::new());
-    let mut taken: Vec<Message> = Vec::with_capacity(most);
-    let mut began = None;
-    loop {
-        subscription.recv_batch(&mut taken, most)?;
-        let began = *began.get_or_insert_with(monotonic_nanos);
-        for message in taken.drain(..) {
-            let stamp = tally.count(&message, touch)?;
-            if stamp.time == 0 {
-                tally.nanos = monotonic_nanos() - began;
-                tally.latencies = latencies.counts();
-                return Ok(tally);
+    let (mut began, mut ended, mut failed) = (None, false, None);
+    while !ended {
+        subscription.recv_each(most, |message| {
+            let began = *began.get_or_insert_with(monotonic_nanos);
+            match tally.count(message, touch) {
+                Ok(stamp) if stamp.time == 0 => {
+                    tally.nanos = monotonic_nanos() - began;
+                    ended = true;
+                }
+                Ok(stamp) if timed => latencies.record(monotonic_nanos().saturating_sub(stamp.time)),
+                Ok(_) => {}
+                Err(failure) => failed = Some(failure),
             }
-            if timed {
-                latencies.record(monotonic_nanos().saturating_sub(stamp.time));
-            }
+        })?;
+        if let Some(failure) = failed {
+            return Err(failure);
         }
     }
+    tally.latencies = latencies.counts();
+    Ok(tally)
 }
 
 impl Tally {
-    fn count(&mut self, message: &Message, touch: Touch) -> Result<payload::Stamp, Failure> {
+    fn count(&mut self, message: MessageRef<'_>, touch: Touch) -> Result<payload::Stamp, Failure> {
         let stamp = payload::read(message.payload(), touch).ok_or_else(|| {
             Failure::software(format!("a message of {} bytes in a benchmark", message.payload().len()))
         })?;
