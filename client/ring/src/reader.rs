@@ -458,8 +458,7 @@ impl Reader {
 
     /// What to say when the descriptor holds nothing yet; `None`: look again.
     fn nothing_there(&mut self) -> Result<Option<Next>, RingError> {
-        let header = self.shared.ring.header();
-        let ended = protocol::ended(header);
+        let ended = protocol::ended(self.shared.ring.header());
         if ended.is_none() && !self.writer_gone {
             return Ok(Some(Next::Empty));
         }
@@ -469,8 +468,13 @@ impl Reader {
         }
         self.publish_cursor();
         let Some(ended) = ended else {
-            // The writer died: what it published whole has been read.
-            return Ok(Some(Next::Ended { lost: 0 }));
+            // The writer died. What it published whole has been read; what it had retired before this reader came to it
+            // shows in its counters.
+            let header = self.shared.ring.header();
+            let published = peek(&header.counters.head).saturating_sub(peek(&header.first_position));
+            let numbers = published.saturating_add(peek(&header.counters.skipped));
+            let next_seq = peek(&header.first_seq).saturating_add(numbers);
+            return Ok(Some(self.end_before(next_seq)));
         };
         claim(
             ended.position <= self.position,
@@ -481,10 +485,15 @@ impl Reader {
         if ended.state == STATE_SUCCEEDED {
             return Ok(Some(Next::Successor));
         }
-        let lost = ended.next_seq.saturating_sub(self.last_seq + 1);
+        Ok(Some(self.end_before(ended.next_seq)))
+    }
+
+    /// The end, at the number that the next message would have had (a claim).
+    fn end_before(&mut self, next_seq: u64) -> Next {
+        let lost = next_seq.saturating_sub(self.last_seq.saturating_add(1));
         self.last_seq += lost;
         self.count_lost(lost);
-        Ok(Some(Next::Ended { lost }))
+        Next::Ended { lost }
     }
 
     fn count_lost(&mut self, lost: u64) {

@@ -278,3 +278,38 @@ proptest! {
         prop_assert!(world.writer.try_send(Meta::default(), b"", &vec![0; all]).is_ok());
     }
 }
+
+#[test]
+fn what_a_dead_writer_had_taken_away_is_counted() {
+    let spec = RingSpec {
+        stream: 9,
+        generation: 0,
+        descriptors: 4,
+        arena_bytes: 4096,
+        first_position: 0,
+        first_seq: 5,
+    };
+    let mut writer = Writer::create(&spec, 2).unwrap();
+    let link = link();
+    let mut reader = attach(&mut writer, &link, 1, ReadMode::Lossy, 0, true);
+    for _ in 0..6 {
+        writer.try_send(Meta::default(), b"", b"x").unwrap();
+    }
+    writer.skip();
+    // A killed process closes nothing: its memory just stays as it is.
+    std::mem::forget(writer);
+    reader.writer_gone();
+    let (mut last, mut read) = (4, 0);
+    let lost = loop {
+        match reader.try_next(&mut Vec::new()).unwrap() {
+            Next::Message(message) => {
+                assert_eq!(message.seq, last + message.lost + 1);
+                (last, read) = (message.seq, read + 1);
+            }
+            Next::Ended { lost } => break lost,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(last + lost, 11, "seven numbers from 5 on, the last without a message");
+    assert!(read >= 1);
+}
