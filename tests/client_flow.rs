@@ -333,3 +333,16 @@ fn full_gives_a_loan_that_can_be_sent_later() {
     }
     assert_eq!(seen + dropped, 200);
 }
+
+#[test]
+fn a_refused_subscription_is_not_ended_a_second_time() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let client = client(&broker, "asks too much");
+    let refused = client.subscription("a").history(1_000_000).open().err().unwrap();
+    assert!(refused.limit().is_some(), "{refused}");
+    client.ping().unwrap();
+    let page = broker.http("/status");
+    let status: serde_json::Value = serde_json::from_str(page.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(status["totals"]["violations"], 0);
+}

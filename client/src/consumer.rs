@@ -107,7 +107,7 @@ impl Consumer {
             return Ok(0);
         }
         let (count, lost, found) = self.rings.take_each(most, each);
-        self.lost += lost;
+        self.lost = self.lost.saturating_add(lost);
         self.settle(shared, found)?;
         Ok(count)
     }
@@ -130,12 +130,12 @@ impl Consumer {
             Found::Nothing => Ok(None),
             Found::Message(message) => Ok(Some(self.pass(message))),
             Found::Ended { source, lost } => {
-                self.gap += lost;
+                self.gap = self.gap.saturating_add(lost);
                 self.note(PublisherEvent::Left(source));
                 Ok(None)
             }
             Found::Skipped(lost) => {
-                self.gap += lost;
+                self.gap = self.gap.saturating_add(lost);
                 Ok(None)
             }
             Found::Failed { attach, token, error } => {
@@ -150,7 +150,7 @@ impl Consumer {
         if self.gap > 0 {
             message.add_lost(std::mem::take(&mut self.gap));
         }
-        self.lost += message.lost_before();
+        self.lost = self.lost.saturating_add(message.lost_before());
         message
     }
 
@@ -193,7 +193,7 @@ impl Consumer {
                         return Ok(Some(message));
                     }
                 }
-                Item::Gap(lost) => self.gap += lost,
+                Item::Gap(lost) => self.gap = self.gap.saturating_add(lost),
                 Item::Stream(stream) => {
                     self.note(PublisherEvent::Appeared(Arc::clone(&stream.source)));
                     self.rings.add(stream);

@@ -119,6 +119,8 @@ impl Shared {
                 Restoring::Subscription(id) => {
                     if let Some(inbox) = session.subscriptions.get(&id).cloned() {
                         drop(session);
+                        // What was refused does not exist, and is not to be ended.
+                        inbox.unsubscribed.store(true, Ordering::Release);
                         inbound.add(&inbox, Item::Fault(Box::new(error)));
                     }
                 }

@@ -253,7 +253,7 @@ impl Rings {
             match stream.reader.try_next(&mut self.scratch) {
                 Ok(Next::Message(received)) => {
                     count += 1;
-                    lost += received.lost;
+                    lost = received.lost.saturating_add(lost);
                     each(InRing { source: &stream.source, received, scratch: &mut self.scratch });
                 }
                 Ok(_) => break,

@@ -100,7 +100,8 @@ impl SubscriptionBuilder {
     /// [`Error::Topic`] for a bad filter, or a refusal by the broker.
     pub fn open(self) -> Result<Subscription> {
         let (subscription, request) = Subscription::begin(self)?;
-        let answer = subscription.handle.shared.wait_for_answer(request, "answer to a subscription")?;
+        let answer = subscription.handle.shared.wait_for_answer(request, "answer to a subscription");
+        let answer = subscription.answered(answer)?;
         if answer == Answer::Subscribed {
             return Ok(subscription);
         }
@@ -155,6 +156,14 @@ impl Subscription {
         drop(session);
         let consumer = Consumer::new(Spinner::new(shared.options.spin));
         Ok((Self { handle, inbox, consumer, watched: AtomicBool::new(false) }, req))
+    }
+
+    /// Notes the answer to the request: what was refused does not exist, and is not to be ended.
+    pub(crate) fn answered(&self, answer: Result<Answer>) -> Result<Answer> {
+        if matches!(answer, Err(Error::Refused { .. } | Error::Limit { .. })) {
+            self.inbox.unsubscribed.store(true, Ordering::Release);
+        }
+        answer
     }
 
     /// The filter it was made with.

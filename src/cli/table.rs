@@ -3,13 +3,20 @@
 /// Rows of cells under a heading.
 #[derive(Debug, Default)]
 pub(super) struct Table {
+    /// The heading first.
     rows: Vec<Vec<String>>,
+    /// Columns aligned to the right.
+    right: Vec<bool>,
 }
 
 impl Table {
     /// A table with these column names. A name that begins with `>` has its column aligned to the right.
     pub(super) fn new(columns: &[&str]) -> Self {
-        Self { rows: vec![columns.iter().map(|&name| name.to_owned()).collect()] }
+        let name = |column: &&str| column.strip_prefix('>').unwrap_or(column).to_owned();
+        Self {
+            rows: vec![columns.iter().map(name).collect()],
+            right: columns.iter().map(|column| column.starts_with('>')).collect(),
+        }
     }
 
     /// Adds a row.
@@ -25,18 +32,15 @@ impl Table {
 
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let heading = &self.rows[0];
-        let right: Vec<bool> = heading.iter().map(|name| name.starts_with('>')).collect();
-        let shown = |cell: &String| cell.trim_start_matches('>').to_owned();
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| shown(cell).chars().count()).max()
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
         };
-        let widths: Vec<usize> = (0..heading.len()).map(|column| width(column).unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..self.right.len()).map(|column| width(column).unwrap_or(0)).collect();
         for row in &self.rows {
             let mut line = String::new();
             for (column, cell) in row.iter().enumerate() {
-                let (cell, width) = (shown(cell), widths.get(column).copied().unwrap_or(0));
-                let padded = if right.get(column) == Some(&true) {
+                let width = widths.get(column).copied().unwrap_or(0);
+                let padded = if self.right.get(column) == Some(&true) {
                     format!("{cell:>width$}  ")
                 } else {
                     format!("{cell:<width$}  ")
@@ -58,7 +62,7 @@ mod tests {
         let mut table = Table::new(&["name", ">messages", "x"]);
         assert!(table.is_empty());
         table.row(["gps".into(), "7".into(), "é".into()]);
-        table.row(["camera".into(), "12345".into(), String::new()]);
-        assert_eq!(table.to_string(), "name    messages  x\ngps            7  é\ncamera     12345\n");
+        table.row(["camera".into(), "12345".into(), ">".into()]);
+        assert_eq!(table.to_string(), "name    messages  x\ngps            7  é\ncamera     12345  >\n");
     }
 }

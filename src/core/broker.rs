@@ -8,6 +8,7 @@
 use super::attachments::Attachment;
 use super::events::Event;
 use super::links::Links;
+use super::native::Violation;
 use super::quota::fits;
 use super::rings::Streams;
 use super::session::{Identity, Session, Stage};
@@ -178,6 +179,15 @@ impl Core {
         let message =
             format!("a line of {bytes} bytes or more; at most {max} are taken (limits.frame_bytes_max)");
         self.refuse_line(key, Code::FrameTooLarge, &message, now)
+    }
+
+    /// A session sent more descriptors than may be in flight; `message` says which limit that is.
+    pub fn too_many_descriptors(&mut self, session: SessionId, message: &str, now: Now) -> Flow {
+        if let Some(key) = self.by_id.get(&session).copied() {
+            self.violated(key, &Violation::new(Code::BadDescriptor, message));
+            self.settle(now);
+        }
+        Flow::Close
     }
 
     /// A JSON client has shut down its writing side. Its subscriptions live on until a write fails; without any, the

@@ -182,9 +182,9 @@ impl Core {
     /// Counts messages that were dropped from a subscription's queue.
     pub(super) fn count_lost(&mut self, key: Key, lost: u64) {
         let Some(subscription) = self.subscriptions.get(key).filter(|_| lost > 0) else { return };
-        self.totals.traffic.lost += lost;
+        self.totals.traffic.lost = self.totals.traffic.lost.saturating_add(lost);
         let Some(session) = self.sessions.get_mut(subscription.session) else { return };
-        session.traffic.lost += lost;
+        session.traffic.lost = session.traffic.lost.saturating_add(lost);
         tracing::debug!(
             "{} lost {lost} of {}: its queue of {} bytes is full",
             session.identity,
@@ -339,16 +339,24 @@ impl Core {
         }
     }
 
-    /// Holds a publisher up until this subscription has room or the time is up.
-    pub(super) fn hold_up(&mut self, publisher: Key, key: Key, now: Now) {
-        let limit = self.limits.block_millis_max;
+    /// Holds a publisher up until this subscription, whose clock runs, has room or its time is up.
+    pub(super) fn hold_up(&mut self, publisher: Key, key: Key) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         let Some(session) = self.sessions.get_mut(publisher) else { return };
         session.paused = Some(Pause::Slow(key));
         subscription.waiting.push(publisher);
         self.totals.pauses += 1;
-        if subscription.block_until.is_none() {
-            let SlowPolicy::Block { millis } = subscription.slow else { return };
+    }
+
+    /// Starts the clock of a subscription that holds up publishers for an entry of this cost, unless it runs.
+    pub(super) fn start_clock(&mut self, key: Key, cost: usize, now: Now) {
+        let limit = self.limits.block_millis_max;
+        let Some(subscription) = self.subscriptions.get_mut(key).filter(|each| each.holds_up(cost)) else {
+            return;
+        };
+        if subscription.block_until.is_none()
+            && let SlowPolicy::Block { millis } = subscription.slow
+        {
             let until = now.monotonic.saturating_add(u64::from(millis.min(limit)) * MILLI);
             subscription.block_until = Some(until);
             self.timers.set(until, Timer::Block(key));

@@ -186,7 +186,7 @@ impl Core {
         self.scratch = bytes;
         match routed {
             Routed::Full(subscription) => {
-                self.hold_up(key, subscription, now);
+                self.hold_up(key, subscription);
                 Ok((Line::Held, 0))
             }
             Routed::To(receivers) => {

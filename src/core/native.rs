@@ -307,7 +307,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return Ok(Step::Taken) };
         match routed {
             Routed::Full(subscription) => {
-                self.hold_up(key, subscription, now);
+                self.hold_up(key, subscription);
                 Ok(Step::NotYet)
             }
             Routed::To(receivers) => {

@@ -39,6 +39,11 @@ impl Core {
             && self.backlogs > 0
             && let Some(full) = self.who_holds_up(&matches, cost(bytes.len()))
         {
+            // The clocks of all that are full run together, so that the publisher waits for the slowest of them and not
+            // for one after another.
+            for key in &matches {
+                self.start_clock(*key, cost(bytes.len()), now);
+            }
             self.topics.give_back(topic, matches);
             return Routed::Full(full);
         }

@@ -56,7 +56,7 @@ pub(super) struct Gap {
 
 impl Gap {
     fn join(&mut self, other: Self) {
-        self.lost += other.lost;
+        self.lost = self.lost.saturating_add(other.lost);
         if self.topic != other.topic {
             self.topic = None;
         }
@@ -142,7 +142,7 @@ impl Subscription {
 
     /// Counts a loss that is told before the next message.
     pub(super) fn lose(&mut self, topic: &Arc<str>, lost: u64) {
-        self.lost += lost;
+        self.lost = self.lost.saturating_add(lost);
         self.tell_next(Gap { topic: Some(topic.clone()), lost });
     }
 
@@ -155,7 +155,7 @@ impl Subscription {
             Some(Entry::Loss(last)) => last.join(gap),
             Some(_) => self.queue.push_back(Entry::Loss(gap)),
         }
-        self.lost += lost;
+        self.lost = self.lost.saturating_add(lost);
     }
 
     /// A loss, counted before, is told before the next message.

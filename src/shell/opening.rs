@@ -55,7 +55,7 @@ pub(super) async fn open(shell: Rc<Shell>, connection: UnixStream, _place: Place
                 byte,
                 "a connection in an unknown language was closed"
             );
-            say(&socket, UNKNOWN_LANGUAGE);
+            say_last(&socket, UNKNOWN_LANGUAGE);
         }
         First::Nothing => {
             tracing::debug!(pid = peer.pid, uid = peer.uid, "a connection without a first byte was closed");
@@ -92,7 +92,7 @@ async fn native(shell: &Rc<Shell>, peer: Peer, socket: UnixStream, open_by: Inst
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(pid = peer.pid, uid = peer.uid, "a connection was closed: {error}");
-            return say(&socket, UNKNOWN_LANGUAGE);
+            return say_last(&socket, UNKNOWN_LANGUAGE);
         }
     };
     say(&socket, &answer);
@@ -149,14 +149,14 @@ fn refuse(socket: &UnixStream, language: Language, code: Code, message: &str) {
         Language::Native => ToClient::Close { code: code.number(), message }.encode(&mut last),
         Language::Json => crate::json::write_close(&mut last, code, message),
     }
-    say(socket, &last);
+    say_last(socket, &last);
 }
 
 /// Hands a connection to the thread that serves HTTP, which has a limit of its own.
 fn http(shell: &Rc<Shell>, peer: &Peer, socket: UnixStream) {
     if let Err((code, message)) = shell.access.connect(peer) {
         tracing::warn!(pid = peer.pid, uid = peer.uid, code = code.as_str(), "HTTP was refused: {message}");
-        return say(&socket, http_refusal("403 Forbidden", &message).as_bytes());
+        return say_last(&socket, http_refusal("403 Forbidden", &message).as_bytes());
     }
     let Ok(stream) = socket.into_std() else { return };
     if let Err(stream) = shell.http.serve(stream) {
@@ -179,6 +179,22 @@ fn http_refusal(status: &str, sentence: &str) -> String {
 /// Lets the runtime wait until the kernel says again that there is something to read.
 fn not_ready(socket: &UnixStream) {
     let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
+}
+
+/// Most bytes that are read away before a connection is closed.
+const FAREWELL_BYTES_MAX: usize = 64 * 1024;
+
+/// Says why a connection is closed. What the other side has sent so far is read away first: a socket that is closed with
+/// bytes unread is reset, and the other side would meet an error behind the sentence.
+fn say_last(socket: &UnixStream, bytes: &[u8]) {
+    let (mut away, mut total) = ([0; 4096], 0);
+    while total < FAREWELL_BYTES_MAX
+        && let Ok((_, count)) = recv(socket, &mut away[..], RecvFlags::DONTWAIT)
+        && count > 0
+    {
+        total += count;
+    }
+    say(socket, bytes);
 }
 
 /// Writes a few bytes to a fresh connection, whose buffer is empty: it takes them or is gone.

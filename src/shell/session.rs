@@ -352,17 +352,20 @@ impl Shell {
             Language::Native => session.fds.extend(received.into_iter().map(|fd| descriptors.insert(fd))),
             Language::Json => received.into_iter().for_each(|fd| self.workers.close(fd.into())),
         }
-        if read.fds_cut_off {
+        let most = self.settings.limits.session_fds_in_flight_max;
+        let flood = if read.fds_cut_off {
             let most = socket_io::READ_FDS_MAX;
-            return Turn::End(format!(
-                "it sent more than {most} descriptors at once, or the broker has no more free"
-            ));
-        }
-        if session.fds.len() > self.settings.limits.session_fds_in_flight_max as usize {
-            let most = self.settings.limits.session_fds_in_flight_max;
-            return Turn::End(format!(
-                "it sent more than {most} descriptors ahead (limits.session_fds_in_flight_max)"
-            ));
+            Some(format!("more than {most} file descriptors at once, or the broker has no more free"))
+        } else if session.fds.len() > most as usize {
+            Some(format!("more than {most} file descriptors ahead (limits.session_fds_in_flight_max)"))
+        } else {
+            None
+        };
+        if let Some(message) = flood {
+            core.too_many_descriptors(id, &message, clock::now());
+            drop(state);
+            self.settle_soon();
+            return Turn::Close;
         }
         if read.bytes == 0 {
             drop(state);

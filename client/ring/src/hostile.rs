@@ -228,3 +228,28 @@ fn a_writer_survives_a_reader_that_scribbles() {
     assert!(received > 0 && received + lost == sent, "{received} received, {lost} lost of {sent}");
     drop(liar);
 }
+
+#[test]
+fn stamps_that_only_pretend_to_overtake_are_found_out() {
+    for ahead in [u64::MAX, 1 << 40, 64] {
+        let mut pair = pair();
+        let mut reader = pair.attach(1);
+        let ring = pair.writer.ring_for_tests();
+        for position in 0..8 {
+            note(&ring.descriptor(position).stamp, ahead);
+        }
+        let mut scratch = Vec::new();
+        // Busy for a bounded number of looks, and then no more.
+        let told = (0..4).any(|_| reader.try_next(&mut scratch).is_err_and(|error| error.is_claim()));
+        assert!(told, "stamps of {ahead}");
+    }
+}
+
+#[test]
+fn a_sequence_number_out_of_this_world_is_a_false_claim() {
+    let mut pair = pair();
+    let mut reader = pair.attach(1);
+    pair.writer.try_send(Meta::default(), b"", b"x").unwrap();
+    note(&pair.writer.ring_for_tests().descriptor(0).words[0], u64::MAX - 1);
+    assert!(reader.try_next(&mut Vec::new()).unwrap_err().is_claim());
+}

@@ -26,6 +26,9 @@ const CURSOR_BATCH_MAX: u64 = 64;
 /// How often an overtaken reader tries to catch up within one call.
 const CATCH_UP_TRIES: u64 = 8;
 
+/// Sequence numbers stay below this; what lies between two of them can be counted without care.
+const SEQ_MAX: u64 = 1 << 62;
+
 /// Longest header block a descriptor may claim.
 const HEAD_BYTES_MAX: u16 = 16 * 1024;
 
@@ -184,6 +187,8 @@ pub struct Reader {
     cursor_batch: u64,
     epoch: u64,
     writer_gone: bool,
+    /// The head as it was claimed when this reader last failed to catch up.
+    gave_up_at: Option<u64>,
 }
 
 impl Reader {
@@ -206,7 +211,8 @@ impl Reader {
             rule: "this link has no such slot",
         })?;
         claim(start.position < POSITION_MAX, "the position to begin at", start.position, "below 2^62")?;
-        claim(start.seq > 0, "the sequence number to begin at", start.seq, "from 1 on")?;
+        let fits = (1..SEQ_MAX).contains(&start.seq);
+        claim(fits, "the sequence number to begin at", start.seq, "from 1 on, below 2^62")?;
         let ring = Ring::open(memory.as_fd(), identity)?;
         let cursor_batch = u64::from(ring.extent().descriptors / 8).clamp(1, CURSOR_BATCH_MAX);
         let shared = Shared {
@@ -229,6 +235,7 @@ impl Reader {
             cursor_batch,
             epoch: 0,
             writer_gone: false,
+            gave_up_at: None,
         })
     }
 
@@ -265,7 +272,7 @@ impl Reader {
                 Look::Overtaken => {}
             }
             tries += 1;
-            if !self.catch_up(tries) {
+            if !self.catch_up(tries)? {
                 return Ok(Next::Empty);
             }
         }
@@ -360,7 +367,13 @@ impl Reader {
                 None => return Ok(None),
             },
         };
-        claim(fields.seq() > self.last_seq, "a sequence number", fields.seq(), "above the one before")?;
+        let seq = fields.seq();
+        claim(
+            seq > self.last_seq && seq < SEQ_MAX,
+            "a sequence number",
+            seq,
+            "above the one before, below 2^62",
+        )?;
         let lost = fields.seq() - self.last_seq - 1;
         self.last_seq = fields.seq();
         self.count_lost(lost);
@@ -445,15 +458,27 @@ impl Reader {
     }
 
     /// Moves an overtaken reader to a message that is still there. `false`: give up for now.
-    fn catch_up(&mut self, tries: u64) -> bool {
+    fn catch_up(&mut self, tries: u64) -> Result<bool, RingError> {
         let counters = &self.shared.ring.header().counters;
-        let head = peek(&counters.head);
+        let head = peek(&counters.head).min(POSITION_MAX);
         let oldest = peek(&counters.oldest).min(head);
         // The writer may retire the oldest while this reader gets there: each try aims further ahead.
-        let ahead = head.saturating_sub(oldest) / CATCH_UP_TRIES * (tries - 1).min(CATCH_UP_TRIES);
+        let ahead = (head - oldest) / CATCH_UP_TRIES * (tries - 1).min(CATCH_UP_TRIES);
         let target = oldest.saturating_add(ahead).min(POSITION_MAX - 1);
-        self.position = target.max(self.position + 1);
-        tries < CATCH_UP_TRIES
+        self.position = target.max(self.position + 1).min(POSITION_MAX - 1);
+        if tries < CATCH_UP_TRIES {
+            return Ok(true);
+        }
+        // Whoever is overtaken again and again is overtaken by messages. Stamps that say so while nothing is published
+        // would keep a reader busy for ever.
+        claim(
+            self.gave_up_at != Some(head),
+            "the head of a ring",
+            head,
+            "it moves while readers are overtaken",
+        )?;
+        self.gave_up_at = Some(head);
+        Ok(false)
     }
 
     /// What to say when the descriptor holds nothing yet; `None`: look again.
@@ -490,7 +515,7 @@ impl Reader {
 
     /// The end, at the number that the next message would have had (a claim).
     fn end_before(&mut self, next_seq: u64) -> Next {
-        let lost = next_seq.saturating_sub(self.last_seq.saturating_add(1));
+        let lost = next_seq.min(SEQ_MAX).saturating_sub(self.last_seq + 1);
         self.last_seq += lost;
         self.count_lost(lost);
         Next::Ended { lost }

@@ -18,10 +18,11 @@ pub struct Spinner {
 }
 
 impl Spinner {
-    /// `spin`: how long to go on after the last traffic. Zero, or a single core to run on, never spins.
+    /// `spin`: how long to go on after the last traffic. Zero, or a single core to run on, never spins;
+    /// [`Duration::MAX`] is for who knows better, and spins for ever on any number of cores.
     #[must_use]
     pub fn new(spin: Duration) -> Self {
-        let spin = if cores() > 1 { spin } else { Duration::ZERO };
+        let spin = if cores() > 1 || spin == Duration::MAX { spin } else { Duration::ZERO };
         Self { spin, idle_since: None, spent: true }
     }
 

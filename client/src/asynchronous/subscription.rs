@@ -68,7 +68,8 @@ impl AsyncSubscriptionBuilder {
     pub async fn open(self) -> Result<AsyncSubscription> {
         let (inner, request) = Subscription::begin(self.inner)?;
         let fd = register(inner.inbox.epoll.as_fd())?;
-        let answer = inner.handle.shared.answer_async(request, "answer to a subscription").await?;
+        let answer = inner.handle.shared.answer_async(request, "answer to a subscription").await;
+        let answer = inner.answered(answer)?;
         if answer == Answer::Subscribed {
             return Ok(AsyncSubscription { inner, fd });
         }

@@ -132,7 +132,10 @@ fn decode<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, DecodeError>
     match bincode::borrow_decode_from_slice(body, CONFIG) {
         Ok((value, used)) if used == body.len() => Ok(value),
         Ok((_, used)) => Err(DecodeError::Trailing { kind, extra: body.len() - used }),
-        Err(bincode::error::DecodeError::UnexpectedVariant { found, .. }) if found == kind => {
+        // An unknown variant of the frame itself, not of something within it.
+        Err(bincode::error::DecodeError::UnexpectedVariant { found, type_name, .. })
+            if found == kind && std::any::type_name::<T>().contains(type_name) =>
+        {
             Err(DecodeError::UnknownKind(kind))
         }
         Err(error) => Err(DecodeError::Malformed { kind, reason: error.to_string() }),
@@ -264,6 +267,15 @@ mod tests {
         assert_eq!(ToBroker::decode(&out[4..]), Err(DecodeError::Trailing { kind: 11, extra: 1 }));
         assert_eq!(ToBroker::decode(&[200, 0, 0, 0]), Err(DecodeError::UnknownKind(200)));
         assert!(ToBroker::decode(&[]).is_err());
+    }
+
+    #[test]
+    fn an_impossible_value_within_a_frame_is_no_unknown_frame() {
+        let mut out = Vec::new();
+        ToBroker::Publish(Publish { alias: 5, message: message() }).encode(&mut out);
+        // The option byte of `after`: 2 is the number of the frame's kind as well.
+        out[4 + 8 + 2 + 8 + 8 + 8] = 2;
+        assert!(matches!(ToBroker::decode(&out[4..]), Err(DecodeError::Malformed { kind: 2, .. })));
     }
 
     #[test]

@@ -105,6 +105,22 @@ fn the_time_to_wait_is_bounded_and_then_the_oldest_are_dropped_until_half_is_fre
 }
 
 #[test]
+fn many_that_do_not_read_hold_a_publisher_up_no_longer_than_one() {
+    let mut shell = shell();
+    let (from, _) = subscriber(&mut shell, SlowPolicy::Block { millis: 1_000 });
+    for _ in 0..9 {
+        let other = shell.native("s");
+        let slow = SlowPolicy::Block { millis: 1_000 };
+        shell.say(other, ToBroker::Subscribe(Subscribe { slow, ..subscribe(1, 1, "t") }));
+        shell.read(other);
+    }
+    let seq = publish_until_paused(&mut shell, from, 1);
+    shell.pass(50);
+    assert_eq!(shell.resumed, [from]);
+    assert_eq!(shell.say(from, publish(0, seq, &PAYLOAD)), Flow::Continue);
+}
+
+#[test]
 fn nothing_is_lost_or_doubled_around_the_drop() {
     let mut shell = shell();
     let (from, to) = subscriber(&mut shell, SlowPolicy::Block { millis: 10 });
