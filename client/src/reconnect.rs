@@ -14,7 +14,7 @@ use crate::socket::Socket;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tramline_wire::{Code, OpenStream, Subscribe, ToBroker};
+use tramline_wire::{Code, Subscribe, ToBroker};
 
 /// The first pause before connecting again; each failure doubles it.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -167,17 +167,7 @@ impl Shared {
             let req = session.request_number();
             session.restoring.insert(req, Restoring::Stream(stream.id));
             let alias = outbound.define(0, &stream.topic.name);
-            let frame = OpenStream {
-                req,
-                alias,
-                stream: stream.id,
-                generation: stream.spec.generation,
-                geometry: stream.geometry(),
-                first_seq: stream.spec.first_seq,
-                gated_by: stream.gated_by,
-                fds: 1,
-            };
-            outbound.push_with(&ToBroker::OpenStream(frame), vec![stream.memory()?]);
+            outbound.push_with(&ToBroker::OpenStream(stream.opening(req, alias)), vec![stream.memory()?]);
         }
         outbound.flush();
         Ok(())

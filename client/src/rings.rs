@@ -12,7 +12,7 @@ use crate::topics::{Route, Topic};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tramline_ring::RingSpec;
-use tramline_wire::{GatedBy, OpenStream, ToBroker};
+use tramline_wire::{GatedBy, ToBroker};
 
 /// Rings that large payloads may open by themselves, per client.
 const IMPLICIT_RINGS_MAX: usize = 16;
@@ -97,17 +97,7 @@ impl Shared {
         session.streams.insert(stream.id, Arc::clone(stream));
         let req = session.begin();
         let alias = outbound.define(0, &stream.topic.name);
-        let frame = OpenStream {
-            req,
-            alias,
-            stream: stream.id,
-            generation: stream.spec.generation,
-            geometry: stream.geometry(),
-            first_seq: stream.spec.first_seq,
-            gated_by: stream.gated_by,
-            fds: 1,
-        };
-        outbound.push_with(&ToBroker::OpenStream(frame), vec![memory]);
+        outbound.push_with(&ToBroker::OpenStream(stream.opening(req, alias)), vec![memory]);
         outbound.flush();
         Ok(req)
     }

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tramline_ring::{Meta, ReadMode, RingError, RingSpec, SendError, Start, Writer, WriterLink};
-use tramline_wire::{GatedBy, Geometry};
+use tramline_wire::{GatedBy, Geometry, OpenStream};
 
 struct Inner {
     writer: Writer,
@@ -57,7 +57,21 @@ impl Stream {
             .map_err(Error::io("duplicating a ring's descriptor"))
     }
 
-    pub(crate) fn geometry(&self) -> Geometry {
+    /// How the broker is told of it; its memory goes along.
+    pub(crate) fn opening(&self, req: u32, alias: u32) -> OpenStream {
+        OpenStream {
+            req,
+            alias,
+            stream: self.id,
+            generation: self.spec.generation,
+            geometry: self.geometry(),
+            first_seq: self.spec.first_seq,
+            gated_by: self.gated_by,
+            fds: 1,
+        }
+    }
+
+    fn geometry(&self) -> Geometry {
         Geometry { descriptors: self.spec.descriptors, arena_bytes: self.spec.arena_bytes }
     }
 
