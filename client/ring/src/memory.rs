@@ -7,17 +7,21 @@
 use crate::error::{RingError, claim, os};
 use crate::headroom;
 use crate::layout::PAGE_BYTES;
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
 /// `TMPFS_MAGIC` of linux/magic.h: what memfds live on (hugetlb ones do not).
 const TMPFS: u64 = 0x0102_1994;
+
+/// Pages are no smaller than this.
+const TOUCH_BYTES: usize = 4096;
 
 /// Memory of this process's address space that is shared with others.
 #[derive(Debug)]
@@ -50,6 +54,23 @@ impl Mapping {
         unsafe { rustix::mm::madvise(mapping.base.as_ptr(), length, Advice::LinuxDontFork) }
             .map_err(os("cannot keep shared memory from being inherited"))?;
         Ok(mapping)
+    }
+
+    /// Has every page written to. Pages that are only reserved look like holes to whoever checks the memory.
+    fn populate(&self) {
+        debug_assert!(self.writable, "only its owner fills memory");
+        // SAFETY: the range is this mapping; the advice only makes its pages present, as writing to each would.
+        let done = unsafe { rustix::mm::madvise(self.base.as_ptr(), self.bytes, Advice::LinuxPopulateWrite) };
+        if done.is_ok() {
+            return;
+        }
+        // Kernels before 5.14 do not know the advice.
+        for page in (0..self.bytes).step_by(TOUCH_BYTES) {
+            // SAFETY: within the mapping.
+            let address = unsafe { self.base().add(page) };
+            // SAFETY: mapped, writable, aligned to a page, and zero as before; nobody else has the memory yet.
+            unsafe { address.cast::<AtomicU64>().as_ref() }.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Start of the mapping.
@@ -96,6 +117,7 @@ pub(crate) fn create_sealed(
     rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, bytes)
         .map_err(os("cannot fill shared memory (fallocate)"))?;
     let mapping = Mapping::new(fd.as_fd(), bytes, true)?;
+    mapping.populate();
     prepare(&mapping);
     rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(|errno| match errno {
         rustix::io::Errno::INVAL => RingError::Missing("F_SEAL_FUTURE_WRITE"),
@@ -123,8 +145,15 @@ pub(crate) fn verify_sealed(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), RingEr
     let stat = rustix::fs::fstat(fd).map_err(os("cannot ask about shared memory (fstat)"))?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     claim(size == bytes, "the size of shared memory", size, "it must be what its sender declared")?;
-    let present = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-    claim(present >= bytes, "the part of shared memory that is there", present, "it must not have holes")
+    // Nobody can punch holes any more. The number of blocks would not tell of older ones: blocks behind the end count, too.
+    let present = rustix::fs::seek(fd, SeekFrom::Hole(0))
+        .map_err(os("cannot look for holes in shared memory (lseek)"))?;
+    claim(
+        present == bytes,
+        "the part of shared memory that is there",
+        present,
+        "every page of it must have been written",
+    )
 }
 
 /// Maps somebody else's memory for reading. It must have been verified.
