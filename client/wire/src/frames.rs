@@ -25,6 +25,12 @@ use crate::codes::Code;
 use crate::message::Message;
 use bincode::{BorrowDecode, Encode};
 
+mod sessions;
+mod streams;
+
+pub use sessions::{LimitInfo, Source, TopicSettings, Welcome};
+pub use streams::{Accept, Admit, Attach, GatedBy, Geometry, Mode, Offer, OpenStream, PageDeclaration};
+
 /// A message from a client, to the topic behind one of its aliases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Publish<'a> {
@@ -48,15 +54,6 @@ pub struct Deliver<'a> {
     pub message: Message<'a>,
 }
 
-/// Whether a reader may hold the writer up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
-pub enum Mode {
-    /// The writer waits for this reader: it loses nothing.
-    Gated,
-    /// The writer never waits: an overtaken reader is told how much it lost.
-    Lossy,
-}
-
 /// What happens when a subscriber on the socket does not keep up and its queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
 pub enum SlowPolicy {
@@ -70,35 +67,6 @@ pub enum SlowPolicy {
     DropOldest,
     /// Close the session with [`Code::SlowSubscriber`].
     Disconnect,
-}
-
-/// Who may hold up a publisher's ring by reading it gated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
-pub enum GatedBy {
-    /// Whoever may subscribe.
-    Anyone,
-    /// Processes of the publisher's uid, and root.
-    OwnUid,
-    /// Nobody.
-    Nobody,
-}
-
-/// The size of one generation of a ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
-pub struct Geometry {
-    /// Number of descriptors, a power of two.
-    pub descriptors: u32,
-    /// Bytes for payloads, a multiple of the page size.
-    pub arena_bytes: u64,
-}
-
-/// A reader page that comes with a frame: slots `first_slot .. first_slot + slots` of the link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct PageDeclaration {
-    /// Number of its first slot within the link.
-    pub first_slot: u32,
-    /// How many slots it has.
-    pub slots: u32,
 }
 
 /// What a client asks for when it subscribes.
@@ -120,169 +88,6 @@ pub struct Subscribe<'a> {
     pub slow: SlowPolicy,
     /// Bytes that may wait for it in the broker; 0 takes the broker's default.
     pub queue_bytes_max: u32,
-}
-
-/// A publisher declares a stream; one descriptor, the ring's memory, comes with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct OpenStream {
-    /// Echoed in the answer; not 0.
-    pub req: u32,
-    /// The topic, by alias.
-    pub alias: u32,
-    /// The stream's id, chosen at random by the publisher; not 0. The ring's header carries the same.
-    pub stream: u64,
-    /// Generation of the memory that comes with this frame; the first is 0.
-    pub generation: u32,
-    /// Its size.
-    pub geometry: Geometry,
-    /// The sequence number its first message will have.
-    pub first_seq: u64,
-    /// Who may gate it.
-    pub gated_by: GatedBy,
-    /// Descriptors with this frame: 1.
-    pub fds: u8,
-}
-
-/// A stream is offered to a subscription.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Offer {
-    /// The attachment's id, by which all that follows refers to it.
-    pub attach: u64,
-    /// For which subscription.
-    pub sub: u32,
-    /// Publisher and topic, see [`ToClient::Source`].
-    pub source: u32,
-    /// The stream.
-    pub stream: u64,
-    /// What this subscription and that publishing session share.
-    pub link: u64,
-    /// Gated or lossy, as granted: a publisher need not let everyone gate it.
-    pub mode: Mode,
-    /// Whether the publisher is trusted not to change bytes after publishing; if not, the reader copies.
-    pub in_place: bool,
-}
-
-/// The subscriber takes an offer and says which slot it will write its cursor to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Accept {
-    /// The attachment.
-    pub attach: u64,
-    /// The slot within the link.
-    pub slot: u32,
-    /// A new reader page, which comes with this frame as one descriptor.
-    pub page: Option<PageDeclaration>,
-    /// Descriptors with this frame: 1 with a page, else 0.
-    pub fds: u8,
-}
-
-/// The publisher is asked to admit a reader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Admit<'a> {
-    /// The attachment.
-    pub attach: u64,
-    /// Which of the publisher's streams.
-    pub stream: u64,
-    /// The link; new to the publisher if `bells` is set.
-    pub link: u64,
-    /// The reader's slot within the link.
-    pub slot: u32,
-    /// Whether to wait for it.
-    pub mode: Mode,
-    /// How many past messages it wants to begin with.
-    pub history: u32,
-    /// Session of the reader.
-    pub session: u64,
-    /// Its name, for people.
-    pub name: &'a str,
-    /// A new reader page, the first descriptor of this frame.
-    pub page: Option<PageDeclaration>,
-    /// Whether the link's bells come along, after the page: the end of the doorbell that is written to,
-    /// then the end of the space bell that is read from.
-    pub bells: bool,
-    /// Descriptors with this frame: 1 for a page plus 2 for bells.
-    pub fds: u8,
-}
-
-/// The subscriber gets the memory of a stream that admitted it. The first descriptor is the ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Attach {
-    /// The attachment.
-    pub attach: u64,
-    /// Generation of the memory.
-    pub generation: u32,
-    /// Its size.
-    pub geometry: Geometry,
-    /// Position to begin reading at.
-    pub start: u64,
-    /// Sequence number of the first message from there on.
-    pub start_seq: u64,
-    /// Whether the link's bells come along, after the ring: the end of the doorbell that is read from,
-    /// then the end of the space bell that is written to.
-    pub bells: bool,
-    /// Descriptors with this frame: 1, plus 2 for bells.
-    pub fds: u8,
-}
-
-/// The broker's answer to [`ToBroker::Hello`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Welcome<'a> {
-    /// This session's id; unique in one run of the broker.
-    pub session: u64,
-    /// The broker's run, chosen at random at its start.
-    pub instance: u64,
-    /// The broker's version, for people.
-    pub version: &'a str,
-    /// The largest frame body it takes, in bytes.
-    pub frame_bytes_max: u32,
-    /// How long it waits for the other side of an attachment, in milliseconds.
-    pub attach_timeout_millis: u32,
-    /// The most subscriptions this session may have.
-    pub subscriptions_max: u32,
-    /// The most streams this session may have open.
-    pub streams_max: u32,
-    /// The largest ring it grants, in bytes.
-    pub ring_bytes_max: u64,
-    /// Descriptors and arena of a ring for this client's topics unless it asks for another size.
-    pub ring_default: Geometry,
-}
-
-/// How rings on some topics are made unless their publisher asks for something else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct TopicSettings<'a> {
-    /// Which topics.
-    pub filter: &'a str,
-    /// Descriptors and arena, if set; otherwise as [`Welcome::ring_default`].
-    pub ring: Option<Geometry>,
-    /// How many messages are kept for late readers, if set.
-    pub history: Option<u32>,
-}
-
-/// Who publishes what: the meaning of a source alias from here on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Source<'a> {
-    /// The alias, below [`ALIASES_MAX`](crate::limits::ALIASES_MAX); defining it again replaces it.
-    pub alias: u32,
-    /// The topic.
-    pub topic: &'a str,
-    /// The publishing session; 0 is the broker itself.
-    pub session: u64,
-    /// The publisher's name as it gave it.
-    pub name: &'a str,
-    /// Its uid, as the kernel vouches.
-    pub uid: u32,
-    /// Its process id, as the kernel vouches.
-    pub pid: u32,
-}
-
-/// Which limit refused something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct LimitInfo<'a> {
-    /// The configuration key.
-    pub name: &'a str,
-    /// Its value.
-    pub value: u64,
-    /// What is used of it, or what was asked for.
-    pub used: u64,
 }
 
 /// A frame from a client to the broker.
