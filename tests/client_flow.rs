@@ -4,42 +4,15 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::sync::mpsc;
 use std::time::Duration;
-use support::Broker;
-use tramline_client::{Client, Error, OnFull, PublisherEvent};
-
-/// Ends the test's process when a test hangs: whoever waits for ever cannot fail by itself.
-struct Watchdog(Option<mpsc::Sender<()>>);
-
-impl Watchdog {
-    fn start() -> Self {
-        let (alive, ended) = mpsc::channel::<()>();
-        std::thread::spawn(move || {
-            if ended.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("a test hangs");
-                std::process::abort();
-            }
-        });
-        Self(Some(alive))
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.0.take();
-    }
-}
-
-fn client(broker: &Broker, name: &str) -> Client {
-    Client::builder().name(name).socket(broker.socket()).connect().unwrap()
-}
+use support::{Broker, Watchdog};
+use tramline_client::{Error, OnFull, PublisherEvent};
 
 #[test]
 fn a_message_arrives_with_everything_it_says() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("gps.>").unwrap();
     assert_eq!(a.publish("gps.fix", b"raw").unwrap(), 1);
     let sent = a.message("gps.fix").type_("fix").header("unit", b"deg").source_time(-5);
@@ -59,7 +32,7 @@ fn a_message_arrives_with_everything_it_says() {
 fn a_refused_publish_is_told() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let a = client(&broker, "a");
+    let a = broker.client("a");
     assert!(matches!(a.publish("gps..fix", b""), Err(Error::Topic { .. })));
     let refused = a.publish_confirmed("$tramline.x", b"").unwrap_err();
     assert_eq!(refused.code(), tramline_client::Code::ReservedTopic);
@@ -72,7 +45,7 @@ fn a_refused_publish_is_told() {
 fn many_messages_by_socket_arrive_in_order() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("n").unwrap();
     let sender = std::thread::spawn(move || {
         let mut batch = a.batch();
@@ -96,7 +69,7 @@ fn many_messages_by_socket_arrive_in_order() {
 fn a_publisher_and_a_subscription_meet_in_a_ring() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("cam.*").unwrap();
     let mut p = a.publisher("cam.front").capacity(1 << 20, 4).open().unwrap();
     assert_eq!(p.subscriber_count(), 1);
@@ -130,7 +103,7 @@ fn a_publisher_and_a_subscription_meet_in_a_ring() {
 fn order_holds_when_a_topic_moves_between_the_planes() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("t").unwrap();
     let sender = std::thread::spawn(move || {
         for _ in 0..10 {
@@ -157,7 +130,7 @@ fn order_holds_when_a_topic_moves_between_the_planes() {
 fn a_large_payload_finds_its_own_way() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("big").unwrap();
     let sizes = [10, 100_000, 3_000_000, 9_000_000, 10, 100];
     let sender = std::thread::spawn(move || {
@@ -179,7 +152,7 @@ fn a_large_payload_finds_its_own_way() {
 fn a_process_talks_to_itself() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let c = client(&broker, "self");
+    let c = broker.client("self");
     let mut p = c.publisher("self").capacity(1000, 8).on_full(OnFull::Fail).open().unwrap();
     let mut s = c.subscribe("self").unwrap();
     p.wait_for_subscribers(1, Duration::from_secs(10)).unwrap();
@@ -202,7 +175,7 @@ fn a_process_talks_to_itself() {
 fn a_late_subscriber_gets_history_and_a_lossy_one_knows_its_loss() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut p = a.publisher("h").capacity(64, 16).history(16).open().unwrap();
     for n in 0..10_u8 {
         p.send([n]).unwrap();
@@ -231,7 +204,7 @@ fn what_the_operator_set_for_a_topic_sizes_its_rings() {
     let broker = Broker::with_config(
         "topics:\n  - {filter: 'cam.*', ring: {descriptors: 32, arena_bytes: 4MiB}}\n  - {filter: log.>, history: 1000}\n",
     );
-    let client = client(&broker, "publisher");
+    let client = broker.client("publisher");
     let _camera = client.publisher("cam.front").open().unwrap();
     let mut log = client.publisher("log.app").open().unwrap();
     let _other = client.publisher("other").open().unwrap();
@@ -273,7 +246,7 @@ struct Cloud {
 fn values_travel_as_json_bincode_and_in_place() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("v").unwrap();
     let fix = Fix { lat: 48.25, name: "north".to_owned() };
     a.publish_json("v", &fix).unwrap();
@@ -295,7 +268,7 @@ fn values_travel_as_json_bincode_and_in_place() {
 fn full_gives_a_loan_that_can_be_sent_later() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let c = client(&broker, "c");
+    let c = broker.client("c");
     let mut p = c.publisher("l").capacity(100, 2).on_full(OnFull::Fail).open().unwrap();
     let mut s = c.subscribe("l").unwrap();
     let mut sent = 0;
@@ -338,7 +311,7 @@ fn full_gives_a_loan_that_can_be_sent_later() {
 fn a_refused_subscription_is_not_ended_a_second_time() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let client = client(&broker, "asks too much");
+    let client = broker.client("asks too much");
     let refused = client.subscription("a").history(1_000_000).open().err().unwrap();
     assert!(refused.limit().is_some(), "{refused}");
     client.ping().unwrap();

@@ -5,57 +5,20 @@
 mod support;
 
 use std::os::fd::AsFd;
-use std::process::Command;
-use std::sync::mpsc;
 use std::time::Duration;
-use support::Broker;
+use support::{Broker, Watchdog};
 use tramline_client::{Client, Error, OnFull};
-
-/// Ends the test's process when a test hangs: whoever waits for ever cannot fail by itself.
-struct Watchdog(Option<mpsc::Sender<()>>);
-
-impl Watchdog {
-    fn start() -> Self {
-        let (alive, ended) = mpsc::channel::<()>();
-        std::thread::spawn(move || {
-            if ended.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("a test hangs");
-                std::process::abort();
-            }
-        });
-        Self(Some(alive))
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.0.take();
-    }
-}
-
-fn client(broker: &Broker, name: &str) -> Client {
-    Client::builder().name(name).socket(broker.socket()).connect().unwrap()
-}
 
 fn poll(fd: impl AsFd) {
     let fd = rustix::event::PollFd::from_borrowed_fd(fd.as_fd(), rustix::event::PollFlags::IN);
     rustix::event::poll(&mut [fd], None).unwrap();
 }
 
-/// A broker on the socket of one that has ended.
-fn again(broker: Broker) -> Broker {
-    let socket = broker.socket().to_owned();
-    let home = broker.into_home();
-    let mut command: Command = support::tramline();
-    command.arg("serve").arg("--socket").arg(&socket);
-    Broker::spawn(home, socket, command)
-}
-
 #[test]
 fn rings_flow_without_a_broker_and_everything_is_restored_with_the_next() {
     let _watchdog = Watchdog::start();
     let mut broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("t.>").unwrap();
     let mut p = a.publisher("t.ring").open().unwrap();
     p.send(b"1").unwrap();
@@ -74,7 +37,7 @@ fn rings_flow_without_a_broker_and_everything_is_restored_with_the_next() {
         assert!(p.wait_for_subscribers(9, Duration::from_millis(5)).is_err());
     }
     assert!(matches!(a.publish("t.socket", b"x"), Err(Error::Disconnected(_))));
-    let broker = again(broker);
+    let broker = broker.again();
     while !(a.is_connected() && b.is_connected()) {
         assert!(p.wait_for_subscribers(9, Duration::from_millis(5)).is_err());
         assert!(s.try_recv().unwrap().is_none());
@@ -132,7 +95,7 @@ fn rings_are_read_to_their_end_before_a_subscription_ends() {
 fn an_event_loop_sees_every_message() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("t.*").unwrap();
     let sender = std::thread::spawn(move || {
         let mut p = a.publisher("t.ring").open().unwrap();
@@ -157,7 +120,7 @@ fn an_event_loop_sees_every_message() {
 fn a_publisher_in_an_event_loop_is_told_of_room() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("t").unwrap();
     let reader = std::thread::spawn(move || {
         for n in 0..5_000_u32 {
@@ -181,7 +144,7 @@ fn a_publisher_in_an_event_loop_is_told_of_room() {
 fn a_message_outlives_its_subscription_and_client() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let (a, b) = (client(&broker, "a"), client(&broker, "b"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("t").unwrap();
     let mut p = a.publisher("t").capacity(64 * 1024, 4).on_full(OnFull::Fail).open().unwrap();
     p.send(vec![1; 64 * 1024]).unwrap();
@@ -204,7 +167,7 @@ fn a_message_outlives_its_subscription_and_client() {
 fn threads_share_a_client_without_losing_a_wake_up() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
-    let c = client(&broker, "many");
+    let c = broker.client("many");
     let pairs = 6_u32;
     let rounds = 300_u32;
     let threads: Vec<_> = (0..pairs)
@@ -246,7 +209,7 @@ fn two_that_only_publish_do_not_lock_each_other_up() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();
     let both = [("a", "b"), ("b", "a")].map(|(name, other)| {
-        let c = client(&broker, name);
+        let c = broker.client(name);
         let policy = tramline_client::SlowPolicy::DropOldest;
         (c.subscription(other).on_slow(policy).open().unwrap(), c, name)
     });

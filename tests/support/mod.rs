@@ -15,6 +15,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tramline_client::Client;
 
 /// A test that takes longer than this hangs: its broker is killed, so that whatever waits for it fails.
 const WATCHDOG: Duration = Duration::from_secs(120);
@@ -39,6 +40,22 @@ pub(crate) fn have(tool: &str) -> bool {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{tool} must be installed where CI=true");
     }
     found
+}
+
+/// Ends the test's process when a test hangs: whoever waits for ever cannot fail by itself.
+pub(crate) struct Watchdog(#[expect(dead_code, reason = "dropping it calls the dog off")] mpsc::Sender<()>);
+
+impl Watchdog {
+    pub(crate) fn start() -> Self {
+        let (alive, ended) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("a test hangs");
+                std::process::abort();
+            }
+        });
+        Self(alive)
+    }
 }
 
 /// A running broker.
@@ -71,6 +88,20 @@ impl Broker {
             std::fs::write(&file, yaml).unwrap();
             command.arg("--config").arg(file);
         }
+        Self::spawn(home, socket, command)
+    }
+
+    /// A client of this broker.
+    pub(crate) fn client(&self, name: &str) -> Client {
+        Client::builder().name(name).socket(self.socket()).connect().unwrap()
+    }
+
+    /// A broker on the socket of this one, which has ended.
+    pub(crate) fn again(self) -> Self {
+        let socket = self.socket().to_owned();
+        let home = self.into_home();
+        let mut command = tramline();
+        command.arg("serve").arg("--socket").arg(&socket);
         Self::spawn(home, socket, command)
     }
 

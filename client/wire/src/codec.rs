@@ -142,6 +142,19 @@ fn decode<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, DecodeError>
     }
 }
 
+/// A frame, if it declares as many descriptors as its fields call for.
+fn decode_frame<'a, T: BorrowDecode<'a, ()>>(
+    body: &'a [u8],
+    fds_fit: impl FnOnce(&T) -> bool,
+    fds: impl FnOnce(&T) -> u8,
+) -> Result<T, DecodeError> {
+    let value = decode(body)?;
+    if fds_fit(&value) {
+        return Ok(value);
+    }
+    Err(DecodeError::Descriptors { kind: kind_of(body), declared: fds(&value) })
+}
+
 impl<'a> ToBroker<'a> {
     /// Appends the frame, prefix included.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -153,11 +166,7 @@ impl<'a> ToBroker<'a> {
     /// # Errors
     /// When it is no frame of this direction, or not used up exactly.
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
-        let value: Self = decode(body)?;
-        if value.fds_fit() {
-            return Ok(value);
-        }
-        Err(DecodeError::Descriptors { kind: kind_of(body), declared: value.fds() })
+        decode_frame(body, Self::fds_fit, Self::fds)
     }
 
     /// The bytes of the message in the body of a `Publish`, to be delivered as they are.
@@ -180,11 +189,7 @@ impl<'a> ToClient<'a> {
     /// # Errors
     /// When it is no frame of this direction, or not used up exactly.
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
-        let value: Self = decode(body)?;
-        if value.fds_fit() {
-            return Ok(value);
-        }
-        Err(DecodeError::Descriptors { kind: kind_of(body), declared: value.fds() })
+        decode_frame(body, Self::fds_fit, Self::fds)
     }
 
     /// Appends a `Deliver` frame around a message that is encoded already (see
