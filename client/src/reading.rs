@@ -311,7 +311,7 @@ impl Rings {
                 None => Found::Nothing,
             },
             // This version's writers have one generation; a later one's stream cannot be followed.
-            Ok(Next::Successor) => match self.take_out(index) {
+            Ok(Next::Successor(_)) => match self.take_out(index) {
                 Some(ended) => Found::Ended { source: ended.source, lost: 0 },
                 None => Found::Nothing,
             },

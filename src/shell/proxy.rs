@@ -336,7 +336,7 @@ impl State {
                     self.core.proxy_ended(attach, lost, now);
                     return false;
                 }
-                Ok(Next::Successor) => {
+                Ok(Next::Successor(_)) => {
                     self.forget(attach);
                     self.core.proxy_ended(attach, 0, now);
                     return false;

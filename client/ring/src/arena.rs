@@ -45,7 +45,7 @@ impl Block {
         low(self.extent)
     }
 
-    const fn units(self) -> u32 {
+    pub(crate) const fn units(self) -> u32 {
         low(self.extent >> 32)
     }
 

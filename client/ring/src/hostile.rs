@@ -148,7 +148,7 @@ fn a_reader_survives_a_writer_that_scribbles() {
                     false
                 }
                 Ok(Next::Empty) => false,
-                Ok(Next::Ended { .. } | Next::Successor) => true,
+                Ok(Next::Ended { .. } | Next::Successor(_)) => true,
                 Err(error) => {
                     assert!(error.is_claim(), "{error}");
                     faults += 1;

@@ -117,9 +117,9 @@ pub use memory::missing_features;
 #[cfg(not(loom))]
 pub use observe::{Counters, Observer, PageObserver, SlotCounters};
 #[cfg(not(loom))]
-pub use reader::{Body, Next, PIN_BYTES_MIN, Pinned, Reader, Received, Release};
+pub use reader::{Body, LetGo, Next, PIN_BYTES_MIN, Pinned, Reader, Received, Release, Successor};
 #[cfg(not(loom))]
 pub use spec::{RingIdentity, RingSpec, verify_page, verify_ring};
 pub use wait::Spinner;
 #[cfg(not(loom))]
-pub use writer::{Loan, Meta, ReadMode, SendError, Start, Writer};
+pub use writer::{Generation, Loan, Meta, ReadMode, SendError, Start, Writer};

@@ -5,7 +5,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p tramline-ring --lib loom`
 
 use super::*;
-use crate::layout::{Counted, Cursor, End, PINS_PER_SLOT, STATE_CLOSED, Sleep, Wait};
+use crate::layout::{Counted, Cursor, End, PINS_PER_SLOT, STATE_CLOSED, STATE_SUCCEEDED, Sleep, Wait};
 use loom::cell::UnsafeCell;
 use loom::thread;
 use std::sync::Arc;
@@ -337,5 +337,71 @@ fn every_message_is_seen_before_the_end() {
             assert!(stirs(descriptor, 0), "the end was seen before the last message");
         }
         written.join().unwrap();
+    });
+}
+
+#[test]
+fn the_end_of_a_generation_shows_all_of_it_and_where_the_next_begins() {
+    model(|| {
+        let shared = Arc::new((header(), descriptor(), header(), descriptor()));
+        let writer = Arc::clone(&shared);
+        let written = thread::spawn(move || {
+            let (old, last, new, first) = &*writer;
+            publish(last, 0, &fields(1));
+            note(&new.first_position, 1);
+            note(&old.end.successor, 7);
+            finish(old, STATE_SUCCEEDED, 1, 2);
+            publish(first, 1, &fields(2));
+        });
+        let (old, last, new, first) = &*shared;
+        if let Some(end) = ended(old) {
+            assert_eq!((end.state, end.position, end.next_seq), (STATE_SUCCEEDED, 1, 2));
+            assert!(stirs(last, 0), "the end was seen before the last message");
+            assert_eq!((peek(&old.end.successor), peek(&new.first_position)), (7, 1));
+            if let Look::There(fields) = look(first, 1) {
+                assert_eq!(fields.seq(), 2);
+            }
+        }
+        written.join().unwrap();
+    });
+}
+
+#[test]
+fn no_end_of_a_generation_is_slept_over() {
+    model(|| {
+        let shared = Arc::new((header(), slot()));
+        let writer = Arc::clone(&shared);
+        let written = thread::spawn(move || {
+            let (header, slot) = &*writer;
+            finish(header, STATE_SUCCEEDED, 0, 1);
+            fence_wake();
+            sleeps(slot).is_some()
+        });
+        let (header, slot) = &*shared;
+        fall_asleep(slot, 1);
+        let parked = ended(header).is_none();
+        let rung = written.join().unwrap();
+        assert!(rung || !parked, "the reader parked and nobody rang");
+    });
+}
+
+#[test]
+fn a_writer_that_grew_is_rung_whichever_generation_the_reader_is_in() {
+    model(|| {
+        let shared = Arc::new((header(), header(), slot()));
+        let reader = Arc::clone(&shared);
+        let read = thread::spawn(move || {
+            let (old, new, slot) = &*reader;
+            let header = if ended(old).is_some() { new } else { old };
+            move_cursor(slot, 1);
+            writer_waits(header).is_some_and(|(_, wanted)| 1 >= wanted)
+        });
+        let (old, new, slot) = &*shared;
+        finish(old, STATE_SUCCEEDED, 0, 1);
+        await_room(old, 1, 1);
+        await_room(new, 1, 1);
+        let parked = cursor(slot) < 1;
+        let rung = read.join().unwrap();
+        assert!(rung || !parked, "the writer parked and nobody rang");
     });
 }

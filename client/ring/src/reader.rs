@@ -15,7 +15,12 @@ use crate::writer::{Meta, Start};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+mod generation;
+
+use generation::Generations;
+pub use generation::{LetGo, Successor};
 
 /// Payloads from this size on are read in place where that is allowed; below it a copy is cheaper than a fence.
 pub const PIN_BYTES_MIN: u32 = 4096;
@@ -44,8 +49,9 @@ pub enum Next {
         /// Dropped by the publisher, or lost, after the last message.
         lost: u64,
     },
-    /// All of this generation was read; another one carries on.
-    Successor,
+    /// All of this generation was read; the one with this number carries on, and its memory has not been
+    /// given by [`Reader::offer`] yet.
+    Successor(u32),
 }
 
 /// A message as it was received.
@@ -78,44 +84,73 @@ pub enum Body {
 /// What runs when a reader and the last of its samples are gone.
 pub type Release = Box<dyn FnOnce() + Send + Sync>;
 
-/// What a reader and its samples share.
-struct Shared {
-    ring: Ring,
+/// The place of a reader on its link, for all generations; whoever drops it last gives the slot back.
+struct Place {
     link: Arc<ReaderLink>,
-    slot: SlotRef,
     number: u32,
     /// One bit per pin in use.
     pins: AtomicU32,
+    release: Mutex<Option<Release>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.link.free_slot(self.number);
+        let release = self.release.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(release) = release {
+            release();
+        }
+    }
+}
+
+/// What a reader and its samples share of one generation.
+struct Shared {
+    ring: Ring,
+    place: Arc<Place>,
+    slot: SlotRef,
     /// The waiting epoch in which this reader last rang the writer.
     rung: AtomicU64,
-    release: Mutex<Option<Release>>,
+    /// Set when the reader goes on to another generation.
+    let_go: OnceLock<LetGo>,
 }
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("slot", &self.number).finish_non_exhaustive()
+        f.debug_struct("Shared").field("slot", &self.place.number).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(let_go) = self.let_go.take() {
+            let_go.tell();
+        }
     }
 }
 
 impl Shared {
+    fn new(ring: Ring, place: Arc<Place>, slot: SlotRef) -> Self {
+        Self { ring, place, slot, rung: AtomicU64::new(0), let_go: OnceLock::new() }
+    }
+
     /// After something became free: rings the writer if it waits for that and has not been rung for it.
     fn tell_writer(&self, cursor: u64) {
         if let Some((epoch, wanted)) = protocol::writer_waits(self.ring.header())
             && cursor >= wanted
             && self.rung.swap(epoch, Ordering::Relaxed) != epoch
         {
-            self.link.ring_space();
+            self.place.link.ring_space();
         }
     }
 
     fn take_pin(&self) -> Option<usize> {
-        let mut used = self.pins.load(Ordering::Relaxed);
+        let mut used = self.place.pins.load(Ordering::Relaxed);
         loop {
             let index = used.trailing_ones();
             if index as usize >= PINS_PER_SLOT {
                 return None;
             }
-            match self.pins.compare_exchange_weak(
+            match self.place.pins.compare_exchange_weak(
                 used,
                 used | 1 << index,
                 Ordering::Relaxed,
@@ -128,17 +163,7 @@ impl Shared {
     }
 
     fn give_pin(&self, index: usize) {
-        self.pins.fetch_and(!(1 << index), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.link.free_slot(self.number);
-        let release = self.release.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(release) = release {
-            release();
-        }
+        self.place.pins.fetch_and(!(1 << index), Ordering::Relaxed);
     }
 }
 
@@ -178,6 +203,7 @@ impl Drop for Pinned {
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
+    generations: Generations,
     in_place: bool,
     position: u64,
     /// The sequence number of the last message read or known lost.
@@ -214,19 +240,18 @@ impl Reader {
         let fits = (1..SEQ_MAX).contains(&start.seq);
         claim(fits, "the sequence number to begin at", start.seq, "from 1 on, below 2^62")?;
         let ring = Ring::open(memory.as_fd(), identity)?;
-        let cursor_batch = u64::from(ring.extent().descriptors / 8).clamp(1, CURSOR_BATCH_MAX);
-        let shared = Shared {
-            ring,
+        let cursor_batch = cursor_batch(&ring);
+        let owned = Place {
             link: Arc::clone(link),
-            slot: place,
             number: slot,
             pins: AtomicU32::new(0),
-            rung: AtomicU64::new(0),
             release: Mutex::new(None),
         };
+        let shared = Shared::new(ring, Arc::new(owned), place);
         protocol::move_cursor(shared.slot.get(), start.position);
         Ok(Self {
             shared: Arc::new(shared),
+            generations: Generations::new(identity.generation),
             in_place,
             position: start.position,
             last_seq: start.seq - 1,
@@ -242,13 +267,13 @@ impl Reader {
     /// Runs `release` once this reader and the last of its samples have been dropped. Only then may the writer be told
     /// to forget the reader.
     pub fn on_release(&self, release: Release) {
-        *self.shared.release.lock().unwrap_or_else(PoisonError::into_inner) = Some(release);
+        *self.shared.place.release.lock().unwrap_or_else(PoisonError::into_inner) = Some(release);
     }
 
     /// Its slot within the link.
     #[must_use]
     pub fn slot(&self) -> u32 {
-        self.shared.number
+        self.shared.place.number
     }
 
     /// The next message, if there is one. `scratch` is cleared; small payloads are copied into it.
@@ -281,6 +306,9 @@ impl Reader {
     /// Cheap: whether [`try_next`](Self::try_next) would find a message, a loss or an end.
     #[must_use]
     pub fn ready(&self) -> bool {
+        if self.generations.awaits() {
+            return self.successor_settled();
+        }
         self.has_message() || self.writer_gone || protocol::ended(self.shared.ring.header()).is_some()
     }
 
@@ -296,6 +324,12 @@ impl Reader {
         self.publish_cursor();
         // A new odd epoch each time: the writer rings once in each.
         self.epoch += if self.epoch.is_multiple_of(2) { 1 } else { 2 };
+        if self.generations.awaits() {
+            // The writer need not ring: what is waited for comes from elsewhere.
+            let settled = self.successor_settled();
+            self.epoch += u64::from(settled);
+            return settled;
+        }
         protocol::fall_asleep(self.shared.slot.get(), self.epoch);
         if self.ready() {
             self.disarm();
@@ -508,7 +542,7 @@ impl Reader {
             "not past what was published",
         )?;
         if ended.state == STATE_SUCCEEDED {
-            return Ok(Some(Next::Successor));
+            return self.go_on(ended);
         }
         Ok(Some(self.end_before(ended.next_seq)))
     }
@@ -527,6 +561,11 @@ impl Reader {
             note(&self.shared.slot.get().sleep.lost, self.lost);
         }
     }
+}
+
+/// How many messages a reader of this generation reads between two publications of its cursor.
+fn cursor_batch(ring: &Ring) -> u64 {
+    u64::from(ring.extent().descriptors / 8).clamp(1, CURSOR_BATCH_MAX)
 }
 
 impl Drop for Reader {

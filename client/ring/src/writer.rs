@@ -1,4 +1,4 @@
-//! The one writer of a generation: finds room, publishes, wakes, waits.
+//! The one writer of a stream: finds room, publishes, wakes, waits. Growth is in `generation`, loans are in `loan`.
 //!
 //! Everything it decides by is in its private memory: which blocks of the arena belong to which message, which
 //! readers there are and how far they were last seen. The shared header and descriptors are output only, and
@@ -20,6 +20,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+mod generation;
+mod loan;
+
+use generation::Former;
+pub use generation::Generation;
+pub use loan::Loan;
+use loan::Outstanding;
 
 /// Most messages retired between two fences.
 const RETIRE_BATCH_MAX: u64 = 64;
@@ -106,7 +114,7 @@ struct Held {
     block: Block,
 }
 
-/// The writer of one generation. It is not shared between threads by itself; put it behind a lock.
+/// The writer of one stream. It is not shared between threads by itself; put it behind a lock.
 #[derive(Debug)]
 pub struct Writer {
     ring: Arc<Ring>,
@@ -122,7 +130,9 @@ pub struct Writer {
     skipped: u64,
     waits: u64,
     wait_epoch: u64,
-    loans: u64,
+    loans: Vec<Outstanding>,
+    /// Generations before this one that readers may still be in.
+    formers: Vec<Former>,
     readers: Vec<ReaderState>,
     held: Vec<Held>,
     unflushed: bool,
@@ -154,7 +164,8 @@ impl Writer {
             skipped: 0,
             waits: 0,
             wait_epoch: 0,
-            loans: 0,
+            loans: Vec::new(),
+            formers: Vec::new(),
             readers: Vec::new(),
             held: Vec::new(),
             unflushed: false,
@@ -296,41 +307,6 @@ impl Writer {
         }
     }
 
-    /// Takes room for a payload that is filled in place, without holding the writer meanwhile.
-    ///
-    /// # Errors
-    /// When there is no room now, or never will be.
-    pub fn try_loan(&mut self, payload_bytes: usize, head_bytes: usize) -> Result<Loan, SendError> {
-        let block = self.place(block_bytes(payload_bytes, head_bytes).max(1))?;
-        self.loans += 1;
-        Ok(Loan { ring: Arc::clone(&self.ring), block, bytes: payload_bytes, head_bytes })
-    }
-
-    /// Publishes a loan's first `used` bytes and wakes sleeping readers. Never full: the loan has its descriptor
-    /// reserved. Returns the sequence number.
-    ///
-    /// # Panics
-    /// When `used` or `head` is longer than what was taken, or the loan is another ring's.
-    pub fn commit(&mut self, loan: Loan, used: usize, meta: Meta, head: &[u8]) -> u64 {
-        assert!(Arc::ptr_eq(&loan.ring, &self.ring), "a loan is committed to the ring it came from");
-        assert!(used <= loan.bytes && head.len() <= loan.head_bytes, "a loan does not grow");
-        self.loans -= 1;
-        let fields = self.write_head(loan.block, used, head);
-        let seq = self.publish(loan.block, fields, meta);
-        self.flush();
-        seq
-    }
-
-    /// Gives a loan's room back.
-    ///
-    /// # Panics
-    /// When the loan is another ring's.
-    pub fn cancel(&mut self, loan: Loan) {
-        assert!(Arc::ptr_eq(&loan.ring, &self.ring), "a loan goes back to the ring it came from");
-        self.loans -= 1;
-        self.arena.give(loan.block);
-    }
-
     /// Consumes a sequence number without a message: readers see it as lost.
     pub fn skip(&mut self) -> u64 {
         let seq = self.next_seq;
@@ -349,15 +325,20 @@ impl Writer {
         }
         // A new odd epoch each time: a reader rings once in each.
         self.wait_epoch += if self.wait_epoch.is_multiple_of(2) { 1 } else { 2 };
-        let quarter = (self.head - self.oldest) / 4;
-        protocol::await_room(self.ring.header(), self.wait_epoch, self.oldest + quarter.max(1));
+        let wanted = self.oldest + ((self.head - self.oldest) / 4).max(1);
+        // A reader that is still in an earlier generation looks at that one's words.
+        for header in self.headers() {
+            protocol::await_room(header, self.wait_epoch, wanted);
+        }
     }
 
     /// Says that the writer waits no longer.
     pub fn end_wait(&mut self) {
         if !self.wait_epoch.is_multiple_of(2) {
             self.wait_epoch += 1;
-            protocol::stop_waiting(self.ring.header(), self.wait_epoch);
+            for header in self.headers() {
+                protocol::stop_waiting(header, self.wait_epoch);
+            }
         }
     }
 
@@ -390,7 +371,7 @@ impl Writer {
         if !self.closed
             && bytes <= self.message_bytes_max()
             && kept < self.depth
-            && kept + self.loans < self.spec.descriptors.into()
+            && kept + (self.loans.len() as u64) < self.spec.descriptors.into()
             && let Some(block) = self.arena.take(low(bytes.div_ceil(UNIT_BYTES)))
         {
             return Ok(block);
@@ -415,7 +396,7 @@ impl Writer {
             self.retire_some();
         }
         loop {
-            if self.head - self.oldest + self.loans < self.spec.descriptors.into()
+            if self.head - self.oldest + (self.loans.len() as u64) < self.spec.descriptors.into()
                 && let Some(block) = self.arena.take(units)
             {
                 return Ok(block);
@@ -548,42 +529,4 @@ impl Drop for Writer {
 /// Bytes of a block: the payload, then type and headers at the next multiple of 8.
 fn block_bytes(payload: usize, head: usize) -> u64 {
     if head == 0 { payload as u64 } else { (payload as u64).next_multiple_of(8) + head as u64 }
-}
-
-/// Room in a ring that belongs to this process until it is committed or cancelled. Dropping it instead keeps the room
-/// taken for the life of the ring.
-#[derive(Debug)]
-pub struct Loan {
-    ring: Arc<Ring>,
-    block: Block,
-    bytes: usize,
-    head_bytes: usize,
-}
-
-impl Loan {
-    /// The payload's bytes, all initialised: zeros, or old bytes of this stream. Aligned to 64.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let address = self.ring.loan_address(u64::from(self.block.start()) * UNIT_BYTES, self.bytes);
-        // SAFETY: the block lies within the arena, is initialised, and belongs to this loan alone until it is given
-        // back; the ring stays mapped as long as the loan lives. Other processes cannot write it.
-        unsafe { std::slice::from_raw_parts_mut(address.as_ptr(), self.bytes) }
-    }
-
-    /// The payload's bytes as filled so far.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        self.ring.bytes(u64::from(self.block.start()) * UNIT_BYTES, self.bytes)
-    }
-
-    /// How many bytes the payload may have.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether that is none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
 }

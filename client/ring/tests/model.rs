@@ -8,20 +8,65 @@ mod common;
 use common::{Link, attach, link};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use tramline_ring::{Body, Meta, Next, Pinned, ReadMode, Reader, RingSpec, SendError, Writer};
+use std::os::fd::OwnedFd;
+use tramline_ring::{
+    Body, Generation, Loan, Meta, Next, Pinned, ReadMode, Reader, RingIdentity, RingSpec, SendError,
+    Successor, Writer,
+};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Send { length: usize, head: usize },
-    Push { length: usize },
+    Send {
+        length: usize,
+        head: usize,
+    },
+    Push {
+        length: usize,
+    },
     Flush,
-    Loan { length: usize, used: usize, commit: bool },
+    Loan {
+        length: usize,
+        used: usize,
+        commit: bool,
+    },
+    /// Takes room that is committed later, perhaps in another generation.
+    Borrow {
+        length: usize,
+    },
+    Return {
+        loan: prop::sample::Index,
+        commit: bool,
+    },
     Skip,
-    Join { gated: bool, history: u32, in_place: bool },
-    Leave { reader: prop::sample::Index },
-    Read { reader: prop::sample::Index, count: usize, hold: bool },
-    LetGo { sample: prop::sample::Index },
-    Arm { reader: prop::sample::Index },
+    /// Goes on in another generation; every second one is announced to readers before, the rest after.
+    Grow {
+        pages: u64,
+        descriptors: u32,
+        early: bool,
+    },
+    /// A reader gets what it has not been given of the memory of later generations.
+    Deliver {
+        reader: prop::sample::Index,
+    },
+    Join {
+        gated: bool,
+        history: u32,
+        in_place: bool,
+    },
+    Leave {
+        reader: prop::sample::Index,
+    },
+    Read {
+        reader: prop::sample::Index,
+        count: usize,
+        hold: bool,
+    },
+    LetGo {
+        sample: prop::sample::Index,
+    },
+    Arm {
+        reader: prop::sample::Index,
+    },
 }
 
 fn length() -> impl Strategy<Value = usize> {
@@ -44,7 +89,12 @@ fn step() -> impl Strategy<Value = Step> {
             let used = (length as f64 * part) as usize;
             Step::Loan { length, used, commit }
         }),
+        1 => length().prop_map(|length| Step::Borrow { length }),
+        1 => (index(), any::<bool>()).prop_map(|(loan, commit)| Step::Return { loan, commit }),
         1 => Just(Step::Skip),
+        1 => (4_u64..40, prop_oneof![Just(4_u32), Just(16), Just(64)], any::<bool>())
+            .prop_map(|(pages, descriptors, early)| Step::Grow { pages, descriptors, early }),
+        2 => index().prop_map(|reader| Step::Deliver { reader }),
         1 => (any::<bool>(), 0_u32..20, any::<bool>())
             .prop_map(|(gated, history, in_place)| Step::Join { gated, history, in_place }),
         1 => index().prop_map(|reader| Step::Leave { reader }),
@@ -64,6 +114,8 @@ struct Follower {
     mode: ReadMode,
     reader: Reader,
     _link: Link,
+    /// Memory that was not given to it yet.
+    owed: Vec<(OwnedFd, RingIdentity)>,
     /// Every number up to this was read, or told as lost.
     last: u64,
 }
@@ -82,9 +134,75 @@ struct World {
     followers: Vec<Follower>,
     samples: Vec<(u64, Pinned)>,
     joined: u64,
+    loans: Vec<(Loan, u64)>,
+}
+
+impl Follower {
+    fn deliver(&mut self) {
+        for (memory, identity) in self.owed.drain(..) {
+            self.reader.offer(Successor::open(memory, &identity).unwrap()).unwrap();
+        }
+    }
 }
 
 impl World {
+    fn new(spec: &RingSpec, depth: u32) -> Self {
+        Self {
+            writer: Writer::create(spec, depth).unwrap(),
+            published: BTreeMap::new(),
+            followers: Vec::new(),
+            samples: Vec::new(),
+            joined: 0,
+            loans: Vec::new(),
+        }
+    }
+
+    fn grow(&mut self, pages: u64, descriptors: u32, early: bool) {
+        let spec = *self.writer.spec();
+        let generation = spec.generation + 1;
+        let next = RingSpec { generation, descriptors, arena_bytes: pages * 4096, ..spec };
+        let next = Generation::create(&next, descriptors).unwrap();
+        for follower in &mut self.followers {
+            let memory = next.memory().try_clone_to_owned().unwrap();
+            follower.owed.push((memory, next.spec().identity()));
+            if early {
+                follower.deliver();
+            }
+        }
+        // Refused where the loans that are out do not fit, and nothing has changed then.
+        let before = self.writer.next_seq();
+        let grown = self.writer.succeed(next);
+        assert!(grown.is_ok() || !self.loans.is_empty(), "{grown:?}");
+        assert_eq!(self.writer.spec().generation, if grown.is_ok() { generation } else { spec.generation });
+        assert_eq!(self.writer.next_seq(), before);
+        if grown.is_err() {
+            // Whoever was given it already passes it over: its number is not used again.
+            let unused = RingSpec { generation: generation + 1, ..spec };
+            let next = Generation::create(&unused, spec.descriptors).unwrap();
+            for follower in &mut self.followers {
+                let memory = next.memory().try_clone_to_owned().unwrap();
+                follower.owed.push((memory, unused.identity()));
+            }
+            if self.writer.succeed(next).is_err() {
+                // Only where blocks no longer lie as they did; then numbers go on from there another time.
+                self.abandon_loans();
+                let again = RingSpec { generation: generation + 2, ..spec };
+                let next = Generation::create(&again, spec.descriptors).unwrap();
+                for follower in &mut self.followers {
+                    let memory = next.memory().try_clone_to_owned().unwrap();
+                    follower.owed.push((memory, again.identity()));
+                }
+                self.writer.succeed(next).unwrap();
+            }
+        }
+    }
+
+    fn abandon_loans(&mut self) {
+        for (loan, _) in std::mem::take(&mut self.loans) {
+            self.writer.cancel(loan);
+        }
+    }
+
     fn published(&mut self, result: Result<u64, SendError>, length: usize, head: usize) {
         match result {
             Ok(seq) => assert!(self.published.insert(seq, (length, head)).is_none(), "number {seq} twice"),
@@ -92,7 +210,7 @@ impl World {
                 // Somebody must be in the way, and the model knows who could be.
                 let gated = self.followers.iter().any(|f| f.mode == ReadMode::Gated && Some(f.id) == holder);
                 assert!(gated || !self.samples.is_empty() || holder.is_none(), "full because of {holder:?}");
-                assert!(holder.is_some(), "there are no loans between steps");
+                assert!(holder.is_some() || !self.loans.is_empty(), "nobody is in the way");
             }
             Err(SendError::TooLarge { bytes, max }) => assert!(bytes > max),
             Err(error) => panic!("{error}"),
@@ -162,8 +280,33 @@ impl World {
                 }
                 Err(error) => self.published(Err(error), 0, 0),
             },
+            Step::Borrow { length } => match self.writer.try_loan(*length, 0) {
+                Ok(mut loan) => {
+                    self.joined += 1;
+                    loan.bytes_mut().copy_from_slice(&bytes(self.joined, *length));
+                    self.loans.push((loan, self.joined));
+                }
+                Err(error) => self.published(Err(error), 0, 0),
+            },
+            Step::Return { loan, commit } if !self.loans.is_empty() => {
+                let (mut loan, mark) = self.loans.swap_remove(loan.index(self.loans.len()));
+                let length = loan.len();
+                assert_eq!(loan.bytes(), bytes(mark, length), "a loan keeps its bytes over growth");
+                if *commit {
+                    loan.bytes_mut().copy_from_slice(&bytes(seq, length));
+                    let result = Ok(self.writer.commit(loan, length, meta, b""));
+                    self.published(result, length, 0);
+                } else {
+                    self.writer.cancel(loan);
+                }
+            }
             Step::Skip => {
                 self.writer.skip();
+            }
+            Step::Grow { pages, descriptors, early } => self.grow(*pages, *descriptors, *early),
+            Step::Deliver { reader } if !self.followers.is_empty() => {
+                let index = reader.index(self.followers.len());
+                self.followers[index].deliver();
             }
             Step::Join { gated, history, in_place } => self.join(*gated, *history, *in_place),
             Step::Leave { reader } if !self.followers.is_empty() => {
@@ -204,7 +347,7 @@ impl World {
         let mode = if gated { ReadMode::Gated } else { ReadMode::Lossy };
         let reader = attach(&mut self.writer, &link, self.joined, mode, history, in_place);
         let last = reader.last_seq();
-        self.followers.push(Follower { id: self.joined, mode, reader, _link: link, last });
+        self.followers.push(Follower { id: self.joined, mode, reader, _link: link, owed: Vec::new(), last });
     }
 }
 
@@ -229,17 +372,12 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..120),
     ) {
         let spec = RingSpec { stream: 9, generation: 0, descriptors, arena_bytes: pages * 4096, first_position, first_seq };
-        let mut world = World {
-            writer: Writer::create(&spec, depth).unwrap(),
-            published: BTreeMap::new(),
-            followers: Vec::new(),
-            samples: Vec::new(),
-            joined: 0,
-        };
+        let mut world = World::new(&spec, depth);
         for step in &steps {
             world.apply(step);
         }
         world.writer.close();
+        world.followers.iter_mut().for_each(Follower::deliver);
         // Everyone reads to the end and is told all that is missing.
         let end = world.writer.next_seq() - 1;
         for index in 0..world.followers.len() {
@@ -260,21 +398,18 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..80),
     ) {
         let spec = RingSpec { stream: 9, generation: 0, descriptors: 16, arena_bytes: 64 * 1024, first_position: 0, first_seq: 1 };
-        let mut world = World {
-            writer: Writer::create(&spec, 16).unwrap(),
-            published: BTreeMap::new(),
-            followers: Vec::new(),
-            samples: Vec::new(),
-            joined: 0,
-        };
+        let mut world = World::new(&spec, 16);
         for step in &steps {
             world.apply(step);
         }
         world.samples.clear();
+        world.abandon_loans();
         for follower in std::mem::take(&mut world.followers) {
             world.writer.remove_reader(follower.id);
         }
-        let all = usize::try_from(spec.arena_bytes).unwrap();
+        world.writer.leave_formers();
+        prop_assert_eq!(world.writer.former_generations(), 0);
+        let all = usize::try_from(world.writer.spec().arena_bytes).unwrap();
         prop_assert!(world.writer.try_send(Meta::default(), b"", &vec![0; all]).is_ok());
     }
 }
