@@ -83,7 +83,7 @@ impl Ringer {
                     let (attach, slot) = (admit.attach, admit.slot);
                     let start = self.writer.add_reader(attach, link, slot, mode, admit.history).unwrap();
                     let (start, start_seq) = (start.position, start.seq);
-                    self.client.send(&ToBroker::Admitted { attach, start, start_seq });
+                    self.client.send(&ToBroker::Admitted { attach, start, start_seq, generation: 0 });
                 }
                 ToClient::Detach { attach, .. } => {
                     self.writer.remove_reader(attach);

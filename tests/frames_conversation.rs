@@ -337,7 +337,12 @@ impl Pair {
         let writer_link = Arc::new(WriterLink::new(doorbell, space).unwrap());
         writer_link.add_page(page_fd, page.first_slot, page.slots).unwrap();
         let start = self.ring.add_reader(attach, &writer_link, slot, ReadMode::Gated, 4).unwrap();
-        self.writer.send(&ToBroker::Admitted { attach, start: start.position, start_seq: start.seq });
+        self.writer.send(&ToBroker::Admitted {
+            attach,
+            start: start.position,
+            start_seq: start.seq,
+            generation: 0,
+        });
         start
     }
 
@@ -512,7 +517,7 @@ fn either_side_may_refuse_an_attachment() {
     pair.reader.expect(&ToClient::Detach { attach, code });
     pair.writer.expect(&ToClient::StreamOpened { req: 5, stream: STREAM, readers: 0, pending: 0 });
     // Late words about it are no offence.
-    pair.writer.send(&ToBroker::Admitted { attach, start: 0, start_seq: 1 });
+    pair.writer.send(&ToBroker::Admitted { attach, start: 0, start_seq: 1, generation: 0 });
     pair.reader.send(&ToBroker::Detach { attach, code: 0 });
     assert_eq!(pair.writer.settle().len() + pair.reader.settle().len(), 0);
 }

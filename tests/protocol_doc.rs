@@ -157,6 +157,7 @@ fn every_limit_stands_in_the_table_with_its_value() {
         ("FRAME_OVERHEAD_BYTES", limits::FRAME_OVERHEAD_BYTES as u64),
         ("ALIASES_MAX", u64::from(limits::ALIASES_MAX)),
         ("TOPIC_SETTINGS_MAX", limits::TOPIC_SETTINGS_MAX as u64),
+        ("STREAM_GENERATIONS_MAX", u64::from(limits::STREAM_GENERATIONS_MAX)),
         ("FRAME_FDS_MAX", u64::from(limits::FRAME_FDS_MAX)),
         ("SUBSCRIPTION_ID_MAX", u64::from(limits::SUBSCRIPTION_ID_MAX)),
         ("RING_MESSAGE_BYTES_MAX", limits::RING_MESSAGE_BYTES_MAX),

@@ -223,8 +223,8 @@ impl Shared {
         };
         match self.admit(admit, page, bells) {
             Ok(start) => {
-                let (start, start_seq) = (start.position, start.seq);
-                self.answer(&ToBroker::Admitted { attach: admit.attach, start, start_seq });
+                let (start, start_seq, generation) = (start.position, start.seq, 0);
+                self.answer(&ToBroker::Admitted { attach: admit.attach, start, start_seq, generation });
                 self.reactor.changed();
             }
             Err(code) => self.refuse(admit.attach, code),

@@ -5,11 +5,14 @@
 //!                    (first of a link only)  └ queued: few descriptors are in flight per session ┘
 //! ```
 //!
+//! Later generations are handed over one by one once the first has been (`generations`).
+//!
 //! Either side may leave at any step. When the stream ends, those not yet admitted are dropped, those admitted
 //! still get the memory and read it to its end. Ids are never used twice in one run, so a frame about an
 //! attachment that has ended in the meantime is recognised as late, and ignored.
 
 use super::broker::Core;
+use super::generations::Share;
 use super::native::Violation;
 use super::session::Identity;
 use super::table::Key;
@@ -80,13 +83,14 @@ pub(super) struct Attachment {
     awaited_by_subscription: bool,
     start: u64,
     start_seq: u64,
+    pub(super) share: Share,
     /// The last message that a proxy has read or knows lost.
     pub(super) last_seq: u64,
     /// Descriptors in flight to publisher and subscriber.
     publisher_fds: u32,
-    subscriber_fds: u32,
-    /// The stream has ended with this code before the memory was handed over.
-    ended: Option<u16>,
+    pub(super) subscriber_fds: u32,
+    /// The stream has ended with this code before all of its memory was handed over.
+    pub(super) ended: Option<u16>,
     /// Who publishes, for messages that the broker reads on a subscriber's behalf.
     pub(super) from: Arc<Identity>,
 }
@@ -125,6 +129,7 @@ impl Core {
                 awaited_by_subscription: for_subscription,
                 start: 0,
                 start_seq: 0,
+                share: Share::default(),
                 last_seq: 0,
                 publisher_fds: 0,
                 subscriber_fds: 0,
@@ -156,14 +161,14 @@ impl Core {
         self.send_control(subscriber, &ToClient::Offer(offer));
     }
 
-    fn late_or_false(&self, attach: u64) -> Result<(), Violation> {
+    pub(super) fn late_or_false(&self, attach: u64) -> Result<(), Violation> {
         if attach == 0 || attach > self.last_attachment {
             return Err(Violation::new(Code::BadId, format!("there was never an attachment {attach}")));
         }
         Ok(())
     }
 
-    fn foreign(attach: u64) -> Violation {
+    pub(super) fn foreign(attach: u64) -> Violation {
         Violation::new(Code::BadId, format!("attachment {attach} is not this client's to speak about"))
     }
 
@@ -214,6 +219,7 @@ impl Core {
         let receiver = match attachment.stage {
             Stage::Admission => attachment.publisher,
             Stage::Handover => attachment.subscriber,
+            _ if attachment.wants_successor() => attachment.subscriber,
             _ => return,
         };
         if let Some(session) = self.sessions.get_mut(receiver) {
@@ -233,9 +239,11 @@ impl Core {
                 return;
             }
             let Some(attach) = session.fd_queue.pop_front() else { return };
-            match self.attachments.get(&attach).map(|each| (each.stage, each.publisher, each.subscriber)) {
-                Some((Stage::Admission, publisher, _)) if publisher == receiver => self.send_admit(attach),
-                Some((Stage::Handover, _, subscriber)) if subscriber == receiver => self.send_attach(attach),
+            let Some(attachment) = self.attachments.get(&attach) else { continue };
+            match attachment.stage {
+                Stage::Admission if attachment.publisher == receiver => self.send_admit(attach),
+                Stage::Handover if attachment.subscriber == receiver => self.send_attach(attach),
+                _ if attachment.wants_successor() => self.send_successor(attach),
                 _ => {}
             }
         }
@@ -250,6 +258,8 @@ impl Core {
             return;
         };
         attachment.stage = Stage::Admitting;
+        let generation = self.streams.by_id.get(&attachment.stream).map_or(0, |stream| stream.generation);
+        attachment.share.asked(generation);
         let (stream, mode, link_id) = (attachment.stream, attachment.mode, attachment.link);
         let (publisher, history) = (attachment.publisher, subscription.history);
         let Some(link) = self.links.by_id.get_mut(&link_id) else { return };
@@ -283,10 +293,11 @@ impl Core {
     fn send_attach(&mut self, attach: u64) {
         let Some(attachment) = self.attachments.get_mut(&attach) else { return };
         let Some(stream) = self.streams.by_id.get(&attachment.stream) else { return };
-        let (start, start_seq, ended) = (attachment.start, attachment.start_seq, attachment.ended);
+        let (start, start_seq) = (attachment.start, attachment.start_seq);
         let (link_id, subscriber, proxy) = (attachment.link, attachment.subscriber, attachment.proxy);
+        let stream_id = attachment.stream;
+        let Some((generation, geometry, memory)) = attachment.share.hand_next(stream) else { return };
         attachment.stage = Stage::Attaching;
-        let (generation, geometry, memory) = (stream.generation, stream.geometry, stream.memory);
         let bells = self.links.by_id.get_mut(&link_id).and_then(|link| link.subscriber_bells.take());
         if proxy {
             let bells = bells.map(|[doorbell, space]| (doorbell, space));
@@ -303,7 +314,7 @@ impl Core {
                 start_seq,
                 bells,
             });
-            return;
+            return self.hand_on(attach);
         }
         let mut fds = vec![memory];
         fds.extend(bells.into_iter().flatten());
@@ -315,13 +326,11 @@ impl Core {
         for bell in bells.into_iter().flatten() {
             self.release_fd(bell);
         }
-        if let Some(code) = ended {
-            self.send_control(subscriber, &ToClient::Detach { attach, code });
-            self.remove_attachment(attach);
-        }
+        self.end_if_all_handed(attach);
+        self.settle_formers(stream_id);
     }
 
-    fn send_with_fds(&mut self, key: Key, frame: &ToClient<'_>, fds: &[FdId]) {
+    pub(super) fn send_with_fds(&mut self, key: Key, frame: &ToClient<'_>, fds: &[FdId]) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.fds_in_flight += u32::try_from(fds.len()).unwrap_or(u32::MAX);
         session.outbox.carry(fds.to_vec());
@@ -336,7 +345,7 @@ impl Core {
         &mut self,
         key: Key,
         attach: u64,
-        start: (u64, u64),
+        start: (u64, u64, u32),
         now: Now,
     ) -> Result<(), Violation> {
         let Some(attachment) = self.attachments.get_mut(&attach) else { return self.late_or_false(attach) };
@@ -347,9 +356,19 @@ impl Core {
             let message = format!("attachment {attach} was not waiting to be admitted");
             return Err(Violation::new(Code::OutOfOrder, message));
         }
+        let (position, start_seq, generation) = start;
+        let shared = self
+            .streams
+            .by_id
+            .get(&attachment.stream)
+            .is_some_and(|stream| attachment.share.admitted(stream, generation));
+        if !shared {
+            let message = format!("attachment {attach} was not asked for in generation {generation}");
+            return Err(Violation::new(Code::FalseClaim, message));
+        }
         attachment.stage = Stage::Handover;
-        (attachment.start, attachment.start_seq) = start;
-        attachment.last_seq = start.1.saturating_sub(1);
+        (attachment.start, attachment.start_seq) = (position, start_seq);
+        attachment.last_seq = start_seq.saturating_sub(1);
         let confirmed = std::mem::take(&mut attachment.publisher_fds);
         let (subscription, proxy, stream) = (attachment.subscription, attachment.proxy, attachment.stream);
         let awaited = std::mem::take(&mut attachment.awaited_by_stream);
@@ -364,6 +383,7 @@ impl Core {
             self.queue_attach(subscription, attach, now);
         }
         self.answer_open(stream);
+        self.settle_formers(stream);
         Ok(())
     }
 
@@ -382,7 +402,7 @@ impl Core {
         if attachment.subscriber != key || attachment.proxy {
             return Err(Self::foreign(attach));
         }
-        if attachment.stage != Stage::Attaching {
+        if attachment.stage != Stage::Attaching && attachment.subscriber_fds == 0 {
             let message = format!("attachment {attach} was not waiting to be attached");
             return Err(Violation::new(Code::OutOfOrder, message));
         }
@@ -403,6 +423,7 @@ impl Core {
         if awaited {
             self.one_less_awaited(subscription, true);
         }
+        self.hand_on(attach);
     }
 
     /// Either side ends or refuses an attachment.
@@ -431,7 +452,7 @@ impl Core {
     pub(super) fn source_ended(&mut self, attach: u64, code: u16) {
         let Some(attachment) = self.attachments.get_mut(&attach) else { return };
         let reading = matches!(attachment.stage, Stage::Attaching | Stage::Attached);
-        if attachment.stage == Stage::Handover {
+        if attachment.stage == Stage::Handover || (reading && attachment.share.is_owed()) {
             attachment.ended = Some(code);
             return;
         }
@@ -494,5 +515,6 @@ impl Core {
         }
         self.answer_open(stream);
         self.drop_if_done(stream);
+        self.settle_formers(stream);
     }
 }

@@ -265,8 +265,8 @@ impl Core {
     }
 
     /// The answer to [`Action::VerifyRing`].
-    pub fn ring_verified(&mut self, stream: u64, result: Result<(), String>, now: Now) {
-        self.stream_verified(stream, result, now);
+    pub fn ring_verified(&mut self, stream: u64, generation: u32, result: Result<(), String>, now: Now) {
+        self.generation_verified(stream, generation, result, now);
         self.settle(now);
     }
 
@@ -291,6 +291,12 @@ impl Core {
     /// The shell reads the ring of a [`Action::ProxyAttach`].
     pub fn proxy_attached(&mut self, attach: u64, now: Now) {
         self.is_attached(attach);
+        self.settle(now);
+    }
+
+    /// The shell reads in this generation now, and holds nothing of earlier ones.
+    pub fn proxy_went_on(&mut self, attach: u64, generation: u32, now: Now) {
+        self.released_below(attach, generation);
         self.settle(now);
     }
 

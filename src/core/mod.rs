@@ -54,6 +54,8 @@ pub mod outbox;
 
 mod rings;
 
+mod generations;
+
 mod attachments;
 
 mod links;
@@ -202,6 +204,18 @@ pub enum Action {
         start_seq: u64,
         /// Reading end of the doorbell and writing end of the space bell, when the link is new.
         bells: Option<(FdId, FdId)>,
+    },
+    /// The memory of a later generation for a proxy attachment that has, or is about to have, an earlier one: map it, go on
+    /// in it where the earlier one ends, and say so by [`Core::proxy_went_on`]. The memory stays the core's.
+    ProxySuccessor {
+        /// The attachment.
+        attach: u64,
+        /// The ring.
+        memory: FdId,
+        /// Its generation.
+        generation: u32,
+        /// Its size.
+        geometry: tramline_wire::Geometry,
     },
     /// The attachment has ended. With `drain`, read what is still there first; then call
     /// [`Core::proxy_ended`].

@@ -157,8 +157,21 @@ impl Core {
                 self.end_stream(stream, 0);
                 self.answer(key, &ToClient::Done { req });
             }
-            ToBroker::Admitted { attach, start, start_seq } => {
-                self.admitted(key, attach, (start, start_seq), now)?;
+            ToBroker::Admitted { attach, start, start_seq, generation } => {
+                self.admitted(key, attach, (start, start_seq, generation), now)?;
+            }
+            ToBroker::Released { attach, generation } => self.released(key, attach, generation)?,
+            ToBroker::GenerationLeft { stream, generation } => {
+                self.generation_left(key, stream, generation)?;
+            }
+            ToBroker::GrowStream(grow) => {
+                let memory = Self::descriptor(fds)?;
+                self.keep_fd(memory);
+                let grown = self.grow_stream(key, &grow, memory);
+                self.release_fd(memory);
+                if let Err(refused) = grown? {
+                    self.refuse(key, grow.req, &refused);
+                }
             }
             ToBroker::Attached { attach } => self.attached(key, attach)?,
             ToBroker::Detach { attach, code } => self.detach(key, attach, code)?,

@@ -6,6 +6,7 @@
 //! lives, and never looks into it.
 
 use super::broker::Core;
+use super::generations::{Former, Growth};
 use super::native::Violation;
 use super::quota::{Checked, Refused, allows, fits};
 use super::table::Key;
@@ -64,6 +65,18 @@ pub(super) struct Stream {
     /// Readers admitted so far.
     pub(super) admitted: u32,
     pub(super) attachments: BTreeSet<u64>,
+    /// A generation that was announced and is being checked.
+    pub(super) growth: Option<Growth>,
+    /// Earlier generations that somebody may still have mapped.
+    pub(super) formers: Vec<Former>,
+}
+
+impl Stream {
+    /// The memory of all its generations.
+    pub(super) fn all_bytes(&self) -> u64 {
+        let growth = self.growth.as_ref().map_or(0, |growth| growth.bytes);
+        self.memory_bytes + growth + self.formers.iter().map(|former| former.bytes).sum::<u64>()
+    }
 }
 
 /// Streams and what they use.
@@ -125,10 +138,6 @@ impl Core {
                 ),
             ));
         };
-        if frame.generation != 0 {
-            let message = format!("a stream begins with generation 0, not {}", frame.generation);
-            return Err(Refused::new(Code::Unsupported, message));
-        }
         self.stream_fits(key, memory_bytes)?;
         if self.streams.by_id.contains_key(&frame.stream) {
             let message = format!("a stream {:016x} is open already; ids are chosen at random", frame.stream);
@@ -174,6 +183,8 @@ impl Core {
                 awaited: 0,
                 admitted: 0,
                 attachments: BTreeSet::new(),
+                growth: None,
+                formers: Vec::new(),
             },
         );
         self.actions.push_back(Action::VerifyRing {
@@ -295,7 +306,11 @@ impl Core {
 
     fn forget_stream(&mut self, id: u64) {
         let Some(stream) = self.streams.by_id.remove(&id) else { return };
-        self.streams.bytes -= stream.memory_bytes;
+        self.streams.bytes -= stream.all_bytes();
+        let formers = stream.formers.iter().filter_map(|former| former.memory);
+        for memory in formers.chain(stream.growth.as_ref().map(|growth| growth.memory)) {
+            self.release_fd(memory);
+        }
         if let Some(session) = self.sessions.get_mut(stream.session) {
             session.streams.remove(&id);
         }
@@ -332,7 +347,7 @@ impl Core {
             "topic": topic,
             "session": stream.publisher,
             "readers": stream.attachments.len(),
-            "memory_bytes": stream.memory_bytes,
+            "memory_bytes": stream.all_bytes(),
         })
     }
 }

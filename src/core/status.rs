@@ -124,7 +124,7 @@ impl Core {
             generation: stream.generation,
             descriptors: stream.geometry.descriptors,
             arena_bytes: stream.geometry.arena_bytes,
-            memory_bytes: stream.memory_bytes,
+            memory_bytes: stream.all_bytes(),
             gated_by: match stream.gated_by {
                 GatedBy::Anyone => "any",
                 GatedBy::OwnUid => "uid",

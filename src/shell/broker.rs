@@ -88,8 +88,8 @@ impl Shell {
 
     /// Gives the core what was found out about rings. Never returns before the broker ends.
     async fn take_verified(self: Rc<Self>, mut verified: UnboundedReceiver<Verified>) {
-        while let Some(Verified { stream, result }) = verified.recv().await {
-            self.state.borrow_mut().core.ring_verified(stream, result, clock::now());
+        while let Some(Verified { stream, generation, result }) = verified.recv().await {
+            self.state.borrow_mut().core.ring_verified(stream, generation, result, clock::now());
             self.settle_soon();
         }
     }

@@ -14,8 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::Notify;
-use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received, RingIdentity, Start};
-use tramline_wire::PageDeclaration;
+use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received, RingIdentity, Start, Successor};
+use tramline_wire::{Geometry, PageDeclaration};
 
 /// Messages read from one attachment before others have their turn.
 const TURN_MESSAGES_MAX: usize = 128;
@@ -24,7 +24,7 @@ const TURN_MESSAGES_MAX: usize = 128;
 pub(super) struct Ring {
     pub(super) memory: FdId,
     pub(super) generation: u32,
-    pub(super) geometry: tramline_wire::Geometry,
+    pub(super) geometry: Geometry,
     pub(super) start: u64,
     pub(super) start_seq: u64,
 }
@@ -110,6 +110,19 @@ impl Shell {
         state.kick(link);
     }
 
+    /// Takes the memory of a later generation.
+    pub(super) fn proxy_successor(&self, attach: u64, memory: FdId, generation: u32, geometry: Geometry) {
+        let mut state = self.state.borrow_mut();
+        let Some(link) = state.proxies.attachments.get(&attach).map(|attachment| attachment.link) else {
+            return;
+        };
+        if let Err(reason) = state.offer_successor(attach, memory, generation, geometry) {
+            state.forget(attach);
+            state.core.proxy_refuse(attach, &reason, clock::now());
+        }
+        state.kick(link);
+    }
+
     /// Ends an attachment, after reading what is left if that is wanted.
     pub(super) fn proxy_detach(&self, attach: u64, drain: bool) {
         let mut state = self.state.borrow_mut();
@@ -118,6 +131,8 @@ impl Shell {
             && drain
         {
             reader.writer_gone();
+            // All generations that there are were handed over before.
+            reader.no_successor();
             reader.disarm();
             let link = *link;
             return state.kick(link);
@@ -242,7 +257,7 @@ impl State {
         }
         let memory = descriptors.get(ring.memory).ok_or("its memory is gone")?;
         let memory = memory.try_clone().map_err(|error| error.to_string())?;
-        let tramline_wire::Geometry { descriptors, arena_bytes } = ring.geometry;
+        let Geometry { descriptors, arena_bytes } = ring.geometry;
         let identity =
             RingIdentity { stream: attachment.stream, generation: ring.generation, descriptors, arena_bytes };
         let start = Start { position: ring.start, seq: ring.start_seq };
@@ -250,6 +265,26 @@ impl State {
             .map_err(|error| error.to_string())?;
         attachment.reader = Some(reader);
         Ok(new)
+    }
+
+    fn offer_successor(
+        &mut self,
+        attach: u64,
+        memory: FdId,
+        generation: u32,
+        geometry: Geometry,
+    ) -> Result<(), String> {
+        let Self { proxies, descriptors, .. } = self;
+        let attachment = proxies.attachments.get_mut(&attach).ok_or("it was given up meanwhile")?;
+        let reader = attachment.reader.as_mut().ok_or("it has no earlier generation")?;
+        let memory = descriptors.get(memory).ok_or("its memory is gone")?;
+        let memory = memory.try_clone().map_err(|error| error.to_string())?;
+        let Geometry { descriptors, arena_bytes } = geometry;
+        let identity = RingIdentity { stream: attachment.stream, generation, descriptors, arena_bytes };
+        let next = Successor::open(memory, &identity).map_err(|error| error.to_string())?;
+        reader.offer(next).map_err(|error| error.to_string())?;
+        reader.disarm();
+        Ok(())
     }
 
     fn kick(&mut self, link: u64) {
@@ -317,7 +352,12 @@ impl State {
             let Proxies { attachments, scratch, copy, .. } = proxies;
             let Some(attachment) = attachments.get_mut(&attach) else { return false };
             let Some(reader) = &mut attachment.reader else { return false };
-            match reader.try_next(scratch) {
+            let before = reader.generation();
+            let next = reader.try_next(scratch);
+            if reader.generation() != before {
+                core.proxy_went_on(attach, reader.generation(), now);
+            }
+            match next {
                 Ok(Next::Message(received)) => {
                     let message = message(&received, scratch, copy, bytes_max);
                     bytes += message.payload.len() + message.head.len();
@@ -326,7 +366,7 @@ impl State {
                         return false;
                     }
                 }
-                Ok(Next::Empty) => {
+                Ok(Next::Empty | Next::Successor(_)) => {
                     if !reader.arm() {
                         return false;
                     }
@@ -334,11 +374,6 @@ impl State {
                 Ok(Next::Ended { lost }) => {
                     self.forget(attach);
                     self.core.proxy_ended(attach, lost, now);
-                    return false;
-                }
-                Ok(Next::Successor(_)) => {
-                    self.forget(attach);
-                    self.core.proxy_ended(attach, 0, now);
                     return false;
                 }
                 Err(error) => {

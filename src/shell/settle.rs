@@ -101,7 +101,8 @@ impl Shell {
                 match state.descriptors.get(memory).cloned() {
                     Some(memory) => self.workers.verify(Verification { memory, identity }),
                     None => {
-                        state.core.ring_verified(stream, Err("its memory is gone".to_owned()), clock::now())
+                        let gone = Err("its memory is gone".to_owned());
+                        state.core.ring_verified(stream, generation, gone, clock::now());
                     }
                 }
             }
@@ -128,6 +129,9 @@ impl Shell {
             Action::ProxyAttach { attach, memory, generation, geometry, start, start_seq, bells } => {
                 let ring = super::proxy::Ring { memory, generation, geometry, start, start_seq };
                 self.proxy_attach(attach, ring, bells);
+            }
+            Action::ProxySuccessor { attach, memory, generation, geometry } => {
+                self.proxy_successor(attach, memory, generation, geometry);
             }
             Action::ProxyDetach { attach, drain } => self.proxy_detach(attach, drain),
             Action::ProxyResume { attach } => self.proxy_resume(attach),

@@ -15,6 +15,8 @@ use tramline_ring::RingIdentity;
 pub(super) struct Verified {
     /// The stream it belongs to.
     pub(super) stream: u64,
+    /// Which generation of it.
+    pub(super) generation: u32,
     /// What is wrong with it, as a sentence.
     pub(super) result: Result<(), String>,
 }
@@ -46,7 +48,8 @@ impl Workers {
             for job in jobs {
                 let checked = tramline_ring::verify_ring(job.memory.as_fd(), &job.identity);
                 let result = checked.map_err(|error| error.to_string());
-                if verified.send(Verified { stream: job.identity.stream, result }).is_err() {
+                let RingIdentity { stream, generation, .. } = job.identity;
+                if verified.send(Verified { stream, generation, result }).is_err() {
                     return;
                 }
             }

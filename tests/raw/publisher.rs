@@ -83,7 +83,7 @@ impl RawPublisher {
         };
         let start = self.writer.add_reader(admit.attach, link, admit.slot, mode, admit.history).unwrap();
         let (attach, start, start_seq) = (admit.attach, start.position, start.seq);
-        self.raw.send(&ToBroker::Admitted { attach, start, start_seq });
+        self.raw.send(&ToBroker::Admitted { attach, start, start_seq, generation: 0 });
     }
 
     /// Ends the stream after its `last_seq`, and waits for the broker's answer.

@@ -29,7 +29,9 @@ mod sessions;
 mod streams;
 
 pub use sessions::{LimitInfo, Source, TopicSettings, Welcome};
-pub use streams::{Accept, Admit, Attach, GatedBy, Geometry, Mode, Offer, OpenStream, PageDeclaration};
+pub use streams::{
+    Accept, Admit, Attach, GatedBy, Geometry, GrowStream, Mode, Offer, OpenStream, PageDeclaration, Successor,
+};
 
 /// A message from a client, to the topic behind one of its aliases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
@@ -138,8 +140,10 @@ pub enum ToBroker<'a> {
         start: u64,
         /// Sequence number of the first message from there on.
         start_seq: u64,
+        /// The generation in which that position lies.
+        generation: u32,
     },
-    /// The subscriber mapped the ring and reads (9).
+    /// The subscriber mapped what it was given last by `Attach` or `Successor` (9).
     Attached {
         /// The attachment.
         attach: u64,
@@ -155,6 +159,22 @@ pub enum ToBroker<'a> {
     Ping {
         /// Echoed in the answer.
         req: u32,
+    },
+    /// Announces another generation of a stream (12), 1 descriptor. Answered by `StreamGrown` or `Error`.
+    GrowStream(GrowStream),
+    /// The subscriber reads in a later generation and holds nothing of this one any more (13).
+    Released {
+        /// The attachment.
+        attach: u64,
+        /// The generation.
+        generation: u32,
+    },
+    /// The publisher holds nothing of an earlier generation any more (14).
+    GenerationLeft {
+        /// The stream.
+        stream: u64,
+        /// The generation.
+        generation: u32,
     },
 }
 
@@ -257,6 +277,17 @@ pub enum ToClient<'a> {
     /// What the operator set for some topics (16). All of them come before `Welcome`, which so completes
     /// the list; for a topic, the first whose filter matches counts.
     TopicSettings(TopicSettings<'a>),
+    /// The stream goes on in the generation that was announced, from this frame on (17).
+    StreamGrown {
+        /// The request.
+        req: u32,
+        /// The stream.
+        stream: u64,
+        /// The generation.
+        generation: u32,
+    },
+    /// The memory of a later generation (18), 1 descriptor. Confirmed by `Attached`.
+    Successor(Successor),
 }
 
 impl ToBroker<'_> {
@@ -266,6 +297,7 @@ impl ToBroker<'_> {
         match self {
             Self::OpenStream(frame) => frame.fds,
             Self::Accept(frame) => frame.fds,
+            Self::GrowStream(frame) => frame.fds,
             _ => 0,
         }
     }
@@ -275,6 +307,7 @@ impl ToBroker<'_> {
     pub const fn fds_fit(&self) -> bool {
         match self {
             Self::OpenStream(frame) => frame.fds == 1,
+            Self::GrowStream(frame) => frame.fds == 1,
             Self::Accept(frame) => frame.fds == frame.page.is_some() as u8,
             _ => true,
         }
@@ -288,6 +321,7 @@ impl ToClient<'_> {
         match self {
             Self::Admit(frame) => frame.fds,
             Self::Attach(frame) => frame.fds,
+            Self::Successor(frame) => frame.fds,
             _ => 0,
         }
     }
@@ -298,6 +332,7 @@ impl ToClient<'_> {
         match self {
             Self::Admit(frame) => frame.fds == frame.page.is_some() as u8 + 2 * frame.bells as u8,
             Self::Attach(frame) => frame.fds == 1 + 2 * frame.bells as u8,
+            Self::Successor(frame) => frame.fds == 1,
             _ => true,
         }
     }

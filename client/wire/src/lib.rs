@@ -41,8 +41,9 @@ pub mod path;
 pub use codec::{DecodeError, FRAME_PREFIX_BYTES, Framed, split_frame};
 pub use codes::Code;
 pub use frames::{
-    Accept, Admit, Attach, Deliver, GatedBy, Geometry, LimitInfo, Mode, Offer, OpenStream, PageDeclaration,
-    Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient, TopicSettings, Welcome,
+    Accept, Admit, Attach, Deliver, GatedBy, Geometry, GrowStream, LimitInfo, Mode, Offer, OpenStream,
+    PageDeclaration, Publish, SlowPolicy, Source, Subscribe, Successor, ToBroker, ToClient, TopicSettings,
+    Welcome,
 };
 pub use headers::HeaderBlock;
 pub use message::{After, Encoding, Message, MessageFlags};

@@ -36,6 +36,9 @@ pub const ALIASES_MAX: u32 = 4096;
 /// Most [`TopicSettings`](crate::TopicSettings) that a broker sends.
 pub const TOPIC_SETTINGS_MAX: usize = 1024;
 
+/// Most generations of one stream that may be in use at a time.
+pub const STREAM_GENERATIONS_MAX: u32 = 64;
+
 /// Most file descriptors that one frame carries.
 pub const FRAME_FDS_MAX: u8 = 3;
 

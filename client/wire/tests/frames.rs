@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 use tramline_wire::codec::{DecodeError, Framed, decode_message, encode_message, split_frame};
 use tramline_wire::{
-    Accept, Admit, After, Attach, Deliver, GatedBy, Geometry, LimitInfo, Message, MessageFlags, Mode, Offer,
-    OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient, TopicSettings,
-    Welcome,
+    Accept, Admit, After, Attach, Deliver, GatedBy, Geometry, GrowStream, LimitInfo, Message, MessageFlags,
+    Mode, Offer, OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, Successor, ToBroker,
+    ToClient, TopicSettings, Welcome,
 };
 
 /// The numbers, texts and bytes from which a frame is made; frames borrow from it.
@@ -111,10 +111,19 @@ impl Stuff {
             }),
             ToBroker::CloseStream { req: a, stream: x, last_seq: y },
             ToBroker::Accept(Accept { attach: x, slot: a, page: self.page(), fds: u8::from(self.flag) }),
-            ToBroker::Admitted { attach: x, start: y, start_seq: self.large[5] },
+            ToBroker::Admitted { attach: x, start: y, start_seq: self.large[5], generation: self.small[0] },
             ToBroker::Attached { attach: x },
             ToBroker::Detach { attach: x, code: self.short },
             ToBroker::Ping { req: a },
+            ToBroker::GrowStream(GrowStream {
+                req: a,
+                stream: x,
+                generation: b,
+                geometry: self.geometry(),
+                fds: 1,
+            }),
+            ToBroker::Released { attach: x, generation: a },
+            ToBroker::GenerationLeft { stream: x, generation: a },
         ]
     }
 
@@ -193,6 +202,8 @@ impl Stuff {
                 ring: self.flag.then(|| self.geometry()),
                 history: self.other.then_some(a),
             }),
+            ToClient::StreamGrown { req: a, stream: x, generation: b },
+            ToClient::Successor(Successor { attach: x, generation: a, geometry: self.geometry(), fds: 1 }),
         ]
     }
 }

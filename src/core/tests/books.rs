@@ -146,7 +146,10 @@ impl World {
                 answer(ToBroker::Detach { attach: admit.attach, code: Code::GateRefused.number() }, false);
             }
             ToClient::Admit(admit) if !client.stuck => {
-                answer(ToBroker::Admitted { attach: admit.attach, start: 0, start_seq: 1 }, false);
+                answer(
+                    ToBroker::Admitted { attach: admit.attach, start: 0, start_seq: 1, generation: 0 },
+                    false,
+                );
             }
             ToClient::Attach(attach) if !client.stuck => {
                 answer(ToBroker::Attached { attach: attach.attach }, false);

@@ -114,9 +114,9 @@ impl Shell {
                 Action::CloseFd(fd) => {
                     assert!(self.fds.remove(&fd).is_some(), "{fd:?} was closed twice or never open");
                 }
-                Action::VerifyRing { stream, .. } => {
+                Action::VerifyRing { stream, generation, .. } => {
                     let result = self.bad_ring.take().map_or(Ok(()), Err);
-                    self.core.ring_verified(stream, result, self.now);
+                    self.core.ring_verified(stream, generation, result, self.now);
                 }
                 Action::MakePipes { link } if self.no_pipes => {
                     self.core.pipes_made(link, Err("too many open files".to_owned()), self.now);

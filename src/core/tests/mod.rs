@@ -15,6 +15,8 @@ mod slow;
 
 mod rings;
 
+mod growth;
+
 mod proxies;
 
 mod world;

@@ -47,7 +47,7 @@ fn proxied(shell: &mut Shell, line: Option<&str>) -> (SessionId, SessionId) {
     shell.core.proxy_accept(1, 0, Some((PageDeclaration { first_slot: 0, slots: 4 }, page)), shell.now);
     shell.act();
     assert_eq!(shell.read_some(from, usize::MAX).1.len(), 3);
-    shell.say(from, ToBroker::Admitted { attach: 1, start: 0, start_seq: 1 });
+    shell.say(from, ToBroker::Admitted { attach: 1, start: 0, start_seq: 1, generation: 0 });
     let asked = shell.asked();
     let attach =
         asked.iter().find(|action| matches!(action, Action::ProxyAttach { attach: 1, bells: Some(_), .. }));

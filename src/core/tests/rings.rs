@@ -39,7 +39,10 @@ fn accept(shell: &mut Shell, id: SessionId, attach: u64, slot: u32, page: Option
 }
 
 fn admit(shell: &mut Shell, id: SessionId, attach: u64) {
-    assert_eq!(shell.say(id, ToBroker::Admitted { attach, start: 3, start_seq: 4 }), Flow::Continue);
+    assert_eq!(
+        shell.say(id, ToBroker::Admitted { attach, start: 3, start_seq: 4, generation: 0 }),
+        Flow::Continue
+    );
 }
 
 /// A stream on `t.0` attached to subscription 1 on `t.*`, all the way: publisher, subscriber.
@@ -239,7 +242,10 @@ fn either_side_may_refuse_or_leave() {
     shell.hears(from, &[ToClient::StreamOpened { req: 1, stream: 71, readers: 0, pending: 0 }]);
     shell.hears(to, &[ToClient::Detach { attach: 2, code }]);
     // Frames about it that were on their way are late, not false.
-    assert_eq!(shell.say(from, ToBroker::Admitted { attach: 2, start: 0, start_seq: 1 }), Flow::Continue);
+    assert_eq!(
+        shell.say(from, ToBroker::Admitted { attach: 2, start: 0, start_seq: 1, generation: 0 }),
+        Flow::Continue
+    );
     assert_eq!(shell.say(to, ToBroker::Attached { attach: 2 }), Flow::Continue);
     let page = shell.fd("late page");
     let late = Accept { attach: 2, slot: 0, page: Some(PAGE), fds: 1 };
@@ -447,9 +453,9 @@ fn foreign_and_untimely_words_about_an_attachment_end_the_session() {
     speak(2, ToBroker::Detach { attach: 1, code: 0 }, Code::BadId);
     speak(2, ToBroker::Attached { attach: 1 }, Code::BadId);
     speak(2, ToBroker::Accept(Accept { attach: 1, slot: 0, page: None, fds: 0 }), Code::BadId);
-    speak(1, ToBroker::Admitted { attach: 1, start: 0, start_seq: 1 }, Code::BadId);
+    speak(1, ToBroker::Admitted { attach: 1, start: 0, start_seq: 1, generation: 0 }, Code::BadId);
     speak(1, ToBroker::Attached { attach: 1 }, Code::OutOfOrder);
-    speak(0, ToBroker::Admitted { attach: 1, start: 0, start_seq: 1 }, Code::OutOfOrder);
+    speak(0, ToBroker::Admitted { attach: 1, start: 0, start_seq: 1, generation: 0 }, Code::OutOfOrder);
     speak(1, ToBroker::Accept(Accept { attach: 1, slot: 0, page: None, fds: 0 }), Code::OutOfOrder);
 }
 

@@ -142,3 +142,31 @@ pub struct Attach {
     /// Descriptors with this frame: 1, plus 2 for bells.
     pub fds: u8,
 }
+
+/// A publisher wants to go on in another generation; one descriptor, its memory, comes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct GrowStream {
+    /// Echoed in the answer; not 0.
+    pub req: u32,
+    /// Which of the publisher's streams.
+    pub stream: u64,
+    /// The new generation, above all that were announced before.
+    pub generation: u32,
+    /// Its size.
+    pub geometry: Geometry,
+    /// Descriptors with this frame: 1.
+    pub fds: u8,
+}
+
+/// The subscriber gets the memory of a later generation of a stream that it was attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Successor {
+    /// The attachment.
+    pub attach: u64,
+    /// The generation.
+    pub generation: u32,
+    /// Its size.
+    pub geometry: Geometry,
+    /// Descriptors with this frame: 1.
+    pub fds: u8,
+}
