@@ -9,7 +9,7 @@ use crate::error::{Error, Result, ring_code};
 use crate::inbound::Inbound;
 use crate::inbox::{Inbox, Item, NewStream};
 use crate::reactor::lock;
-use crate::session::{Admission, Reading, ReadingLink};
+use crate::session::{Admission, Reading, ReadingLink, Session};
 use crate::shared::Shared;
 use rustix::event::epoll;
 use std::os::fd::OwnedFd;
@@ -269,7 +269,7 @@ impl Shared {
         let admission = session.admissions.remove(&attach);
         let reading = session.readings.remove(&attach);
         if let Some(reading) = &reading {
-            let gone = code == Code::PeerGone.number();
+            let gone = code == Code::PeerGone.number() || code == Code::ProcessEnded.number();
             session.end_links(|number, _| gone && number == reading.link);
         }
         if let Some(admission) = admission {
@@ -280,6 +280,9 @@ impl Shared {
                 session.old_admissions.push(admission);
             } else {
                 admission.stream.dismiss(admission.reader);
+                if code == Code::ProcessEnded.number() {
+                    self.drop_link(&mut session, admission.link_token);
+                }
             }
             self.reactor.changed();
         }
@@ -287,6 +290,20 @@ impl Shared {
         if let Some(reading) = reading {
             let inbox = reading.inbox;
             inbound.add(&inbox, Item::Detached(reading.token));
+        }
+    }
+
+    /// Lets go of a link whose reader's process has ended, once nothing is read on it: a child may hold its ends of the
+    /// bells for as long as it likes.
+    fn drop_link(&self, session: &mut Session, token: u64) {
+        let used = |admission: &Admission| admission.link_token == token;
+        if session.admissions.values().any(used) || session.old_admissions.iter().any(used) {
+            return;
+        }
+        session.writing_links.retain(|_, (known, _)| *known != token);
+        if let Some(link) = session.bells.remove(&token) {
+            // It is registered until now, so it cannot fail.
+            let _ = epoll::delete(&**self.reactor.epoll(), link.space());
         }
     }
 

@@ -41,6 +41,7 @@ impl Batch {
         encoding: Encoding,
         payload: impl AsRef<[u8]>,
     ) -> Result<&mut Self> {
+        self.handle.shared.check_process()?;
         let topic = match self.messages.last() {
             Some((last, ..)) if &*last.name == topic => Arc::clone(last),
             _ => self.handle.shared.topics.get(topic)?,

@@ -149,27 +149,37 @@ impl Client {
         self.handle.shared.take_fault()
     }
 
-    /// The socket it is connected to.
+    /// The socket it is connected to; empty in a fork.
     #[must_use]
     pub fn socket_path(&self) -> PathBuf {
+        if self.handle.shared.check_process().is_err() {
+            return PathBuf::new();
+        }
         lock(&self.handle.shared.path).clone()
     }
 
-    /// Whether the connection is up now.
+    /// Whether the connection is up now; never in a fork, whose connection it is not.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        lock(&self.handle.shared.outbound).open
+        let shared = &self.handle.shared;
+        shared.check_process().is_ok() && lock(&shared.outbound).open
     }
 
-    /// This client's session in the broker; another one after each reconnect.
+    /// This client's session in the broker; another one after each reconnect. 0 in a fork.
     #[must_use]
     pub fn session(&self) -> u64 {
+        if self.handle.shared.check_process().is_err() {
+            return 0;
+        }
         lock(&self.handle.shared.session).greeting.as_ref().map_or(0, |greeting| greeting.session)
     }
 
-    /// The broker's version.
+    /// The broker's version; empty in a fork.
     #[must_use]
     pub fn broker_version(&self) -> String {
+        if self.handle.shared.check_process().is_err() {
+            return String::new();
+        }
         let session = lock(&self.handle.shared.session);
         session.greeting.as_ref().map(|greeting| greeting.version.clone()).unwrap_or_default()
     }

@@ -80,7 +80,10 @@
 //!   subscriptions and publishers are declared again, and numbering continues. What would need the broker
 //!   meanwhile fails with [`Error::Disconnected`], which [is retryable](Error::is_retryable).
 //! * **Event loops.** [`Subscription`] and [`Publisher`] implement `AsFd`.
-//! * **Fork.** A child gets [`Error::Forked`] and connects anew.
+//! * **Fork.** A child gets [`Error::Forked`] from every call and connects anew; what it drops concerns nobody.
+//!   Memory of rings is not inherited: a message held in place and a loan are empty there (bytes that
+//!   `Message::into_bytes` made of one must not be touched). The broker notices when the parent dies, also
+//!   while the child holds everything that the parent had open.
 //!
 //! # Features and dependencies
 //!

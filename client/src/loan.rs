@@ -72,6 +72,7 @@ impl Loan {
     /// # Panics
     /// When `used` is more than there are.
     pub fn send_len(mut self, used: usize) -> Result<u64> {
+        self.sender.handle.shared.check_process()?;
         assert!(used <= self.len(), "a loan of {} bytes has no {used} to send", self.len());
         let meta = Meta { flags: self.flags.bits(), time: monotonic_nanos(), source_time: self.source_time };
         match self.room.take() {
@@ -94,6 +95,10 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
+        // A fork's copy of a loan is no room at all, and the parent's locks are not to be waited for.
+        if self.sender.handle.shared.check_process().is_err() {
+            return;
+        }
         if let Some(Room::InRing(loan)) = self.room.take() {
             self.sender.stream.cancel(loan);
             self.sender.handle.shared.reactor.changed();

@@ -335,16 +335,18 @@ impl Publisher {
         self.sender.stream.dropped()
     }
 
-    /// The sequence number that the next message gets.
+    /// The sequence number that the next message gets; 0 in a fork, where there is no next one.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
-        self.sender.stream.next_seq()
+        let forked = self.sender.handle.shared.check_process().is_err();
+        if forked { 0 } else { self.sender.stream.next_seq() }
     }
 
-    /// The largest message that can ever fit, payload and headers together, in bytes.
+    /// The largest message that can ever fit, payload and headers together, in bytes; 0 in a fork.
     #[must_use]
     pub fn message_bytes_max(&self) -> u64 {
-        self.sender.stream.message_bytes_max()
+        let forked = self.sender.handle.shared.check_process().is_err();
+        if forked { 0 } else { self.sender.stream.message_bytes_max() }
     }
 
     /// Ends the stream, as dropping the publisher does, and blocks until the broker knows.
@@ -353,6 +355,7 @@ impl Publisher {
     /// When the broker does not answer. The stream is closed for its subscribers all the same.
     pub fn close(self) -> Result<()> {
         let shared = &self.sender.handle.shared;
+        shared.check_process()?;
         match shared.close_publisher(&self.sender.stream, true) {
             Some(request) => shared.wait_for_answer(request, "answer to the closing of a ring").map(|_| ()),
             None => Ok(()),
@@ -365,6 +368,7 @@ impl Publisher {
     }
 
     fn watch(&self) -> Result<Watch> {
+        self.sender.handle.shared.check_process()?;
         let reactor = &self.sender.handle.shared.reactor;
         let io = || Error::os("making an epoll descriptor");
         let epoll_fd = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io())?;

@@ -108,6 +108,7 @@ impl Shared {
         bed: &Bed<'_>,
         deadline: Option<Instant>,
     ) -> Result<Option<W::Output>> {
+        self.check_process()?;
         let mut lead = None;
         let mut raised = false;
         let result = self.wait_leading(waiting, bed, deadline, &mut lead, &mut raised);
@@ -251,6 +252,8 @@ impl Shared {
         deadline: Option<Instant>,
         look: impl FnMut() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
+        // Locks may have been held by threads that a fork does not have.
+        self.check_process()?;
         let signal = self.reactor.take_signal()?;
         let mut until = Until { look, spinner: Spinner::new(self.options.spin) };
         until.spinner.busy();

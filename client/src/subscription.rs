@@ -336,7 +336,8 @@ impl Subscription {
     }
 
     pub(crate) fn watch(&self) {
-        if self.watched.swap(true, Ordering::Relaxed) {
+        // A fork has the epoll descriptor's number, but the thing itself is the parent's.
+        if self.shared().check_process().is_err() || self.watched.swap(true, Ordering::Relaxed) {
             return;
         }
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;

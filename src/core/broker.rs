@@ -212,6 +212,14 @@ impl Core {
         }
     }
 
+    /// The process that connected has ended, though its connection may not have: from here on nothing that it mapped
+    /// is looked at any more. What it had sent is still taken; then [`Core::disconnected`] follows.
+    pub fn process_ended(&mut self, session: SessionId) {
+        if let Some(known) = self.by_id.get(&session).and_then(|key| self.sessions.get_mut(*key)) {
+            known.process_ended = true;
+        }
+    }
+
     /// The connection has ended. All that was received must have been given to the core before.
     pub fn disconnected(&mut self, session: SessionId, reason: &str, now: Now) {
         let Some(key) = self.by_id.get(&session).copied() else { return };
@@ -469,6 +477,7 @@ impl Core {
             return;
         };
         let was_open = session.stage == Stage::Open;
+        let code = if session.process_ended { Code::ProcessEnded } else { Code::PeerGone };
         let identity = session.identity.clone();
         let (open_by, mute_at) = (session.open_by.take(), session.mute_at.take());
         let subscriptions: Vec<Key> = session.subscriptions.values().copied().collect();
@@ -484,10 +493,10 @@ impl Core {
         }
         self.forget_held_up(key);
         for subscription in subscriptions {
-            self.end_subscription(subscription, Code::PeerGone.number());
+            self.end_subscription(subscription, code.number());
         }
         for stream in streams {
-            self.end_stream(stream, Code::PeerGone.number());
+            self.end_stream(stream, code.number());
         }
         self.close_links(|from, _| from == key);
         for topic in topics {

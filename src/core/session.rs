@@ -88,6 +88,8 @@ pub(super) struct Session {
     pub(super) mute: bool,
     /// When `mute` begins, if the answers are not read by then.
     pub(super) mute_at: Option<u64>,
+    /// The process that connected is known to have ended.
+    pub(super) process_ended: bool,
     /// When it must have been opened.
     pub(super) open_by: Option<u64>,
     /// Descriptors sent and not yet confirmed.
@@ -126,6 +128,7 @@ impl Session {
             answers_dropped: 0,
             mute: false,
             mute_at: None,
+            process_ended: false,
             open_by: None,
             fds_in_flight: 0,
             fd_queue: VecDeque::new(),

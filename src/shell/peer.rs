@@ -5,9 +5,11 @@
 //! status file, under a pidfd that shows that the process is still the one that connected, and only if it still
 //! has the same user id. What cannot be shown counts as no groups.
 
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::os::fd::AsFd;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::core::Peer;
 
@@ -28,6 +30,40 @@ pub(super) fn peer(socket: &impl AsFd, groups: bool) -> Result<Peer, std::io::Er
     let groups =
         if groups { supplementary(socket, credentials.pid(), uid).unwrap_or_default() } else { Vec::new() };
     Ok(Peer { pid: u32::try_from(credentials.pid()).unwrap_or(0), uid, gid, groups })
+}
+
+/// What is known of the process at the other end.
+#[derive(Debug)]
+pub(super) enum Process {
+    /// It runs; the descriptor becomes readable when it has ended, whoever else holds its socket.
+    Runs(OwnedFd),
+    /// It has ended already.
+    Ended,
+    /// It cannot be watched: it is of a namespace that this one does not see, or there is no free descriptor.
+    Unknown,
+}
+
+/// The process that connected, to be watched.
+///
+/// Kernels before 6.5 cannot name it by the socket; there it is asked for by its number. Should that number have been
+/// given to another process by now, then the one that connected has ended: the session ends with the other, which may
+/// be late but is never too early.
+pub(super) fn process(socket: &impl AsFd) -> Process {
+    match getsockopt(socket, sockopt::PeerPidfd) {
+        Ok(process) => Process::Runs(process),
+        Err(Errno::ESRCH | Errno::EINVAL) => Process::Ended,
+        Err(Errno::ENOPROTOOPT) => by_number(socket),
+        Err(_) => Process::Unknown,
+    }
+}
+
+fn by_number(socket: &impl AsFd) -> Process {
+    let number = pid(socket).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    match number.map(|number| pidfd_open(number, PidfdFlags::empty())) {
+        Some(Ok(process)) => Process::Runs(process),
+        Some(Err(rustix::io::Errno::SRCH)) => Process::Ended,
+        _ => Process::Unknown,
+    }
 }
 
 fn supplementary(socket: &impl AsFd, pid: i32, uid: u32) -> Option<Vec<u32>> {
@@ -66,6 +102,29 @@ mod tests {
         let mut known = found.groups.clone();
         known.sort_unstable();
         assert_eq!(known, groups);
+    }
+
+    #[test]
+    fn a_running_process_is_told_from_one_that_has_ended() {
+        let ended = |process: &Process| match process {
+            Process::Runs(fd) => {
+                let mut fd = [PollFd::new(fd, PollFlags::IN)];
+                poll(&mut fd, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+            }
+            Process::Ended => true,
+            Process::Unknown => panic!("this kernel watches processes"),
+        };
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert!(!ended(&process(&one)) && !ended(&by_number(&one)));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])";
+        let mut child =
+            std::process::Command::new("python3").args(["-c", script]).arg(&path).spawn().unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        child.wait().unwrap();
+        assert!(ended(&process(&socket)) && ended(&by_number(&socket)));
     }
 
     #[test]

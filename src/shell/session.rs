@@ -7,7 +7,7 @@
 
 use super::broker::{Shell, State};
 use super::watch::{self, Room, Writing};
-use super::{clock, socket_io};
+use super::{clock, peer, socket_io};
 use crate::core::{Core, FdId, Flow, Language, Now, SessionId, Taken};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -58,6 +58,8 @@ pub(super) struct Session {
     pub(super) closing: bool,
     /// Nothing can be written any more: what is meant for it is thrown away.
     pub(super) mute: bool,
+    /// The process that connected has ended, although another one may hold its socket.
+    process_ended: bool,
     waker: Option<Waker>,
 }
 
@@ -82,6 +84,7 @@ enum Step<'a> {
     Read(AsyncFdReadyGuard<'a, Arc<OwnedFd>>),
     Write(AsyncFdReadyGuard<'a, OwnedFd>),
     HungUp,
+    ProcessEnded,
 }
 
 /// How a turn ended.
@@ -110,6 +113,7 @@ impl Session {
             blocked: false,
             closing: false,
             mute: false,
+            process_ended: false,
             waker: None,
         }
     }
@@ -185,11 +189,12 @@ pub(super) async fn converse(shell: Rc<Shell>, id: SessionId, socket: Arc<OwnedF
         Err(error) => return shell.end(id, &format!("its socket cannot be watched: {error}")),
     };
     let mut writing = None;
+    let mut process = shell.watch_process(id, &socket);
     loop {
         if !shell.watches_writing(id) {
             writing = None;
         }
-        let next = poll_fn(|cx| next_step(&shell, id, &reading, writing.as_ref(), cx));
+        let next = poll_fn(|cx| next_step(&shell, id, &reading, writing.as_ref(), process.as_ref(), cx));
         let step = if shell.is_opened(id) {
             next.await
         } else if let Ok(step) = tokio::time::timeout_at(open_by, next).await {
@@ -226,9 +231,13 @@ pub(super) async fn converse(shell: Rc<Shell>, id: SessionId, socket: Arc<OwnedF
                 }
             }
             Step::HungUp => shell.hang_up(id),
+            Step::ProcessEnded => {
+                process = None;
+                shell.process_ended(id, &socket);
+            }
         }
     }
-    drop((reading, writing));
+    drop((reading, writing, process));
     shell.workers.close(socket);
 }
 
@@ -250,6 +259,7 @@ fn next_step<'a>(
     id: SessionId,
     reading: &'a watch::Reading,
     writing: Option<&'a Writing>,
+    process: Option<&'a watch::Process>,
     cx: &mut Context<'_>,
 ) -> Poll<Step<'a>> {
     let mut state = shell.state.borrow_mut();
@@ -273,6 +283,11 @@ fn next_step<'a>(
     {
         return Poll::Ready(ready.map_or(Step::HungUp, Step::Read));
     }
+    if let Some(process) = process
+        && process.poll_read_ready(cx).is_ready()
+    {
+        return Poll::Ready(Step::ProcessEnded);
+    }
     if !session.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
         session.waker = Some(cx.waker().clone());
     }
@@ -292,6 +307,38 @@ impl Shell {
         if let Some(session) = self.state.borrow_mut().sessions.get_mut(&id) {
             session.opened = true;
         }
+    }
+
+    /// Begins to watch the process that connected.
+    fn watch_process(&self, id: SessionId, socket: &OwnedFd) -> Option<watch::Process> {
+        let why = match peer::process(&socket) {
+            peer::Process::Runs(process) => match watch::process(process) {
+                Ok(process) => return Some(process),
+                Err(error) => error.to_string(),
+            },
+            peer::Process::Ended => {
+                self.process_ended(id, socket);
+                return None;
+            }
+            peer::Process::Unknown => "the kernel does not say which it is".to_owned(),
+        };
+        tracing::debug!(session = id, "its process is not watched, only its socket: {why}");
+        None
+    }
+
+    /// The process that connected has ended: the session ends behind what it had written. A child that has inherited
+    /// the socket is told so by it.
+    fn process_ended(&self, id: SessionId, socket: &OwnedFd) {
+        // What has arrived stays; then the end is read as if the socket had been closed.
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+        let mut state = self.state.borrow_mut();
+        if let Some(session) = state.sessions.get_mut(&id) {
+            session.process_ended = true;
+        }
+        state.core.process_ended(id);
+        drop(state);
+        self.hang_up(id);
+        self.settle_soon();
     }
 
     /// The peer is gone: what it wrote is read to the end, and nothing is written any more.
@@ -402,7 +449,9 @@ impl Shell {
         let State { core, sessions, .. } = &mut *state;
         let Some(session) = sessions.get_mut(&id) else { return Turn::Empty };
         if session.language == Language::Native {
-            return Turn::End("it closed the connection".to_owned());
+            let why =
+                if session.process_ended { "its process has ended" } else { "it closed the connection" };
+            return Turn::End(why.to_owned());
         }
         session.reading = Reading::Ended;
         let now = clock::now();

@@ -1,4 +1,5 @@
-//! What the runtime watches a socket for: reading always, writing only while somebody waits for it.
+//! What the runtime watches: a socket for reading always, for writing only while somebody waits for it, and the
+//! process that connected for its end.
 //!
 //! The kernel reports room for writing each time a peer reads something. A broker whose subscribers read at their
 //! leisure would be woken for nothing, so the writing side is watched (by a duplicate of the descriptor, because a
@@ -20,6 +21,17 @@ pub(super) type Reading = AsyncFd<Arc<OwnedFd>>;
 /// When the system watches no more.
 pub(super) fn reading(socket: &Arc<OwnedFd>) -> Result<Reading, std::io::Error> {
     watch(Arc::clone(socket), Interest::READABLE)
+}
+
+/// A process that is watched: readable once it has ended.
+pub(super) type Process = AsyncFd<OwnedFd>;
+
+/// Watches for the end of a process.
+///
+/// # Errors
+/// When the system watches no more.
+pub(super) fn process(process: OwnedFd) -> Result<Process, std::io::Error> {
+    watch(process, Interest::READABLE)
 }
 
 #[expect(

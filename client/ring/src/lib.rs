@@ -109,6 +109,8 @@ pub use bell::Drained;
 pub use error::RingError;
 #[cfg(not(loom))]
 pub use fork::ForkMark;
+#[cfg(feature = "fork")]
+pub use fork::fork;
 pub use layout::PINS_PER_SLOT;
 #[cfg(not(loom))]
 pub use link::{NewPage, ReaderLink, WriterLink};

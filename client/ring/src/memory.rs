@@ -5,6 +5,7 @@
 //! This file and [`view`](crate::view) hold the mappings; nothing here knows what the bytes mean.
 
 use crate::error::{RingError, claim, os};
+use crate::fork;
 use crate::headroom;
 use crate::layout::PAGE_BYTES;
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
@@ -29,6 +30,8 @@ pub(crate) struct Mapping {
     base: NonNull<c_void>,
     bytes: usize,
     writable: bool,
+    /// Which process mapped it: a fork has its value, but not its memory.
+    born: u64,
 }
 
 // SAFETY: a mapping is an address range that stays valid until it is dropped, on every thread; what is in it is
@@ -44,12 +47,13 @@ impl Mapping {
             value: bytes,
             max: usize::MAX as u64,
         })?;
+        let born = fork::born()?;
         let access = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing object.
         let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, fd, 0) }
             .map_err(os("cannot map shared memory"))?;
         let base = NonNull::new(base).expect("the kernel maps nothing at address 0");
-        let mapping = Self { base, bytes: length, writable };
+        let mapping = Self { base, bytes: length, writable, born };
         // SAFETY: the range is the mapping just made; the advice changes only what a forked child inherits.
         unsafe { rustix::mm::madvise(mapping.base.as_ptr(), length, Advice::LinuxDontFork) }
             .map_err(os("cannot keep shared memory from being inherited"))?;
@@ -83,6 +87,16 @@ impl Mapping {
         self.bytes
     }
 
+    /// Whether this is a fork of the process that mapped it: then there is nothing at its address, or something else.
+    pub(crate) fn is_foreign(&self) -> bool {
+        fork::is_foreign(self.born)
+    }
+
+    /// The number of the process that mapped it.
+    pub(crate) fn born(&self) -> u64 {
+        self.born
+    }
+
     /// Whether this process may write to it.
     pub(crate) fn writable(&self) -> bool {
         self.writable
@@ -91,6 +105,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.is_foreign() {
+            return;
+        }
         // SAFETY: the range was mapped by `new` and is not used after its only owner is gone.
         let result = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.bytes) };
         debug_assert!(result.is_ok(), "a mapping made by mmap can be unmapped");

@@ -6,6 +6,7 @@
 //! be true is an error, after which the reader must be dropped.
 
 use crate::error::{RingError, claim};
+use crate::fork;
 use crate::layout::{Fields, INLINE_BYTES_MAX, PINS_PER_SLOT, POSITION_MAX, STATE_SUCCEEDED, UNIT_BYTES};
 use crate::link::{ReaderLink, SlotRef};
 use crate::protocol::{self, Look, note, peek};
@@ -91,12 +92,18 @@ struct Place {
     /// One bit per pin in use.
     pins: AtomicU32,
     release: Mutex<Option<Release>>,
+    /// The process that reads.
+    born: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.link.free_slot(self.number);
         let release = self.release.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if fork::is_foreign(self.born) {
+            // The slot is not mapped here, and who is told lives in the parent.
+            return std::mem::forget(release);
+        }
+        self.link.free_slot(self.number);
         if let Some(release) = release {
             release();
         }
@@ -122,8 +129,11 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(let_go) = self.let_go.take() {
-            let_go.tell();
+        match self.let_go.take() {
+            // Who is told lives in the parent.
+            Some(let_go) if self.ring.is_foreign() => std::mem::forget(let_go),
+            Some(let_go) => let_go.tell(),
+            None => {}
         }
     }
 }
@@ -178,7 +188,7 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// The payload, where it was published. Copies nothing.
+    /// The payload, where it was published. Copies nothing. Empty in a fork, which does not inherit it.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.shared.ring.bytes(self.payload.0, self.payload.1)
@@ -193,6 +203,9 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
+        if self.shared.ring.is_foreign() {
+            return;
+        }
         protocol::unpin(self.shared.slot.get(), self.index);
         self.shared.give_pin(self.index);
         self.shared.tell_writer(u64::MAX);
@@ -246,6 +259,7 @@ impl Reader {
             number: slot,
             pins: AtomicU32::new(0),
             release: Mutex::new(None),
+            born: ring.born(),
         };
         let shared = Shared::new(ring, Arc::new(owned), place);
         protocol::move_cursor(shared.slot.get(), start.position);
@@ -570,6 +584,9 @@ fn cursor_batch(ring: &Ring) -> u64 {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        if self.shared.ring.is_foreign() {
+            return;
+        }
         // Samples may outlive the reader; its cursor must hold up nobody any more.
         self.position = u64::MAX;
         self.publish_cursor();

@@ -113,6 +113,17 @@ impl Ring {
         claim(first < POSITION_MAX, "the first position in a ring's header", first, "below 2^62")
     }
 
+    /// Whether this is a fork of the process that mapped it, which has nothing of it.
+    #[inline]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.mapping.is_foreign()
+    }
+
+    /// The process that mapped it.
+    pub(crate) fn born(&self) -> u64 {
+        self.mapping.born()
+    }
+
     pub(crate) fn extent(&self) -> Extent {
         self.extent
     }
@@ -195,8 +206,11 @@ impl Ring {
     /// This is the soundness decision above the primitives: the slice is valid memory for as long as the ring is
     /// mapped, but a publisher that breaks the protocol can change bytes under it. The broker therefore grants
     /// in-place reading only for publishers that the reader trusts (its own uid, root, the broker) unless the user
-    /// asks for more.
+    /// asks for more. A fork does not inherit the memory: there, nothing is left of the bytes.
     pub(crate) fn bytes(&self, offset: u64, length: usize) -> &[u8] {
+        if self.is_foreign() {
+            return &[];
+        }
         let address = self.arena(offset, length);
         // SAFETY: in bounds, initialised (the memory began as zeros), mapped as long as `self` lives; it stays
         // unchanged while the message is pinned, by the protocol.

@@ -522,7 +522,9 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.close();
+        if !self.ring.is_foreign() {
+            self.close();
+        }
     }
 }
 

@@ -97,6 +97,7 @@ pub(crate) async fn wait_until<T>(
     what: &'static str,
     look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    shared.check_process()?;
     let found = changes(shared, look);
     match timeout {
         None => found.await,

@@ -150,10 +150,11 @@ impl AsyncClient {
         self.handle.shared.take_fault()
     }
 
-    /// Whether the connection is up now.
+    /// Whether the connection is up now; never in a fork, whose connection it is not.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        lock(&self.handle.shared.outbound).open
+        let shared = &self.handle.shared;
+        shared.check_process().is_ok() && lock(&shared.outbound).open
     }
 }
 

@@ -198,6 +198,7 @@ impl AsyncPublisher {
     pub async fn close(self) -> Result<()> {
         let sender = self.sender();
         let shared = &sender.handle.shared;
+        shared.check_process()?;
         match shared.close_publisher(&sender.stream, true) {
             Some(request) => {
                 shared.answer_async(request, "answer to the closing of a ring").await.map(|_| ())

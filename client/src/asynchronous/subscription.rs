@@ -71,7 +71,7 @@ impl AsyncSubscriptionBuilder {
         let answer = inner.handle.shared.answer_async(request, "answer to a subscription").await;
         let answer = inner.answered(answer)?;
         if answer == Answer::Subscribed {
-            return Ok(AsyncSubscription { inner, fd });
+            return Ok(AsyncSubscription { inner, fd: Some(fd) });
         }
         Err(Error::Protocol(format!("{answer:?} for a subscription").into()))
     }
@@ -90,7 +90,17 @@ impl IntoFuture for AsyncSubscriptionBuilder {
 #[derive(Debug)]
 pub struct AsyncSubscription {
     inner: Subscription,
-    fd: AsyncFd<OwnedFd>,
+    /// Until it is dropped.
+    fd: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Drop for AsyncSubscription {
+    fn drop(&mut self) {
+        // A fork would take it out of the parent's runtime, with which it shares the thing behind the descriptor.
+        if self.inner.handle.shared.check_process().is_err() {
+            std::mem::forget(self.fd.take());
+        }
+    }
 }
 
 impl AsyncSubscription {
@@ -112,8 +122,8 @@ impl AsyncSubscription {
             if let Some(message) = self.inner.try_recv_armed()? {
                 return Ok(message);
             }
-            let ready = self.fd.readable().await;
-            ready.map_err(Error::io("waiting on the runtime"))?.clear_ready();
+            let fd = self.fd.as_ref().expect("it is there until the subscription is dropped");
+            fd.readable().await.map_err(Error::io("waiting on the runtime"))?.clear_ready();
         }
     }
 

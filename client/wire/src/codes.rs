@@ -75,6 +75,8 @@ codes! {
     StreamExists = 21, "stream_exists";
     /// The broker failed at something that is its own affair; its log says more.
     Internal = 22, "internal";
+    /// The process at the other side of an attachment has ended, so that nothing it had mapped is looked at any more.
+    ProcessEnded = 23, "process_ended";
 }
 
 impl Code {

@@ -88,8 +88,12 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// The payload's bytes, all initialised: zeros, or old bytes of this stream. Aligned to 64.
+    /// The payload's bytes, all initialised: zeros, or old bytes of this stream. Aligned to 64. None in a fork, which
+    /// does not inherit them.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
+        if self.ring.is_foreign() {
+            return &mut [];
+        }
         let address = self.ring.loan_address(u64::from(self.block.start()) * UNIT_BYTES, self.bytes);
         // SAFETY: the block lies within the arena, is initialised, and belongs to this loan alone until it is given
         // back; the ring stays mapped as long as the loan lives. Other processes cannot write it.
