@@ -37,6 +37,20 @@ struct Stream {
     misses: u32,
     /// After a reconnect: the attachment that carries on with this number.
     next: Option<Box<NewStream>>,
+    /// What the attachment before this one has brought already: up to this number.
+    past: u64,
+}
+
+impl Stream {
+    /// Whether each message that comes is simply the next one.
+    fn is_plain(&self) -> bool {
+        self.next.is_none() && self.reader.last_seq() >= self.past
+    }
+
+    /// How many of `lost`, just before number `seq`, were not brought by the attachment before this one.
+    fn newly_lost(&self, lost: u64, seq: u64) -> u64 {
+        lost.min(seq.saturating_sub(self.past + 1))
+    }
 }
 
 struct Link {
@@ -120,6 +134,7 @@ impl Rings {
             hot: true,
             misses: 0,
             next: None,
+            past: 0,
         });
     }
 
@@ -246,7 +261,7 @@ impl Rings {
     pub(crate) fn take_each(&mut self, most: usize, mut each: impl FnMut(InRing<'_>)) -> (usize, u64, Found) {
         let (mut count, mut lost) = (0, 0);
         let Some(index) = self.hot.front().copied() else { return (count, lost, Found::Nothing) };
-        let Some(stream) = self.streams[index].as_mut().filter(|stream| stream.next.is_none()) else {
+        let Some(stream) = self.streams[index].as_mut().filter(|stream| stream.is_plain()) else {
             return (count, lost, Found::Nothing);
         };
         while count < most.min(BATCH_MESSAGES_MAX) && stream.reader.has_message() {
@@ -287,13 +302,22 @@ impl Rings {
     }
 
     fn take_from(&mut self, index: usize) -> Found {
-        let Some(stream) = self.streams[index].as_mut() else { return Found::Nothing };
+        loop {
+            if let Some(found) = self.look_at(index) {
+                return found;
+            }
+        }
+    }
+
+    /// One look at a stream. `None`: look again, what was there has been brought before.
+    fn look_at(&mut self, index: usize) -> Option<Found> {
+        let Some(stream) = self.streams[index].as_mut() else { return Some(Found::Nothing) };
         let before = stream.reader.last_seq();
         let next_seq = stream.next.as_ref().map(|next| next.first_seq);
         if next_seq.is_some_and(|next_seq| before + 1 >= next_seq) {
-            return self.go_over(index, before);
+            return Some(self.go_over(index, before));
         }
-        match stream.reader.try_next(&mut self.scratch) {
+        Some(match stream.reader.try_next(&mut self.scratch) {
             // What the new attachment does not bring was in the ring before it was made.
             Ok(Next::Empty | Next::Ended { .. }) if next_seq.is_some() => self.go_over(index, before),
             // An earlier attachment that fell behind may be ahead of the new one: that one brings it.
@@ -302,11 +326,21 @@ impl Rings {
                 self.go_over(index, before)
             }
             Ok(Next::Empty) => Found::Nothing,
-            Ok(Next::Message(received)) => {
+            // It came by the attachment before this one, which was read on while this one was being made.
+            Ok(Next::Message(received)) if received.seq <= stream.past => {
+                drop(received);
+                return None;
+            }
+            Ok(Next::Message(mut received)) => {
                 stream.misses = 0;
+                received.lost = stream.newly_lost(received.lost, received.seq);
                 Found::Message(message(&stream.source, received, &mut self.scratch))
             }
             Ok(Next::Ended { lost }) => match self.take_out(index) {
+                Some(ended) if ended.past > before => {
+                    let lost = ended.newly_lost(lost, ended.reader.last_seq() + 1);
+                    Found::Ended { source: ended.source, lost }
+                }
                 Some(ended) => Found::Ended { source: ended.source, lost },
                 None => Found::Nothing,
             },
@@ -321,14 +355,16 @@ impl Rings {
                 self.failed = self.take_out(index);
                 Found::Failed { attach, token, error: error.into() }
             }
-        }
+        })
     }
 
     /// The attachment that carries on takes the place of the earlier one, which was read up to `before`.
     fn go_over(&mut self, index: usize, before: u64) -> Found {
-        self.take_out(index);
-        let first = self.streams[index].as_ref().map_or(0, |stream| stream.reader.last_seq() + 1);
-        match first.saturating_sub(before + 1) {
+        let past = self.take_out(index).map_or(before, |earlier| earlier.past.max(before));
+        let Some(stream) = self.streams[index].as_mut() else { return Found::Nothing };
+        stream.past = past;
+        let first = stream.reader.last_seq() + 1;
+        match first.saturating_sub(past + 1) {
             0 => Found::Nothing,
             lost => Found::Skipped(lost),
         }
