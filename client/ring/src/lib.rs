@@ -124,4 +124,4 @@ pub use reader::{Body, LetGo, Next, PIN_BYTES_MIN, Pinned, Reader, Received, Rel
 pub use spec::{RingIdentity, RingSpec, verify_page, verify_ring};
 pub use wait::Spinner;
 #[cfg(not(loom))]
-pub use writer::{Generation, Loan, Meta, ReadMode, SendError, Start, Writer};
+pub use writer::{GateBudget, Generation, Loan, Meta, ModeChange, ReadMode, SendError, Start, Writer};

@@ -405,3 +405,50 @@ fn a_writer_that_grew_is_rung_whichever_generation_the_reader_is_in() {
         assert!(rung || !parked, "the writer parked and nobody rang");
     });
 }
+
+#[test]
+fn an_evicted_reader_reads_whole_or_moves_on_and_gated_again_loses_nothing() {
+    model(|| {
+        let shared = Arc::new((descriptor(), slot(), Quiet(UnsafeCell::new(0))));
+        shared.2.write(10);
+        publish(&shared.0, 0, &fields(1));
+        let writer = Arc::clone(&shared);
+        let written = thread::spawn(move || {
+            let (descriptor, slot, bytes) = &*writer;
+            // Its budget is spent: its cursor is not asked, its pins are.
+            retire(descriptor, 0);
+            fence_reuse();
+            if pins_used(slot) && pinned(slot, 0) {
+                return;
+            }
+            bytes.write(20);
+            publish(descriptor, 1, &fields(2));
+            // Gated again, from where it is: what it has not passed stays.
+            if cursor(slot) >= 2 {
+                retire(descriptor, 1);
+                fence_reuse();
+                if !(pins_used(slot) && pinned(slot, 1)) {
+                    bytes.write(30);
+                }
+            }
+        });
+        let (descriptor, slot, bytes) = &*shared;
+        let mut position = 0;
+        if let Some(seen) = pin(slot, 0, descriptor, 0) {
+            assert_eq!((seen.seq(), bytes.read()), (1, 10));
+            move_cursor(slot, 1);
+            unpin(slot, 0);
+            position = 1;
+        } else if look(descriptor, 0) == Look::Overtaken {
+            position = 1;
+        }
+        if position == 1
+            && let Some(seen) = pin(slot, 1, descriptor, 1)
+        {
+            move_cursor(slot, 2);
+            assert_eq!((seen.seq(), bytes.read()), (2, 20));
+            unpin(slot, 1);
+        }
+        written.join().unwrap();
+    });
+}

@@ -9,6 +9,10 @@
 //! of more than `depth` messages, or room is short, and every gated reader has passed it, it is retired →
 //! its room is free, unless a reader holds it in place: then the room is set aside until the pin goes.
 
+mod budget;
+
+pub use budget::{GateBudget, ModeChange};
+
 use crate::arena::{Arena, Block};
 use crate::error::{RingError, claim};
 use crate::layout::{Fields, INLINE_BYTES_MAX, POSITION_MAX, STATE_CLOSED, UNIT_BYTES, low};
@@ -105,6 +109,7 @@ struct ReaderState {
     cursor: u64,
     /// The sleep epoch it was last rung for.
     rung: u64,
+    gate: budget::Gate,
 }
 
 /// A retired message whose bytes a reader still holds.
@@ -135,6 +140,7 @@ pub struct Writer {
     formers: Vec<Former>,
     readers: Vec<ReaderState>,
     held: Vec<Held>,
+    gates: budget::Gates,
     unflushed: bool,
     closed: bool,
 }
@@ -168,6 +174,7 @@ impl Writer {
             formers: Vec::new(),
             readers: Vec::new(),
             held: Vec::new(),
+            gates: budget::Gates::default(),
             unflushed: false,
             closed: false,
         })
@@ -220,6 +227,7 @@ impl Writer {
             mode,
             cursor: position,
             rung: 0,
+            gate: budget::Gate::default(),
         };
         self.readers.push(reader);
         Ok(Start { position, seq })
@@ -238,7 +246,7 @@ impl Writer {
     /// is removed. `false` if there is none of that id.
     pub fn ungate(&mut self, id: u64) -> bool {
         let found = self.readers.iter_mut().find(|reader| reader.id == id);
-        found.map(|reader| reader.mode = ReadMode::Lossy).is_some()
+        found.map(ReaderState::give_up).is_some()
     }
 
     /// How many readers there are.
