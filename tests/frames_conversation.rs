@@ -14,9 +14,9 @@ use tramline_ring::{
     Body, Meta, Next, ReadMode, Reader, ReaderLink, RingIdentity, RingSpec, Start, Writer, WriterLink,
 };
 use tramline_wire::{
-    Accept, Admit, After, Attach, Code, Deliver, Encoding, GatedBy, Geometry, Message, MessageFlags, Mode,
-    Offer, OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker, ToClient, Welcome,
-    preamble,
+    Accept, Admit, After, Attach, Code, Deliver, Encoding, GateLimits, GatedBy, Geometry, Message,
+    MessageFlags, Mode, Offer, OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, ToBroker,
+    ToClient, Welcome, preamble,
 };
 
 const STREAM: u64 = 0x1122_3344_5566_7788;
@@ -52,6 +52,12 @@ fn greeting_ping_and_farewell() {
         streams_max: limits.session_streams_max,
         ring_bytes_max: limits.ring_bytes_max,
         ring_default: limits.ring_default,
+        gate: GateLimits {
+            budget_millis: limits.gate_budget_millis_max,
+            publisher_millis: limits.gate_publisher_millis_max,
+            window_millis: limits.gate_window_millis,
+            cooldown_millis: limits.gate_cooldown_millis,
+        },
     };
     assert_eq!(welcome, expected);
     client.send(&ToBroker::Ping { req: 77 });

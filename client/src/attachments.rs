@@ -84,6 +84,7 @@ impl Shared {
             link: offer.link,
             slot,
             in_place,
+            mode: offer.mode,
             attached: false,
         };
         session.readings.insert(offer.attach, reading);
@@ -120,7 +121,7 @@ impl Shared {
         reading.attached = true;
         let inbox = Arc::clone(&reading.inbox);
         let (token, stream, slot, in_place) = (reading.token, reading.stream, reading.slot, reading.in_place);
-        let (source, link_number) = (Arc::clone(&reading.source), reading.link);
+        let (source, link_number, mode) = (Arc::clone(&reading.source), reading.link, reading.mode);
         let Some(known) = session.reading_links.get(&link_number) else { return Ok(()) };
         let (link, link_token) = (Arc::clone(&known.link), known.token);
         drop(session);
@@ -156,7 +157,8 @@ impl Shared {
                     }
                 }));
                 let first_seq = reader.last_seq() + 1;
-                let stream = NewStream { attach, token, stream, first_seq, reader, source, link, link_token };
+                let stream =
+                    NewStream { attach, token, stream, first_seq, reader, source, mode, link, link_token };
                 inbound.add(&inbox, Item::Stream(Box::new(stream)));
                 self.answer(&ToBroker::Attached { attach });
             }

@@ -8,8 +8,9 @@ use crate::shared::{Shared, Waiting};
 use rustix::event::{Timespec, epoll};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tramline_ring::Spinner;
-use tramline_wire::After;
+use tramline_wire::{After, Mode};
 
 /// Appearing and leaving publishers remembered for [`Subscription::events`](crate::Subscription::events).
 const EVENTS_MAX: usize = 1024;
@@ -23,7 +24,7 @@ const BELLS_EVERY: u32 = 64;
 /// Links whose doorbells are looked at in one go.
 const READY_MAX: usize = 32;
 
-/// A publisher of a subscription's topics came or went.
+/// A publisher of a subscription's topics came or went, or waits for it no longer or again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublisherEvent {
@@ -31,6 +32,17 @@ pub enum PublisherEvent {
     Appeared(Arc<Source>),
     /// It closed, or its process ended; everything it sent was read before.
     Left(Arc<Source>),
+    /// It does not let this subscription hold it up, which asked for that: its ring is read lossily.
+    Lossy(Arc<Source>),
+    /// This subscription held it up for longer than it may: it is read lossily for a while.
+    Evicted {
+        /// Whom.
+        source: Arc<Source>,
+        /// For how long it was held up.
+        blocked: Duration,
+    },
+    /// It waits for this subscription again.
+    Gated(Arc<Source>),
 }
 
 pub(crate) struct Consumer {
@@ -196,9 +208,21 @@ impl Consumer {
                 Item::Gap(lost) => self.gap = self.gap.saturating_add(lost),
                 Item::Stream(stream) => {
                     self.note(PublisherEvent::Appeared(Arc::clone(&stream.source)));
+                    if inbox.wish.mode == Mode::Gated && stream.mode == Mode::Lossy {
+                        self.note(PublisherEvent::Lossy(Arc::clone(&stream.source)));
+                    }
                     self.rings.add(stream);
                 }
                 Item::Detached(token) => self.rings.detached(token),
+                Item::Mode { token, source, mode, blocked } => {
+                    if let Some(token) = token {
+                        self.rings.set_mode(token, mode);
+                    }
+                    self.note(match mode {
+                        Mode::Gated => PublisherEvent::Gated(source),
+                        Mode::Lossy => PublisherEvent::Evicted { source, blocked },
+                    });
+                }
                 Item::Appeared(source) => {
                     self.by_socket.push(Arc::clone(&source));
                     self.note(PublisherEvent::Appeared(source));

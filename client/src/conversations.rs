@@ -10,8 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
 use tramline_wire::{
-    Deliver, Encoding, FRAME_PREFIX_BYTES, Geometry, Message, MessageFlags, Source, ToBroker, ToClient,
-    Welcome,
+    Deliver, Encoding, FRAME_PREFIX_BYTES, GateLimits, Geometry, Message, MessageFlags, Source, ToBroker,
+    ToClient, Welcome,
 };
 
 /// Ends the tests' process when one hangs.
@@ -71,6 +71,12 @@ impl Script {
             streams_max: 10,
             ring_bytes_max: 1 << 20,
             ring_default: Geometry { descriptors: 64, arena_bytes: 1 << 16 },
+            gate: GateLimits {
+                budget_millis: 5_000,
+                publisher_millis: 5_000,
+                window_millis: 5_000,
+                cooldown_millis: 10_000,
+            },
         })]);
     }
 }

@@ -8,10 +8,12 @@ use crate::reactor::lock;
 use crate::reconnect::Phase;
 use crate::session::{Answer, Greeting, Restoring, TopicSettings};
 use crate::shared::Shared;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tramline_wire as wire;
 use tramline_wire::limits::TOPIC_SETTINGS_MAX;
-use tramline_wire::{LimitInfo, ToClient, Welcome};
+use tramline_wire::{Code, LimitInfo, ModeTold, ToClient, Welcome};
 
 impl Shared {
     pub(crate) fn dispatch(&self, inbound: &mut Inbound, frame: &ToClient<'_>) -> Result<()> {
@@ -58,6 +60,7 @@ impl Shared {
             ToClient::Offer(offer) => self.offered(inbound, offer),
             ToClient::Admit(admit) => self.asked_to_admit(inbound, admit),
             ToClient::Attach(attach) => self.attached(inbound, attach),
+            ToClient::ModeTold(told) => self.mode_told(inbound, told),
             ToClient::Detach { attach, code } => {
                 self.detached(inbound, *attach, *code);
                 Ok(())
@@ -66,6 +69,25 @@ impl Shared {
             // Delivered by the caller; and what later versions add is only sent when agreed on.
             other => Err(Error::Protocol(format!("an unexpected frame: {other:?}").into())),
         }
+    }
+
+    /// A stream is read in another mode than before, or not at all.
+    fn mode_told(&self, inbound: &mut Inbound, told: &ModeTold) -> Result<()> {
+        let source = Arc::clone(inbound.source(told.source)?);
+        let Some(inbox) = inbound.find(self, told.sub) else { return Ok(()) };
+        let item = if told.attach == 0 {
+            let Source { topic, name, uid, pid, .. } = &*source;
+            let message = format!(
+                "{name} (pid {pid}, uid {uid}) on {topic} is not read: it lets nobody of this user gate it"
+            );
+            Item::Fault(Box::new(Error::refused(Code::GateRefused.number(), &message, None)))
+        } else {
+            let token = lock(&self.session).readings.get(&told.attach).map(|reading| reading.token);
+            let blocked = Duration::from_millis(told.blocked_millis.into());
+            Item::Mode { token, source, mode: told.mode, blocked }
+        };
+        inbound.add(&inbox, item);
+        Ok(())
     }
 
     fn answered(&self, request: u32, answer: Answer) -> Result<()> {
@@ -85,7 +107,7 @@ impl Shared {
         }
         inbound.phase = Phase::Open;
         inbound.was_open = true;
-        inbound.backoff = std::time::Duration::ZERO;
+        inbound.backoff = Duration::ZERO;
         lock(&self.session).greeting = Some(Greeting::from(welcome));
         lock(&self.outbound).frame_bytes_max = welcome.frame_bytes_max as usize;
         self.restore()?;

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tramline_ring::{Reader, ReaderLink};
 use tramline_wire::{After, Mode, SlowPolicy};
 
@@ -27,6 +28,8 @@ pub(crate) const REACTOR_TOKEN: u64 = 1;
 pub(crate) struct Wish {
     pub(crate) filter: Box<str>,
     pub(crate) mode: Mode,
+    /// Rather nothing than lossy.
+    pub(crate) gated_only: bool,
     pub(crate) rings: bool,
     pub(crate) history: u32,
     pub(crate) slow: SlowPolicy,
@@ -45,6 +48,8 @@ pub(crate) struct NewStream {
     pub(crate) first_seq: u64,
     pub(crate) reader: Reader,
     pub(crate) source: Arc<Source>,
+    /// As it was granted.
+    pub(crate) mode: Mode,
     pub(crate) link: Arc<ReaderLink>,
     pub(crate) link_token: u64,
 }
@@ -58,6 +63,14 @@ pub(crate) enum Item {
     Stream(Box<NewStream>),
     /// No more is published to the attachment with this token; what the ring holds is still to be read.
     Detached(u64),
+    /// The stream with this token, if this client reads it itself, is read in another mode from now on; for how long it
+    /// held its publisher up.
+    Mode {
+        token: Option<u64>,
+        source: Arc<Source>,
+        mode: Mode,
+        blocked: Duration,
+    },
     Appeared(Arc<Source>),
     Left(Arc<Source>),
     /// Something the program should know; the subscription goes on.

@@ -142,6 +142,8 @@ mod rings;
 
 mod stream;
 
+mod gates;
+
 mod outbound;
 
 mod handle;
@@ -192,4 +194,4 @@ pub use loan_as::LoanAs;
 pub use message::{INLINE_BYTES_MAX, Message, MessageRef, Source};
 pub use publisher::{OnFull, Publisher, PublisherBuilder, PublisherMessage};
 pub use subscription::{Subscription, SubscriptionBuilder};
-pub use tramline_wire::{Code, Encoding, GatedBy, SlowPolicy};
+pub use tramline_wire::{Code, Encoding, GatedBy, Mode, SlowPolicy};

@@ -11,7 +11,7 @@ use crate::message::{INLINE_BYTES_MAX, Message, MessageRef, Parts, Source};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received};
-use tramline_wire::After;
+use tramline_wire::{After, Mode};
 
 /// Messages taken from one stream before the next hot one has its turn.
 const TURN_MESSAGES_MAX: u32 = 16;
@@ -31,6 +31,7 @@ struct Stream {
     id: u64,
     reader: Reader,
     source: Arc<Source>,
+    mode: Mode,
     link_token: u64,
     hot: bool,
     /// Looks in a row that found nothing.
@@ -130,6 +131,7 @@ impl Rings {
             id: new.stream,
             reader: new.reader,
             source: new.source,
+            mode: new.mode,
             link_token: new.link_token,
             hot: true,
             misses: 0,
@@ -161,6 +163,14 @@ impl Rings {
             None => self.free.push(index),
         }
         Some(stream)
+    }
+
+    /// The broker says that a publisher waits for a stream's reader no longer, or again.
+    pub(crate) fn set_mode(&mut self, token: u64, mode: Mode) {
+        let found = self.streams.iter_mut().flatten().find(|stream| stream.token == token);
+        if let Some(stream) = found {
+            stream.mode = mode;
+        }
     }
 
     /// The broker says that an attachment has ended: what its ring holds is still read.
@@ -400,6 +410,10 @@ impl Rings {
 
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Arc<Source>> {
         self.streams.iter().flatten().map(|stream| &stream.source)
+    }
+
+    pub(crate) fn modes(&self) -> impl Iterator<Item = (&Arc<Source>, Mode)> {
+        self.streams.iter().flatten().map(|stream| (&stream.source, stream.mode))
     }
 }
 

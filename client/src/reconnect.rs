@@ -160,6 +160,7 @@ impl Shared {
                 history: 0,
                 slow: wish.slow,
                 queue_bytes_max: wish.queue_bytes_max,
+                gated_only: wish.gated_only,
             }));
         }
         let streams: Vec<_> = session.streams.values().cloned().collect();

@@ -84,7 +84,8 @@ impl Shared {
             };
             return Err(Error::Limit { limit: Box::new(limit) });
         }
-        let stream = Stream::create(Arc::clone(topic), spec, depth.min(spec.descriptors), wish.gated_by)?;
+        let gates = (wish.gated_by, crate::gates::budget(greeting.gate));
+        let stream = Stream::create(self, Arc::clone(topic), spec, depth.min(spec.descriptors), gates)?;
         Ok(Arc::new(stream))
     }
 
@@ -161,13 +162,14 @@ impl Shared {
         lock(&self.topics.implicit).retain(|other| other.id != topic.id);
     }
 
-    /// Closes implicit rings that are idle. Returns when to look again.
+    /// Closes implicit rings that are idle, and looks at budgets that are spent. Returns when to look again.
     pub(crate) fn housekeep(&self) -> Option<Instant> {
         let topics = lock(&self.topics.implicit).clone();
         for topic in &topics {
             self.close_implicit(topic, IMPLICIT_IDLE);
         }
-        (!lock(&self.topics.implicit).is_empty()).then(|| Instant::now() + IMPLICIT_IDLE / 2)
+        let idle = (!lock(&self.topics.implicit).is_empty()).then(|| Instant::now() + IMPLICIT_IDLE / 2);
+        [idle, self.look_at_gates()].into_iter().flatten().min()
     }
 
     /// Ends a declared publisher. Returns the request whose answer may be waited for.

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use tramline_ring::{ReaderLink, WriterLink};
-use tramline_wire::{Filter, Geometry, Topic, Welcome};
+use tramline_wire::{Filter, GateLimits, Geometry, Mode, Topic, Welcome};
 
 /// A request's outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub(crate) struct Greeting {
     pub(crate) frame_bytes_max: usize,
     pub(crate) ring_bytes_max: u64,
     pub(crate) ring_default: Geometry,
+    pub(crate) gate: GateLimits,
 }
 
 impl From<&Welcome<'_>> for Greeting {
@@ -46,6 +47,7 @@ impl From<&Welcome<'_>> for Greeting {
             frame_bytes_max: welcome.frame_bytes_max as usize,
             ring_bytes_max: welcome.ring_bytes_max,
             ring_default: welcome.ring_default,
+            gate: welcome.gate,
         }
     }
 }
@@ -75,6 +77,8 @@ pub(crate) struct Reading {
     pub(crate) link: u64,
     pub(crate) slot: u32,
     pub(crate) in_place: bool,
+    /// As it was granted.
+    pub(crate) mode: Mode,
     pub(crate) attached: bool,
 }
 

@@ -6,6 +6,7 @@
 
 use crate::builder::Options;
 use crate::error::{Error, Result};
+use crate::gates::GateTimer;
 use crate::inbound::{Inbound, Look};
 use crate::outbound::Outbound;
 use crate::reactor::{Reactor, Wants, lock, park, try_lock};
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     /// Somebody should look at `session.fault`.
     pub(crate) faulty: AtomicBool,
     pub(crate) closing: AtomicBool,
+    /// When a reader has held one of this client's publishers up for long enough, at the earliest.
+    pub(crate) gate_timer: Arc<GateTimer>,
     /// Where the broker was found.
     pub(crate) path: Mutex<PathBuf>,
     owner: u32,
@@ -88,6 +91,7 @@ impl Shared {
             reading_paused: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            gate_timer: Arc::default(),
             path: Mutex::default(),
             owner: std::process::id(),
             mark,

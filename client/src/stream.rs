@@ -5,13 +5,17 @@
 
 use crate::clock::monotonic_nanos;
 use crate::error::{Error, Result};
+use crate::gates::{self, GateTimer};
 use crate::reactor::lock;
+use crate::shared::Shared;
 use crate::topics::Topic;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use tramline_ring::{Meta, ReadMode, RingError, RingSpec, SendError, Start, Writer, WriterLink};
+use std::sync::{Arc, Mutex, Weak};
+use tramline_ring::{
+    GateBudget, Meta, ModeChange, ReadMode, RingError, RingSpec, SendError, Start, Writer, WriterLink,
+};
 use tramline_wire::{GatedBy, Geometry, OpenStream};
 
 struct Inner {
@@ -30,12 +34,22 @@ pub(crate) struct Stream {
     inner: Mutex<Inner>,
     readers: AtomicUsize,
     dropped: AtomicU64,
+    shared: Weak<Shared>,
+    gate_timer: Arc<GateTimer>,
 }
 
 impl Stream {
     /// Makes the memory. Blocks for the time it takes to fill it.
-    pub(crate) fn create(topic: Arc<Topic>, spec: RingSpec, depth: u32, gated_by: GatedBy) -> Result<Self> {
-        let writer = Writer::create(&spec, depth)?;
+    pub(crate) fn create(
+        shared: &Shared,
+        topic: Arc<Topic>,
+        spec: RingSpec,
+        depth: u32,
+        gates: (GatedBy, GateBudget),
+    ) -> Result<Self> {
+        let (gated_by, budget) = gates;
+        let mut writer = Writer::create(&spec, depth)?;
+        writer.set_gate_budget(budget);
         Ok(Self {
             id: spec.stream,
             topic,
@@ -44,6 +58,8 @@ impl Stream {
             inner: Mutex::new(Inner { writer, names: HashMap::new(), waiting: false, closed: false }),
             readers: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
+            shared: shared.weak.clone(),
+            gate_timer: Arc::clone(&shared.gate_timer),
         })
     }
 
@@ -122,19 +138,28 @@ impl Stream {
 
     /// Runs `act` on the writer. When it finds no room, and `wait` is set, readers are asked to tell of room,
     /// and `act` runs once more, so that room which came meanwhile is not slept over.
+    /// Who is in the way for too long is not waited for.
     pub(crate) fn with<T>(
         &self,
         wait: bool,
         mut act: impl FnMut(&mut Writer) -> Result<T, SendError>,
     ) -> Result<T> {
         let mut inner = lock(&self.inner);
+        gates::before(&mut inner.writer);
         let mut result = act(&mut inner.writer);
         if wait && matches!(result, Err(SendError::Full { .. })) {
             inner.writer.begin_wait();
             inner.waiting = true;
             result = act(&mut inner.writer);
         }
-        match result {
+        while matches!(result, Err(SendError::Full { .. })) && gates::full(&mut inner.writer, wait) {
+            result = act(&mut inner.writer);
+        }
+        if result.is_ok() {
+            gates::room(&mut inner.writer);
+        }
+        let concerns = self.gate_timer.concerns(&inner.writer);
+        let result = match result {
             Ok(value) => {
                 if std::mem::take(&mut inner.waiting) {
                     inner.writer.end_wait();
@@ -148,7 +173,29 @@ impl Stream {
                 };
                 Err(Error::send(&self.topic.name, error, holder))
             }
+        };
+        drop(inner);
+        if concerns {
+            self.mind_gates();
         }
+        result
+    }
+
+    fn mind_gates(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.mind_gates(self);
+        }
+    }
+
+    /// Who is waited for no longer, or again, since this was asked; and when to look at the latest.
+    pub(crate) fn gates(&self) -> (Vec<ModeChange>, u64) {
+        let mut inner = lock(&self.inner);
+        (inner.writer.take_mode_changes(), inner.writer.look_again_at().unwrap_or(u64::MAX))
+    }
+
+    /// Looks where the readers are, if that is due. Whether room was made.
+    pub(crate) fn look_at_gates(&self, now: u64) -> bool {
+        lock(&self.inner).writer.look_at_gates(now)
     }
 
     pub(crate) fn try_send(&self, wait: bool, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64> {
@@ -162,12 +209,16 @@ impl Stream {
         I: Iterator<Item: AsRef<[u8]>>,
     {
         let mut inner = lock(&self.inner);
+        gates::before(&mut inner.writer);
         let mut last = None;
         // They are published together: one time for all.
         meta.time = monotonic_nanos();
         for payload in payloads {
             match inner.writer.try_push(*meta, &[], payload.as_ref()) {
-                Ok(seq) => last = Some(seq),
+                Ok(seq) => {
+                    gates::room(&mut inner.writer);
+                    last = Some(seq);
+                }
                 Err(_) => {
                     inner.writer.flush();
                     return (last, Some(payload));

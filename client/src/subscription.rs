@@ -35,6 +35,7 @@ impl SubscriptionBuilder {
         let wish = Wish {
             filter: filter.into(),
             mode: Mode::Gated,
+            gated_only: false,
             rings: true,
             history: 0,
             slow: SlowPolicy::Block { millis: BLOCK_MILLIS },
@@ -48,16 +49,27 @@ impl SubscriptionBuilder {
     /// On the socket it drops the oldest, unless [`on_slow`](Self::on_slow) says otherwise after this.
     pub fn lossy(mut self) -> Self {
         self.wish.mode = Mode::Lossy;
+        self.wish.gated_only = false;
         self.wish.slow = SlowPolicy::DropOldest;
         self
     }
 
     /// Publishers wait for this subscription, so that it loses nothing: the default. A publisher may
-    /// refuse that to other users; it is then read lossily.
+    /// refuse that to other users; it is then read lossily, and so it is for a while after it was held up for
+    /// longer than the broker's `limits.gate_budget_millis_max`. [`Subscription::events`] tells of both.
     pub fn gated(mut self) -> Self {
         self.wish.mode = Mode::Gated;
         self.wish.slow = SlowPolicy::Block { millis: BLOCK_MILLIS };
         self
+    }
+
+    /// As [`gated`](Self::gated), and rather nothing than a ring read lossily: [`open`](Self::open) is refused with
+    /// [`Code::GateRefused`](crate::Code::GateRefused) if a publisher does not let this subscription hold it up, and one
+    /// that comes later is not read and told as such an error by [`Subscription::recv`].
+    pub fn gated_only(self) -> Self {
+        let mut builder = self.gated();
+        builder.wish.gated_only = true;
+        builder
     }
 
     /// Begins with up to this many past messages of each stream, as far as they are still in its ring.
@@ -150,6 +162,7 @@ impl Subscription {
             history: wish.history,
             slow: wish.slow,
             queue_bytes_max: wish.queue_bytes_max,
+            gated_only: wish.gated_only,
         }));
         outbound.flush();
         drop(outbound);
@@ -317,7 +330,7 @@ impl Subscription {
         self.consumer.sources().cloned().collect()
     }
 
-    /// Publishers that appeared or left, as far as the messages were read, since the last call. The last
+    /// Publishers that appeared or left, wait no longer or again, as far as the messages were read, since the last call. The last
     /// 1,024 are remembered.
     pub fn events(&mut self) -> Vec<PublisherEvent> {
         self.consumer.events.drain(..).collect()
@@ -333,6 +346,12 @@ impl Subscription {
     #[must_use]
     pub fn stream_count(&self) -> usize {
         self.consumer.rings.len()
+    }
+
+    /// The streams it reads through rings now: whose, and whether their publisher waits for it.
+    #[must_use]
+    pub fn streams(&self) -> Vec<(Arc<Source>, Mode)> {
+        self.consumer.rings.modes().map(|(source, mode)| (Arc::clone(source), mode)).collect()
     }
 
     pub(crate) fn watch(&self) {

@@ -164,6 +164,12 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         topics_max: 1..=U32;
         match_cache_topics_max: 1..=U32;
         block_millis_max: 0..=U32;
+        block_publisher_millis_max: 0..=U32;
+        block_window_millis: 1..=U32;
+        gate_budget_millis_max: 1..=U32;
+        gate_publisher_millis_max: 1..=U32;
+        gate_window_millis: 1..=U32;
+        gate_cooldown_millis: 0..=U32;
         attach_timeout_millis: 1..=600_000;
         first_byte_timeout_millis: 1..=600_000;
         json_payload_bytes_max: 0..=FRAME_BYTES_CEILING as u64;
@@ -224,7 +230,8 @@ fn topic(raw: &RawTopic, key: &str, limits: &Limits) -> Checked<TopicSettings> {
             Some(history)
         }
     };
-    Ok(TopicSettings { filter: filter.0.clone(), ring, history })
+    let gated_by = raw.gated_by.as_ref().map(|gate| gate.0);
+    Ok(TopicSettings { filter: filter.0.clone(), ring, history, gated_by })
 }
 
 /// Line and column of the value at `key`, from 1.

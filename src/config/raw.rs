@@ -3,7 +3,9 @@
 //! Each scalar has a type of its own that knows how people write it (see `scalar`), so that a wrong one is
 //! refused while the parser still knows its line and column. Ranges and rules between keys are `check`'s.
 
-use super::scalar::{Account, Bytes, Count, FilterText, GroupName, Level, Loopback, ModeText, UserName};
+use super::scalar::{
+    Account, Bytes, Count, FilterText, Gate, GroupName, Level, Loopback, ModeText, UserName,
+};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -71,6 +73,12 @@ section! {
         topics_max: Count,
         match_cache_topics_max: Count,
         block_millis_max: Count,
+        block_publisher_millis_max: Count,
+        block_window_millis: Count,
+        gate_budget_millis_max: Count,
+        gate_publisher_millis_max: Count,
+        gate_window_millis: Count,
+        gate_cooldown_millis: Count,
         attach_timeout_millis: Count,
         first_byte_timeout_millis: Count,
         json_payload_bytes_max: Bytes,
@@ -93,6 +101,7 @@ section! {
         filter: FilterText,
         ring: RawRing,
         history: Count,
+        gated_by: Gate,
     }
 }
 

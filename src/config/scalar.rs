@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
-use tramline_wire::Filter;
+use tramline_wire::{Filter, GatedBy};
 
 /// What `log.level` may be.
 pub(super) const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -212,6 +212,23 @@ impl<'de> Deserialize<'de> for FilterText {
             };
             Filter::parse(&text).map_err(|error| format!("{text:?} is not {FILTER}: {error}"))?;
             Ok(Self(text))
+        })
+    }
+}
+
+/// Who may hold a publisher up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gate(pub(super) GatedBy);
+
+impl<'de> Deserialize<'de> for Gate {
+    fn deserialize<D: Deserializer<'de>>(yaml: D) -> Result<Self, D::Error> {
+        const GATE: &str = "one of any, uid, nobody";
+        scalar(yaml, GATE, |value| match value {
+            Scalar::Text("any") => Ok(Self(GatedBy::Anyone)),
+            Scalar::Text("uid") => Ok(Self(GatedBy::OwnUid)),
+            Scalar::Text("nobody") => Ok(Self(GatedBy::Nobody)),
+            Scalar::Text(text) => Err(format!("{text:?} is not {GATE}")),
+            Scalar::Number(number) => Err(format!("the number {number} is not {GATE}")),
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::raw::{RawAllow, RawConfig, RawHttp, RawLimits, RawLog, RawRing, RawSocket, RawTopic, RawWait};
 use super::*;
 use serde_yaml::Value;
-use tramline_wire::Geometry;
+use tramline_wire::{GatedBy, Geometry};
 
 const DOCUMENTED: &str = include_str!("../../config/tramline.yaml");
 
@@ -62,7 +62,12 @@ fn the_examples_in_the_documented_file_parse() {
     assert_eq!(config.socket.group, Some(0));
     assert_eq!(config.http.listen, Some("127.0.0.1:9464".parse().unwrap()));
     let ring = Geometry { descriptors: 64, arena_bytes: 32 << 20 };
-    let cameras = TopicSettings { filter: "cam.*".to_owned(), ring: Some(ring), history: Some(2) };
+    let cameras = TopicSettings {
+        filter: "cam.*".to_owned(),
+        ring: Some(ring),
+        history: Some(2),
+        gated_by: Some(GatedBy::Anyone),
+    };
     assert_eq!(config.topics, [cameras]);
 }
 

@@ -13,7 +13,7 @@ use tramline_wire::{Code, Filter, GatedBy, Geometry, Mode, Topic};
 const OVERFLOW_UID: u32 = 65_534;
 
 /// What an operator sets for the topics of one filter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicSettings {
     /// The filter, checked when the configuration was read.
     pub filter: String,
@@ -21,6 +21,8 @@ pub struct TopicSettings {
     pub ring: Option<Geometry>,
     /// Messages that a publisher keeps for late readers unless it asks for another number.
     pub history: Option<u32>,
+    /// Who may hold publishers up, whatever they say themselves.
+    pub gated_by: Option<GatedBy>,
 }
 
 /// Users, groups and topics as the configuration has them.

@@ -74,6 +74,8 @@ pub(super) struct Attachment {
     pub(super) subscriber: Key,
     pub(super) link: u64,
     pub(super) slot: Option<u32>,
+    /// As it was granted, and as it is: a publisher waits for nobody for ever.
+    pub(super) granted: Mode,
     pub(super) mode: Mode,
     /// Whether the shell reads in the subscriber's place.
     pub(super) proxy: bool,
@@ -105,7 +107,10 @@ impl Core {
             return;
         };
         let (publisher_uid, reader_uid) = (from.peer.uid, reader.peer.uid);
-        let mode = self.access.mode(subscription.mode, stream.gated_by, publisher_uid, reader_uid);
+        let mode = self.granted(stream_id, subscriber, subscription.mode);
+        if subscription.gated_only && mode == Mode::Lossy {
+            return self.gate_refused(key, stream_id);
+        }
         let in_place = self.access.in_place(publisher_uid, reader_uid);
         let (number, proxy, topic) = (subscription.number, !subscription.rings, stream.topic);
         let from = from.identity.clone();
@@ -122,6 +127,7 @@ impl Core {
                 subscriber,
                 link,
                 slot: None,
+                granted: mode,
                 mode,
                 proxy,
                 stage: Stage::Offered,

@@ -345,7 +345,8 @@ impl Core {
             match timer {
                 Timer::Open(key) => self.open_is_due(key),
                 Timer::Answers(key) => self.answers_are_due(key),
-                Timer::Block(key) => self.block_is_over(key),
+                Timer::Block(key) => self.block_is_over(key, now),
+                Timer::Patience(key) => self.patience_is_over(key, now),
                 Timer::Subscribed(key) => self.subscription_is_due(key, now),
                 Timer::Stream(stream) => self.stream_is_due(stream),
             }

@@ -332,20 +332,13 @@ impl Core {
             return;
         }
         session.paused = None;
+        self.goes_on(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.held_line.is_some() {
             self.resumed.push_back(key);
         } else if session.stage != Stage::Closing {
             self.actions.push_back(Action::Resume(session.id));
         }
-    }
-
-    /// Holds a publisher up until this subscription, whose clock runs, has room or its time is up.
-    pub(super) fn hold_up(&mut self, publisher: Key, key: Key) {
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        let Some(session) = self.sessions.get_mut(publisher) else { return };
-        session.paused = Some(Pause::Slow(key));
-        subscription.waiting.push(publisher);
-        self.totals.pauses += 1;
     }
 
     /// Starts the clock of a subscription that holds up publishers for an entry of this cost, unless it runs.
@@ -364,7 +357,8 @@ impl Core {
     }
 
     /// The longest time to hold publishers up for this subscription has passed.
-    pub(super) fn block_is_over(&mut self, key: Key) {
+    pub(super) fn block_is_over(&mut self, key: Key, now: Now) {
+        self.waited_in_vain(key, now);
         if let Some(subscription) = self.subscriptions.get_mut(key) {
             subscription.block_until = None;
             subscription.dropping = true;

@@ -182,11 +182,12 @@ impl Core {
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
         encode_message(&mut bytes, &message);
+        let may_wait = may_wait && self.may_wait(key, now);
         let routed = self.route(&from, topic_key, &bytes, message, may_wait, now);
         self.scratch = bytes;
         match routed {
             Routed::Full(subscription) => {
-                self.hold_up(key, subscription);
+                self.hold_up(key, subscription, now);
                 Ok((Line::Held, 0))
             }
             Routed::To(receivers) => {
@@ -257,6 +258,7 @@ impl Core {
             history: wanted.history,
             slow,
             queue_bytes_max: 0,
+            gated_only: false,
         };
         self.subscribe(key, wanted, now)
     }

@@ -36,6 +36,19 @@ pub struct Limits {
     pub match_cache_topics_max: u32,
     /// Longest time a slow subscriber may hold up publishers on the socket, in milliseconds.
     pub block_millis_max: u32,
+    /// Longest time that slow subscribers may hold up one publisher on the socket in vain, all together within one window,
+    /// in milliseconds.
+    pub block_publisher_millis_max: u32,
+    /// How long such a window lasts, in milliseconds.
+    pub block_window_millis: u32,
+    /// Longest time that one gated reader may hold up a ring's publisher within one window, in milliseconds.
+    pub gate_budget_millis_max: u32,
+    /// Longest time that all gated readers of a publisher may hold it up within one window, in milliseconds.
+    pub gate_publisher_millis_max: u32,
+    /// How long such a window lasts, in milliseconds.
+    pub gate_window_millis: u32,
+    /// How long a reader is lossy that held a publisher up for longer, in milliseconds.
+    pub gate_cooldown_millis: u32,
     /// How long the other side of an attachment may take, in milliseconds.
     pub attach_timeout_millis: u32,
     /// How long a connection may stay without its first byte, or a native one without `Hello`, in milliseconds.
@@ -66,6 +79,12 @@ impl Default for Limits {
             topics_max: 262_144,
             match_cache_topics_max: 16_384,
             block_millis_max: 1_000,
+            block_publisher_millis_max: 2_000,
+            block_window_millis: 10_000,
+            gate_budget_millis_max: 5_000,
+            gate_publisher_millis_max: 5_000,
+            gate_window_millis: 5_000,
+            gate_cooldown_millis: 10_000,
             attach_timeout_millis: 1_000,
             first_byte_timeout_millis: 10_000,
             json_payload_bytes_max: 64 * 1024,

@@ -60,6 +60,8 @@ mod attachments;
 
 mod links;
 
+mod gates;
+
 mod proxies;
 
 mod events;

@@ -175,6 +175,7 @@ impl Core {
             }
             ToBroker::Attached { attach } => self.attached(key, attach)?,
             ToBroker::Detach { attach, code } => self.detach(key, attach, code)?,
+            ToBroker::ModeChanged(changed) => self.mode_changed(key, &changed)?,
             ToBroker::Ping { req } => self.answer(key, &ToClient::Pong { req }),
             ToBroker::OpenStream(open) => {
                 let memory = Self::descriptor(fds)?;
@@ -226,7 +227,7 @@ impl Core {
         // Before Welcome, which completes them.
         let topics = std::mem::take(&mut self.access.topics);
         for settings in &topics {
-            let TopicSettings { filter, ring, history } = settings;
+            let TopicSettings { filter, ring, history, .. } = settings;
             let settings = wire::TopicSettings { filter, ring: *ring, history: *history };
             self.answer(key, &ToClient::TopicSettings(settings));
         }
@@ -243,6 +244,7 @@ impl Core {
             streams_max: limits.session_streams_max,
             ring_bytes_max: limits.ring_bytes_max,
             ring_default: Geometry { ..limits.ring_default },
+            gate: self.gate_limits(),
         };
         self.answer(key, &ToClient::Welcome(welcome));
         self.version = version;
@@ -316,11 +318,11 @@ impl Core {
         }
         let Some(session) = self.sessions.get(key) else { return Ok(Step::Taken) };
         let from = session.identity.clone();
-        let routed = self.route(&from, topic, bytes, message, true, now);
+        let routed = self.route(&from, topic, bytes, message, self.may_wait(key, now), now);
         let Some(session) = self.sessions.get_mut(key) else { return Ok(Step::Taken) };
         match routed {
             Routed::Full(subscription) => {
-                self.hold_up(key, subscription);
+                self.hold_up(key, subscription, now);
                 Ok(Step::NotYet)
             }
             Routed::To(receivers) => {
@@ -357,6 +359,7 @@ impl Core {
             history: frame.history,
             slow: frame.slow,
             queue_bytes_max: frame.queue_bytes_max,
+            gated_only: frame.gated_only,
         };
         if let Err(refused) = self.subscribe(key, wanted, now) {
             self.refuse(key, frame.req, &refused);

@@ -157,6 +157,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
         session.streams.insert(frame.stream);
         let publisher = session.id;
+        let gated_by = self.gated_by(topic, frame.gated_by);
         let deadline = now.monotonic + u64::from(self.limits.attach_timeout_millis) * MILLI;
         if let Ok(topic) = Topic::parse(&name) {
             self.topics.take(topic);
@@ -177,7 +178,7 @@ impl Core {
                 memory,
                 memory_bytes,
                 first_seq: frame.first_seq,
-                gated_by: frame.gated_by,
+                gated_by,
                 stage: Stage::Verifying,
                 request: Some((frame.req, deadline)),
                 awaited: 0,

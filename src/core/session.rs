@@ -3,6 +3,7 @@
 //! This file holds the state only. What native frames do is in `native`, what JSON lines do in
 //! `json_session`, how messages reach the outbox in `delivery`.
 
+use super::gates::Patience;
 use super::outbox::Outbox;
 use super::snapshot::Traffic;
 use super::sources::Sources;
@@ -73,6 +74,7 @@ pub(super) struct Session {
     /// Subscriptions with messages that wait for room in the outbox, in turn.
     pub(super) backlog: VecDeque<Key>,
     pub(super) paused: Option<Pause>,
+    pub(super) patience: Patience,
     /// A line that waits until a slow subscriber has room (JSON).
     pub(super) held_line: Option<Box<[u8]>>,
     pub(super) half_closed: bool,
@@ -120,6 +122,7 @@ impl Session {
             sources: Sources::default(),
             backlog: VecDeque::new(),
             paused: None,
+            patience: Patience::default(),
             held_line: None,
             half_closed: false,
             statuses: 0,

@@ -143,8 +143,10 @@ pub struct ReaderStatus {
     pub sub: u32,
     /// `offered`, `admitting`, `attaching`, `attached` or `draining`.
     pub state: &'static str,
-    /// `gated` or `lossy`.
+    /// `gated` or `lossy`, as it is now.
     pub mode: &'static str,
+    /// The same as it was granted.
+    pub granted: &'static str,
     /// Whether the broker reads on its behalf.
     pub proxy: bool,
     /// Messages published and not yet read; filled in by the shell.
@@ -239,6 +241,8 @@ pub struct Totals {
     pub slow_disconnects: u64,
     /// Times a publisher was held up by a slow subscriber.
     pub pauses: u64,
+    /// Readers of rings that held a publisher up for too long and became lossy for a while.
+    pub evictions: u64,
     /// Streams opened.
     pub streams_opened: u64,
     /// Attachments made.

@@ -25,6 +25,7 @@ pub(super) struct Wanted<'a> {
     pub(super) history: u32,
     pub(super) slow: SlowPolicy,
     pub(super) queue_bytes_max: u32,
+    pub(super) gated_only: bool,
 }
 
 impl Core {
@@ -44,6 +45,9 @@ impl Core {
         allows("queue_bytes_max", "bytes of queue", queue_max.into(), wanted.queue_bytes_max.into())?;
         let streams = self.streams_of(filter);
         self.attachments_fit(streams.len())?;
+        if wanted.gated_only {
+            self.all_gated(&streams, session_key)?;
+        }
         let queue_bytes_max = if wanted.queue_bytes_max == 0 { queue_max } else { wanted.queue_bytes_max };
         let deadline = now.monotonic + u64::from(self.limits.attach_timeout_millis) * MILLI;
         let confirmation = Confirmation { asker: wanted.asker, deadline, awaited: 0, attached: 0 };
@@ -54,6 +58,7 @@ impl Core {
             number: wanted.number,
             filter: wanted.filter.into(),
             mode: wanted.mode,
+            gated_only: wanted.gated_only,
             rings: wanted.rings,
             history: wanted.history,
             slow: wanted.slow,
@@ -146,6 +151,7 @@ impl Core {
     /// Takes a publisher that has ended out of those held up.
     pub(super) fn forget_held_up(&mut self, publisher: Key) {
         let paused = self.sessions.get_mut(publisher).and_then(|session| session.paused.take());
+        self.goes_on(publisher);
         if let Some(Pause::Slow(key)) = paused
             && let Some(subscription) = self.subscriptions.get_mut(key)
         {

@@ -89,6 +89,8 @@ pub(super) struct Subscription {
     pub(super) number: u32,
     pub(super) filter: Box<str>,
     pub(super) mode: Mode,
+    /// Whether it would rather not read a stream than read it lossily.
+    pub(super) gated_only: bool,
     pub(super) rings: bool,
     pub(super) history: u32,
     pub(super) slow: SlowPolicy,

@@ -18,6 +18,8 @@ pub(super) enum Timer {
     Answers(Key),
     /// Publishers were held up long enough for this subscription.
     Block(Key),
+    /// A publisher was held up for as long as it may be.
+    Patience(Key),
     /// A subscription is confirmed with what it has.
     Subscribed(Key),
     /// A stream is open with the readers it has.

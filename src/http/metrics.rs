@@ -194,7 +194,7 @@ impl Moment {
     fn totals(&self, page: &mut Page<'_>) -> fmt::Result {
         let all = &self.0.totals;
         let traffic = &all.traffic;
-        let counters: [(&str, &str, u64); 16] = [
+        let counters: [(&str, &str, u64); 17] = [
             ("socket_messages_in", "Messages published by socket.", traffic.messages_in),
             ("socket_payload_bytes_in", "Bytes of payloads published by socket.", traffic.bytes_in),
             ("socket_messages_out", "Messages delivered by socket.", traffic.messages_out),
@@ -208,6 +208,11 @@ impl Moment {
             ("protocol_violations", "Sessions closed for breaking the protocol.", all.violations),
             ("slow_disconnects", "Sessions closed for not reading.", all.slow_disconnects),
             ("publisher_pauses", "Times a publisher was held up by a slow subscriber.", all.pauses),
+            (
+                "reader_evictions",
+                "Times a reader held a ring's publisher up for too long and became lossy.",
+                all.evictions,
+            ),
             ("streams_opened", "Streams opened.", all.streams_opened),
             ("attachments", "Readers attached to streams.", all.attachments),
             ("proxied_messages", "Ring messages delivered for clients without rings.", all.proxied_messages),

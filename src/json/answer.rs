@@ -128,6 +128,20 @@ pub fn write_gap(out: &mut Vec<u8>, sub: u32, topic: &str, lost: u64) {
     out.extend_from_slice(b"}\n");
 }
 
+/// Appends that a subscription reads a topic's ring in another mode than before; `blocked_millis` is how long it held its
+/// publisher up, if that is why.
+pub fn write_mode(out: &mut Vec<u8>, sub: u32, topic: &str, mode: &str, blocked_millis: u32) {
+    out.extend_from_slice(br#"{"op":"mode","sub":"#);
+    write_number(out, u64::from(sub));
+    out.extend_from_slice(br#","topic":"#);
+    text(out, topic);
+    out.extend_from_slice(br#","mode":"#);
+    text(out, mode);
+    out.extend_from_slice(br#","blocked_millis":"#);
+    write_number(out, u64::from(blocked_millis));
+    out.extend_from_slice(b"}\n");
+}
+
 /// Appends the answer to `help`: every operation with what it does and an example.
 pub fn write_help(out: &mut Vec<u8>, id: Option<&str>) {
     out.extend_from_slice(br#"{"ok":true,"op":"help""#);

@@ -27,7 +27,7 @@ pub mod time;
 
 pub use answer::{
     MessageLine, Payload, Sender, Value, write_close, write_error, write_fault, write_gap, write_help,
-    write_message, write_ok,
+    write_message, write_mode, write_ok,
 };
 pub use request::{Header, Op, Publish, Request, RequestFault, Subscribe, parse_request};
 

@@ -251,6 +251,7 @@ pub(crate) fn subscription(sub: u32, filter: &str) -> Subscribe<'_> {
         history: 0,
         slow: SlowPolicy::DropOldest,
         queue_bytes_max: 0,
+        gated_only: false,
     }
 }
 

@@ -36,6 +36,11 @@ impl AsyncSubscriptionBuilder {
         Self { inner: self.inner.gated() }
     }
 
+    /// As [`SubscriptionBuilder::gated_only`].
+    pub fn gated_only(self) -> Self {
+        Self { inner: self.inner.gated_only() }
+    }
+
     /// As [`SubscriptionBuilder::history`].
     pub fn history(self, messages: u32) -> Self {
         Self { inner: self.inner.history(messages) }
@@ -145,6 +150,12 @@ impl AsyncSubscription {
     #[must_use]
     pub fn publishers(&self) -> Vec<Arc<Source>> {
         self.inner.publishers()
+    }
+
+    /// As [`Subscription::streams`].
+    #[must_use]
+    pub fn streams(&self) -> Vec<(Arc<Source>, tramline_wire::Mode)> {
+        self.inner.streams()
     }
 
     /// As [`Subscription::events`].

@@ -25,9 +25,11 @@ use crate::codes::Code;
 use crate::message::Message;
 use bincode::{BorrowDecode, Encode};
 
+mod gates;
 mod sessions;
 mod streams;
 
+pub use gates::{GateLimits, ModeChanged, ModeTold};
 pub use sessions::{LimitInfo, Source, TopicSettings, Welcome};
 pub use streams::{
     Accept, Admit, Attach, GatedBy, Geometry, GrowStream, Mode, Offer, OpenStream, PageDeclaration, Successor,
@@ -90,6 +92,9 @@ pub struct Subscribe<'a> {
     pub slow: SlowPolicy,
     /// Bytes that may wait for it in the broker; 0 takes the broker's default.
     pub queue_bytes_max: u32,
+    /// Whether it would rather not read a stream than read it lossily: refused with [`Code::GateRefused`] where a
+    /// publisher does not let it hold it up.
+    pub gated_only: bool,
 }
 
 /// A frame from a client to the broker.
@@ -176,6 +181,8 @@ pub enum ToBroker<'a> {
         /// The generation.
         generation: u32,
     },
+    /// The publisher does not wait for a reader any more, or does again (15).
+    ModeChanged(ModeChanged),
 }
 
 /// A frame from the broker to a client.
@@ -288,6 +295,8 @@ pub enum ToClient<'a> {
     },
     /// The memory of a later generation (18), 1 descriptor. Confirmed by `Attached`.
     Successor(Successor),
+    /// A stream is read in another mode than before, or than was asked for (19).
+    ModeTold(ModeTold),
 }
 
 impl ToBroker<'_> {

@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 use tramline_wire::codec::{DecodeError, Framed, decode_message, encode_message, split_frame};
 use tramline_wire::{
-    Accept, Admit, After, Attach, Deliver, GatedBy, Geometry, GrowStream, LimitInfo, Message, MessageFlags,
-    Mode, Offer, OpenStream, PageDeclaration, Publish, SlowPolicy, Source, Subscribe, Successor, ToBroker,
-    ToClient, TopicSettings, Welcome,
+    Accept, Admit, After, Attach, Deliver, GateLimits, GatedBy, Geometry, GrowStream, LimitInfo, Message,
+    MessageFlags, Mode, ModeChanged, ModeTold, Offer, OpenStream, PageDeclaration, Publish, SlowPolicy,
+    Source, Subscribe, Successor, ToBroker, ToClient, TopicSettings, Welcome,
 };
 
 /// The numbers, texts and bytes from which a frame is made; frames borrow from it.
@@ -97,6 +97,7 @@ impl Stuff {
                 history: c,
                 slow: self.slow(),
                 queue_bytes_max: self.small[5],
+                gated_only: self.small[4] % 2 == 0,
             }),
             ToBroker::Unsubscribe { req: a, sub: b },
             ToBroker::OpenStream(OpenStream {
@@ -124,6 +125,7 @@ impl Stuff {
             }),
             ToBroker::Released { attach: x, generation: a },
             ToBroker::GenerationLeft { stream: x, generation: a },
+            ToBroker::ModeChanged(ModeChanged { attach: x, mode: self.mode(), blocked_millis: a }),
         ]
     }
 
@@ -141,6 +143,12 @@ impl Stuff {
                 streams_max: d,
                 ring_bytes_max: z,
                 ring_default: self.geometry(),
+                gate: GateLimits {
+                    budget_millis: self.small[0],
+                    publisher_millis: self.small[1],
+                    window_millis: self.small[2],
+                    cooldown_millis: self.small[3],
+                },
             }),
             ToClient::Error {
                 req: a,
@@ -204,6 +212,13 @@ impl Stuff {
             }),
             ToClient::StreamGrown { req: a, stream: x, generation: b },
             ToClient::Successor(Successor { attach: x, generation: a, geometry: self.geometry(), fds: 1 }),
+            ToClient::ModeTold(ModeTold {
+                attach: x,
+                sub: a,
+                source: b,
+                mode: self.mode(),
+                blocked_millis: c,
+            }),
         ]
     }
 }

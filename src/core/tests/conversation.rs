@@ -3,7 +3,7 @@
 use super::harness::{START, Shell, message, publish, subscribe};
 use crate::core::{Flow, Language, Limits};
 use tramline_wire::{
-    Deliver, Geometry, MessageFlags, Publish, Source, Subscribe, ToBroker, ToClient, Welcome,
+    Deliver, GateLimits, Geometry, MessageFlags, Publish, Source, Subscribe, ToBroker, ToClient, Welcome,
 };
 
 fn shell() -> Shell {
@@ -27,6 +27,12 @@ fn hello_is_answered_by_welcome() {
             streams_max: 16_384,
             ring_bytes_max: 1 << 30,
             ring_default: Geometry { descriptors: 256, arena_bytes: 256 * 1024 },
+            gate: GateLimits {
+                budget_millis: 5_000,
+                publisher_millis: 5_000,
+                window_millis: 5_000,
+                cooldown_millis: 10_000,
+            },
         })],
     );
     assert_eq!(shell.say(id, ToBroker::Ping { req: 3 }), Flow::Continue);

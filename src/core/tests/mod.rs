@@ -13,6 +13,8 @@ mod refusals;
 
 mod slow;
 
+mod gates;
+
 mod rings;
 
 mod growth;

@@ -159,6 +159,15 @@ impl Writer {
         false
     }
 
+    /// While there is no room and nobody tries: looks where the readers are, as a try would. `true`: a reader was evicted.
+    pub fn look_at_gates(&mut self, now: u64) -> bool {
+        let Some(stall) = self.gates.stall.filter(|stall| stall.due.is_some_and(|due| due <= now)) else {
+            return false;
+        };
+        self.look_at_cursors();
+        self.found_full(now, stall.waits)
+    }
+
     /// Evicts those whose budget, or the common one, is spent, and those that stood still meanwhile.
     fn evict(&mut self, now: u64, began: u64, all_spent: bool) {
         let budget = self.gates.budget;

@@ -2,7 +2,7 @@
 //!
 //! The order of fields is the format, as in [`frames`](super).
 
-use super::Geometry;
+use super::{GateLimits, Geometry};
 use bincode::{BorrowDecode, Encode};
 
 /// The broker's answer to [`ToBroker::Hello`](super::ToBroker::Hello).
@@ -26,6 +26,8 @@ pub struct Welcome<'a> {
     pub ring_bytes_max: u64,
     /// Descriptors and arena of a ring for this client's topics unless it asks for another size.
     pub ring_default: Geometry,
+    /// How long readers may hold a publisher up.
+    pub gate: GateLimits,
 }
 
 /// How rings on some topics are made unless their publisher asks for something else.
