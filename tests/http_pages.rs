@@ -50,6 +50,7 @@ fn stream(number: u64, topic: &str) -> StreamStatus {
             sub: 1,
             state: "attached",
             mode: "lossy",
+            granted: "gated",
             proxy: false,
             lag: Some(3),
             lost: Some(4),

@@ -97,7 +97,7 @@ impl Stuff {
                 history: c,
                 slow: self.slow(),
                 queue_bytes_max: self.small[5],
-                gated_only: self.small[4] % 2 == 0,
+                gated_only: self.other,
             }),
             ToBroker::Unsubscribe { req: a, sub: b },
             ToBroker::OpenStream(OpenStream {

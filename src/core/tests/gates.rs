@@ -27,7 +27,7 @@ fn attach(shell: &mut Shell, from: SessionId, to: SessionId, attach: u64) {
     let declared = PageDeclaration { first_slot: 0, slots: 8 };
     shell.say_with(to, ToBroker::Accept(Accept { attach, slot: 0, page: Some(declared), fds: 1 }), &[page]);
     shell.read(from);
-    shell.say(from, ToBroker::Admitted { attach, start: 0, start_seq: 1 });
+    shell.say(from, ToBroker::Admitted { attach, generation: 0, start: 0, start_seq: 1 });
     shell.read(to);
     shell.say(to, ToBroker::Attached { attach });
     shell.read(from);
@@ -109,7 +109,7 @@ fn a_client_by_lines_is_told_as_well() {
     shell.core.proxy_accept(1, 0, Some((PageDeclaration { first_slot: 0, slots: 8 }, page)), shell.now);
     shell.act();
     shell.read(from);
-    shell.say(from, ToBroker::Admitted { attach: 1, start: 0, start_seq: 1 });
+    shell.say(from, ToBroker::Admitted { attach: 1, generation: 0, start: 0, start_seq: 1 });
     shell.core.proxy_attached(1, shell.now);
     shell.act();
     shell.hears_lines(to, &[r#"{"ok":true,"op":"sub","sub":1}"#]);

@@ -1,0 +1,131 @@
+//! A gated reader in a process of its own that is stopped (SIGSTOP): it holds its publisher up for its budget and no
+//! longer, nobody else loses anything, and it is told when it goes on.
+//!
+//! The process is this test program itself, started again to play its part.
+#![allow(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
+
+mod support;
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Broker, Watchdog};
+use tramline_client::{Client, PublisherEvent};
+
+/// The part of the reader: without the variable this is no test of anything and passes at once.
+#[test]
+fn actor() {
+    if std::env::var_os("TRAMLINE_TEST_PART").is_none() {
+        return;
+    }
+    let client = Client::builder().name("stopped").reconnect(false).connect().unwrap();
+    let mut subscription = client.subscribe("t").unwrap();
+    println!("says: ready");
+    let (mut seen, mut evicted) = (0, false);
+    loop {
+        let message = subscription.recv().unwrap();
+        assert_eq!(message.seq(), seen + 1 + message.lost_before());
+        seen = message.seq();
+        for event in subscription.events() {
+            evicted |= matches!(event, PublisherEvent::Evicted { .. });
+        }
+        if message.payload() == b"last" {
+            break;
+        }
+    }
+    while !evicted {
+        subscription.recv_timeout(Duration::from_millis(10)).unwrap();
+        evicted = subscription.events().iter().any(|event| matches!(event, PublisherEvent::Evicted { .. }));
+    }
+    println!("says: {seen} {}", subscription.lost());
+}
+
+struct Actor {
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Actor {
+    fn start(broker: &Broker) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "actor", "--nocapture", "--quiet"]).env("TRAMLINE_SOCKET", broker.socket());
+        command.env("TRAMLINE_TEST_PART", "reader").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, said }
+    }
+
+    /// The next word it says about its part; the test framework's own words are passed over.
+    fn word(&mut self) -> String {
+        loop {
+            let line = self.said.next().expect("the actor ended").expect("words are text");
+            if let Some((_, word)) = line.split_once("says: ") {
+                return word.to_owned();
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal).unwrap();
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_stopped_reader_holds_its_publisher_up_for_its_budget_and_is_told_when_it_goes_on() {
+    const MESSAGES: u64 = 3_000;
+    const BUDGET: Duration = Duration::from_millis(400);
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(
+        "limits:\n  gate_budget_millis_max: 400\n  gate_publisher_millis_max: 400\n  gate_window_millis: 400\n",
+    );
+    let mut stopped: Vec<Actor> = (0..3).map(|_| Actor::start(&broker)).collect();
+    stopped.iter_mut().for_each(|actor| assert_eq!(actor.word(), "ready"));
+    let (a, b) = (broker.client("a"), broker.client("b"));
+    let mut reads = b.subscribe("t").unwrap();
+    let reader = std::thread::spawn(move || {
+        for seq in 1..=MESSAGES {
+            let message = reads.recv().unwrap();
+            assert_eq!((message.seq(), message.lost_before()), (seq, 0));
+        }
+    });
+    let mut p = a.publisher("t").capacity(64, 64).open().unwrap();
+    assert_eq!(p.subscriber_count(), 4);
+    // They stop one after another, each with another number of messages behind it.
+    for actor in &stopped {
+        p.send([0]).unwrap();
+        actor.signal(Signal::STOP);
+    }
+    let (mut waited, mut longest) = (Duration::ZERO, Duration::ZERO);
+    for _ in 4..MESSAGES {
+        let begin = Instant::now();
+        p.send([0]).unwrap();
+        let took = begin.elapsed();
+        longest = longest.max(took);
+        if took > BUDGET / 2 {
+            waited += took;
+        }
+    }
+    p.send(b"last").unwrap();
+    reader.join().unwrap();
+    println!("waited {waited:?} for readers in all, {longest:?} for one message");
+    assert!(longest >= BUDGET, "nobody was waited for");
+    let status = broker.json().ask(r#"{"op":"status"}"#);
+    let readers = status["status"]["streams"][0]["readers"].as_array().unwrap().clone();
+    let lossy = readers.iter().filter(|reader| reader["mode"] == "lossy" && reader["granted"] == "gated");
+    assert_eq!((lossy.count(), readers.len()), (3, 3));
+    for actor in &mut stopped {
+        actor.signal(Signal::CONT);
+        let word = actor.word();
+        let (seen, lost) = word.split_once(' ').unwrap();
+        assert_eq!(seen.parse(), Ok(MESSAGES));
+        assert!(lost.parse::<u64>().unwrap() > MESSAGES / 2, "{lost}");
+    }
+}
