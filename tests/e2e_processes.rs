@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
-use support::Broker;
+use support::{Broker, is_root};
 use tramline_client::{Client, Code, GatedBy, Message, OnFull};
 
 /// Held by each test: they count the mappings of their common process.
@@ -402,8 +402,7 @@ fn publisher_subscriber_and_broker_are_three_users() {
     const PUBLISHER: u32 = 20_002;
     const READER: u32 = 20_003;
     const STRANGER: u32 = 20_004;
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: three users at once can only be tested by root");
+    if !is_root("three users at once") {
         return;
     }
     let _watchdog = Watchdog::start();

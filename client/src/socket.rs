@@ -36,6 +36,11 @@ pub(crate) enum Moved {
 impl Socket {
     /// Connects; on a Unix socket that does not wait for the other side to accept.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
+        let (bytes, max) = (path.as_os_str().len(), tramline_wire::path::SOCKET_PATH_BYTES_MAX);
+        if bytes > max {
+            let sentence = format!("the path has {bytes} bytes, and Linux takes at most {max}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
+        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;

@@ -5,7 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use tramline_client::{Client, ClientBuilder, Code, Error};
-use tramline_wire::path::{Place, RUNTIME_DIRECTORY_VARIABLE, SOCKET_VARIABLE, candidates};
+use tramline_ring::RingError;
+use tramline_wire::path::{
+    Place, RUNTIME_DIRECTORY_VARIABLE, SOCKET_PATH_BYTES_MAX, SOCKET_VARIABLE, candidates,
+};
 
 /// Where the broker listens.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -40,6 +43,7 @@ impl Socket {
             variable(RUNTIME_DIRECTORY_VARIABLE).as_deref(),
             uid,
         );
+        let named = places.iter().any(|place| place.place == Place::Named);
         let mut first = None;
         for place in &places {
             if place.place == Place::Temporary && !is_own_directory(place.path.parent(), uid) {
@@ -47,11 +51,15 @@ impl Socket {
             }
             match UnixStream::connect(&place.path) {
                 Ok(stream) => return Ok((stream, place.path.clone())),
-                Err(error) => first = first.or(Some(no_broker(&place.path, &error))),
+                Err(error) if named || error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    first = first.or(Some(no_broker(&place.path, &error)));
+                }
+                Err(_) => {}
             }
         }
         Err(first.unwrap_or_else(|| {
-            Failure::unavailable("no broker is listening; start one with: tramline serve")
+            let tried = places.into_iter().map(|place| place.path).collect();
+            Failure::from(Error::NoBroker { tried })
         }))
     }
 }
@@ -64,13 +72,22 @@ fn is_own_directory(directory: Option<&Path>, uid: u32) -> bool {
 }
 
 fn no_broker(path: &Path, error: &std::io::Error) -> Failure {
-    let path = path.display();
+    let (bytes, path) = (path.as_os_str().len(), path.display());
     if error.kind() == std::io::ErrorKind::PermissionDenied {
         return Failure::denied(format!(
             "{path}: {error}; the broker's key socket.mode says who may connect"
         ));
     }
-    Failure::unavailable(format!("no broker at {path}: {error}; start one with: tramline serve"))
+    if bytes > SOCKET_PATH_BYTES_MAX {
+        return Failure::usage(format!(
+            "the socket path {path} has {bytes} bytes; Linux takes at most {SOCKET_PATH_BYTES_MAX}: \
+             name a shorter one with --socket or TRAMLINE_SOCKET"
+        ));
+    }
+    // Where it was looked for is where one has to be started.
+    Failure::unavailable(format!(
+        "no broker at {path}: {error}; start one with: tramline serve --socket {path}"
+    ))
 }
 
 impl From<Error> for Failure {
@@ -89,6 +106,8 @@ impl From<Error> for Failure {
             Error::TimedOut { .. } | Error::Full(_) | Error::Limit { .. } => Self::try_again(error),
             Error::Topic { .. } | Error::Header(_) => Self::usage(error),
             Error::TooLarge { .. } | Error::Payload { .. } => Self::input(error),
+            Error::Ring(RingError::NoMemory { .. }) => Self::try_again(error),
+            Error::Ring(RingError::Missing(_)) => Self::unavailable(error),
             Error::Io { what, source } => Self::io(format!("{what}: {source}")),
             other => Self::software(other),
         }

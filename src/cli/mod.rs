@@ -2,7 +2,9 @@
 //!
 //! Each command has a file of its own that parses nothing and exits nowhere: it gets its arguments
 //! checked, and returns a [`Failure`] if it fails. This file turns that into one line on stderr and an
-//! exit code after `sysexits.h`. It knows nothing of brokers and clients.
+//! exit code. It knows nothing of brokers and clients.
+
+mod failure;
 
 mod serve;
 
@@ -36,97 +38,23 @@ mod private_broker;
 
 mod role;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+pub use failure::Failure;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Why a command failed: an exit code and a sentence for the person who started it.
-#[derive(Debug)]
-pub struct Failure {
-    code: u8,
-    sentence: String,
-}
-
-impl Failure {
-    /// The arguments are wrong (64, `EX_USAGE`).
-    pub fn usage(sentence: impl ToString) -> Self {
-        Self { code: 64, sentence: sentence.to_string() }
-    }
-
-    /// The input is not what it must be (65, `EX_DATAERR`).
-    pub fn input(sentence: impl ToString) -> Self {
-        Self { code: 65, sentence: sentence.to_string() }
-    }
-
-    /// A file to read is missing (66, `EX_NOINPUT`).
-    pub fn no_input(sentence: impl ToString) -> Self {
-        Self { code: 66, sentence: sentence.to_string() }
-    }
-
-    /// No broker, or a peer that is gone (69, `EX_UNAVAILABLE`).
-    pub fn unavailable(sentence: impl ToString) -> Self {
-        Self { code: 69, sentence: sentence.to_string() }
-    }
-
-    /// The program found itself wrong (70, `EX_SOFTWARE`).
-    pub fn software(sentence: impl ToString) -> Self {
-        Self { code: 70, sentence: sentence.to_string() }
-    }
-
-    /// The system refused something (71, `EX_OSERR`).
-    pub fn system(sentence: impl ToString) -> Self {
-        Self { code: 71, sentence: sentence.to_string() }
-    }
-
-    /// A file cannot be made (73, `EX_CANTCREAT`).
-    pub fn cannot_create(sentence: impl ToString) -> Self {
-        Self { code: 73, sentence: sentence.to_string() }
-    }
-
-    /// Reading or writing failed (74, `EX_IOERR`).
-    pub fn io(sentence: impl ToString) -> Self {
-        Self { code: 74, sentence: sentence.to_string() }
-    }
-
-    /// Not now, perhaps later (75, `EX_TEMPFAIL`).
-    pub fn try_again(sentence: impl ToString) -> Self {
-        Self { code: 75, sentence: sentence.to_string() }
-    }
-
-    /// Not allowed (77, `EX_NOPERM`).
-    pub fn denied(sentence: impl ToString) -> Self {
-        Self { code: 77, sentence: sentence.to_string() }
-    }
-
-    /// The configuration is wrong (78, `EX_CONFIG`).
-    pub fn config(sentence: impl ToString) -> Self {
-        Self { code: 78, sentence: sentence.to_string() }
-    }
-
-    /// The same failure, with more lines about it.
-    #[must_use]
-    fn with_detail(mut self, detail: &str) -> Self {
-        if !detail.is_empty() {
-            self.sentence = format!("{}\n{detail}", self.sentence);
-        }
-        self
-    }
-
-    /// Whoever read standard output has gone: nothing to say, and nothing wrong.
-    pub fn reader_gone() -> Self {
-        Self { code: 0, sentence: String::new() }
-    }
-
-    /// The time that was given is up (124, as `timeout` does).
-    pub fn timed_out(sentence: impl ToString) -> Self {
-        Self { code: 124, sentence: sentence.to_string() }
-    }
-}
-
 /// A message broker for one Linux host.
 #[derive(Debug, Parser)]
-#[command(name = "tramline", version, arg_required_else_help = true)]
+#[command(
+    name = "tramline",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  tramline demo                          the whole system, in half a minute\n  \
+                  tramline serve                         a broker, in this terminal\n  \
+                  tramline sub '>'                       everything, in a second one\n  \
+                  tramline pub gps.fix '{\"lat\":48.1}'    a message, in a third"
+)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -150,7 +78,8 @@ enum Command {
 
 /// Runs the program with these arguments (the first is its name) and says how it ended.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let parsed = command_line().try_get_matches_from(arguments);
+    let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no errors. If even stderr is closed, only the exit code can tell.
@@ -179,4 +108,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// The command line as it is described in the code, with the exit statuses behind each command's `--help`.
+fn command_line() -> clap::Command {
+    let with_statuses = |command: clap::Command| {
+        let before = command.get_after_help().map(|help| format!("{help}\n\n")).unwrap_or_default();
+        command.after_long_help(format!("{before}{}", failure::exit_statuses()))
+    };
+    let mut full = with_statuses(Arguments::command());
+    let shown = full.get_subcommands().filter(|command| !command.is_hide_set());
+    let names: Vec<String> = shown.map(|command| command.get_name().to_owned()).collect();
+    for name in names {
+        full = full.mut_subcommand(name, with_statuses);
+    }
+    full
 }

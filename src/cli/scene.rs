@@ -10,6 +10,7 @@
 //! the end is decided here.
 
 use super::Failure;
+use crate::shell::ServeError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
@@ -74,7 +75,13 @@ struct Actor {
 
 impl Scene {
     /// Makes the directory, mode 0700, and takes over the signals that end programs.
+    ///
+    /// Fails at once, and says why, on a kernel on which no broker and no ring would work.
     pub(super) fn open(purpose: &str) -> Result<Self, Failure> {
+        let missing = tramline_ring::missing_features();
+        if !missing.is_empty() {
+            return Err(Failure::unavailable(ServeError::Kernel(missing.join(", "))));
+        }
         if SIGNALS.get().is_none() {
             end_on_signals().map_err(|error| {
                 Failure::system(format!("cannot take over the signals that end this program: {error}"))

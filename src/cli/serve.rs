@@ -13,6 +13,8 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Without any argument it listens on the user's own socket, which it prints. It stops on SIGTERM or SIGINT,
 /// after giving its clients a moment to read their last messages; a second signal ends it at once.
+///
+/// If the folder of the socket is missing it is made, private to the user; folders above it are not made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  tramline serve\n  tramline serve --socket /tmp/try.sock\n  \
                         tramline serve --config /etc/tramline/tramline.yaml --http-listen 127.0.0.1:8080")]
@@ -26,7 +28,7 @@ pub(super) struct Serve {
     /// Serve HTTP on this loopback address as well
     #[arg(long, value_name = "ADDRESS:PORT")]
     http_listen: Option<SocketAddr>,
-    /// What to log: off, error, warn, info, debug, trace, or directives by module
+    /// What to log: off, error, warn, info, debug or trace; or by module, such as warn,tramline::shell=debug
     #[arg(long, value_name = "LEVEL", env = crate::config::ENV_LOG)]
     log: Option<String>,
 }
@@ -73,9 +75,9 @@ fn failure(error: ServeError) -> Failure {
     match &error {
         ServeError::Socket(SocketError::Taken { .. }) => Failure::try_again(error),
         ServeError::Socket(SocketError::TooLong { .. }) => Failure::usage(error),
-        ServeError::Socket(SocketError::NotASocket { .. } | SocketError::Refused { .. }) => {
-            Failure::cannot_create(error)
-        }
+        ServeError::Socket(
+            SocketError::NotASocket { .. } | SocketError::NoDirectory { .. } | SocketError::Refused { .. },
+        ) => Failure::cannot_create(error),
         ServeError::Socket(SocketError::Directory { .. }) => Failure::denied(error),
         ServeError::Activation(_) => Failure::config(error),
         ServeError::Kernel(_) => Failure::unavailable(error),

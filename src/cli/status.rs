@@ -10,6 +10,7 @@ use super::table::Table;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,20 +22,29 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 /// Shows what the broker is and does.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  tramline status\n  tramline status --json | jq '.streams[].readers'\n\n\
-    The same by other means:\n  curl --unix-socket \"$XDG_RUNTIME_DIR/tramline/tramline.sock\" http://localhost/status"
+    after_help = "Examples:\n  tramline status\n  tramline status --json | jq '.streams[].readers'\n  \
+    curl --unix-socket \"$(tramline status --path)\" http://localhost/metrics"
 )]
 pub(super) struct Status {
     #[command(flatten)]
     socket: Socket,
     /// Print the broker's answer as it is
-    #[arg(long)]
+    #[arg(long, conflicts_with = "path")]
     json: bool,
+    /// Print the path of the broker's socket and nothing else
+    #[arg(long)]
+    path: bool,
 }
 
 impl Status {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (mut stream, path) = self.socket.stream()?;
+        if self.path {
+            let mut output = Output::new();
+            output.write(path.as_os_str().as_bytes())?;
+            output.write(b"\n")?;
+            return output.flush();
+        }
         let failure = |error: std::io::Error| Failure::unavailable(format!("{}: {error}", path.display()));
         stream.set_read_timeout(Some(ANSWER_WAIT_MAX)).map_err(failure)?;
         stream.set_write_timeout(Some(ANSWER_WAIT_MAX)).map_err(failure)?;

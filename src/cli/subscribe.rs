@@ -70,8 +70,7 @@ impl Subscribe {
         }
         let terminal = std::io::stdout().is_terminal();
         let format = self.format.unwrap_or(if terminal { Format::Pretty } else { Format::Json });
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let renderer = Renderer::new(format, colour, self.whole);
+        let renderer = Renderer::new(format, terminal, self.whole);
         let deadline = self.wait.map(|wait| Instant::now() + wait);
         let told = vec![0; subscriptions.len()];
         let mut watch = Watch { subscriptions, told, renderer, left: self.count, output: Output::new() };

@@ -153,6 +153,30 @@ impl Overrides {
     }
 }
 
+/// Whether this says what to log: a level, or directives such as `info,tramline::shell=debug`.
+fn check_log(directives: &str) -> Result<(), ConfigError> {
+    let wrong = |which: &str, why: String| {
+        let levels = scalar::LEVELS.join(", ");
+        let message = format!(
+            "what to log is {directives:?} (--log or {ENV_LOG}), of which {which:?} is neither one of {levels} nor \
+             MODULE=LEVEL, such as tramline::shell=debug{why}"
+        );
+        ConfigError::Override(message)
+    };
+    // By itself the filter would take any other word for a module, and log nothing else than that.
+    let is_level = |word: &str| scalar::LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    for directive in directives.split(',').map(str::trim) {
+        let level = directive.rsplit('=').next().unwrap_or_default();
+        if !is_level(level) {
+            return Err(wrong(directive, String::new()));
+        }
+    }
+    match tracing_subscriber::EnvFilter::try_new(directives) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(wrong(directives, format!(": {error}"))),
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -201,12 +225,7 @@ impl Config {
             None => Self::default(),
         };
         if let Some(level) = overrides.log {
-            tracing_subscriber::EnvFilter::try_new(&level).map_err(|error| {
-                ConfigError::Override(format!(
-                    "the log level {level:?} (--log or {ENV_LOG}) is neither one of {} nor directives by module: {error}",
-                    scalar::LEVELS.join(", ")
-                ))
-            })?;
+            check_log(&level)?;
             config.log.level = level;
         }
         config.socket.path = overrides.socket.or(config.socket.path);

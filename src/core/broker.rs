@@ -123,7 +123,6 @@ impl Core {
         let fit = fits("connections_max", "connections", max, used, 1);
         let allowed = self.access.connect(&peer).and(fit.map_err(|refused| (refused.code, refused.message)));
         if let Err((code, message)) = allowed {
-            tracing::warn!("connection refused: {message}");
             self.totals.connections_refused += 1;
             self.event_refused(peer.uid, peer.pid, code, &message);
             self.settle(now);

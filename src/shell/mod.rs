@@ -65,7 +65,7 @@ pub enum ServeError {
     #[error("{0}")]
     Activation(String),
     /// This kernel lacks something that rings need.
-    #[error("this kernel lacks {0}; Tramline needs Linux 5.5 or later with memfd")]
+    #[error("this kernel, or the sandbox around this process, lacks {0}; Tramline needs Linux 5.5 or later")]
     Kernel(String),
     /// The broker met a state that it holds to be impossible; what it said before tells more.
     #[error("the broker failed and ends")]
@@ -87,7 +87,7 @@ pub fn serve(config: Config, listening: impl FnOnce(&Path)) -> Result<(), ServeE
     if !missing.is_empty() {
         return Err(ServeError::Kernel(missing.join(", ")));
     }
-    open_files::raise_limit();
+    open_files::raise_limit(config.limits.connections_max);
     let runtime = Builder::new_current_thread()
         .enable_io()
         .enable_time()

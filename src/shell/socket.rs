@@ -24,7 +24,7 @@ const BACKLOG: i32 = 4096;
 pub enum SocketError {
     /// The path does not fit into a socket address.
     #[error(
-        "the socket path {} has {} bytes; Linux takes at most {SOCKET_PATH_BYTES_MAX}: choose a shorter one with --socket",
+        "the socket path {} has {} bytes; Linux takes at most {SOCKET_PATH_BYTES_MAX}: choose a shorter one with --socket, TRAMLINE_SOCKET or socket.path",
         path.display(), path.as_os_str().len()
     )]
     TooLong {
@@ -52,6 +52,17 @@ pub enum SocketError {
         path: PathBuf,
         /// What is wrong with it, as the end of a sentence.
         wrong: &'static str,
+    },
+    /// Not only the socket's folder is missing but also the one above: more likely a slip than a wish.
+    #[error(
+        "the directory {} is missing, and so is {}: only the first is made, so make the others with: mkdir -p {}",
+        path.display(), above.display(), above.display()
+    )]
+    NoDirectory {
+        /// The socket's folder.
+        path: PathBuf,
+        /// The folder above.
+        above: PathBuf,
     },
     /// The system refused something.
     #[error("cannot {what} {}: {error}", path.display())]
@@ -295,6 +306,10 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), SocketError> {
                 .map_err(|error| refused("set the mode of", path, error))
         }
         Err(Errno::EXIST) => Ok(()),
+        Err(Errno::NOENT) => {
+            let above = path.parent().unwrap_or(Path::new("/")).to_owned();
+            Err(SocketError::NoDirectory { path: path.to_owned(), above })
+        }
         Err(error) => Err(refused("make the directory", path, error)),
     }
 }

@@ -31,13 +31,21 @@ pub(crate) fn tramline() -> Command {
     command
 }
 
-/// Whether a tool is installed. Missing ones are announced, and fail where the environment says `CI=true`.
+/// Announces that something is missing and what is not tested therefore; a failure where the environment says
+/// `CI=true`. Every test that leaves something out does so by this, and by nothing else.
+pub(crate) fn skipped(missing: &str, untested: &str) {
+    let sentence = format!("SKIPPED: {untested} is not tested, because {missing} is missing here");
+    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{sentence}, and must not be where CI=true");
+    // Past the harness, which shows what a test prints only if it fails.
+    let _ = writeln!(std::io::stderr(), "{sentence}");
+}
+
+/// Whether a tool is installed; [`skipped`] if it is not.
 pub(crate) fn have(tool: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(tool).is_file()));
     if !found {
-        eprintln!("SKIPPED: {tool} is not installed, what needs it was not tested");
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{tool} must be installed where CI=true");
+        skipped(&format!("the program {tool}"), "what needs it");
     }
     found
 }
@@ -56,6 +64,15 @@ impl Watchdog {
         });
         Self(alive)
     }
+}
+
+/// Whether this is root; [`skipped`] if it is not.
+pub(crate) fn is_root(untested: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skipped("root", untested);
+    }
+    root
 }
 
 /// A running broker.

@@ -13,7 +13,7 @@ pub enum RingError {
         error: std::io::Error,
     },
     /// The kernel lacks a feature that rings need.
-    #[error("this kernel lacks {0}; rings need Linux 5.5 or later")]
+    #[error("this kernel, or the sandbox around this process, lacks {0}; rings need Linux 5.5 or later")]
     Missing(&'static str),
     /// A peer's memory or descriptor is not what it must be. The fault is the peer's: end the attachment.
     #[error("{what} is {value}, which cannot be: {rule}")]
@@ -36,14 +36,14 @@ pub enum RingError {
         max: u64,
     },
     /// Not enough memory in the machine or the cgroup; refused here because the kernel would kill instead.
-    #[error("a ring of {wanted} bytes does not fit: {available} bytes are available ({scope})")]
+    #[error("{wanted} bytes of shared memory do not fit: {available} bytes are available ({scope})")]
     NoMemory {
         /// Bytes asked for.
         wanted: u64,
         /// Bytes that may still be used.
         available: u64,
-        /// Whose limit it is.
-        scope: &'static str,
+        /// Whose limit it is, how high, and how much of it is used.
+        scope: Box<str>,
     },
 }
 

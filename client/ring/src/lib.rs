@@ -55,73 +55,88 @@
 //! ```
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
-#[cfg(not(loom))]
+// Everything else here needs Linux, and whatever needs this crate is not compiled after it: elsewhere this is the one
+// error that is shown.
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "Tramline needs Linux 5.5 or later: sealed memfds, epoll and pidfds have no counterpart elsewhere"
+);
+
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod spec;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod writer;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod reader;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod link;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 mod bell;
 
+#[cfg(target_os = "linux")]
 pub mod wait;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod observe;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod fork;
 
+#[cfg(target_os = "linux")]
 mod protocol;
 
+#[cfg(target_os = "linux")]
 mod layout;
 
+#[cfg(target_os = "linux")]
 mod sync;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 mod arena;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 mod view;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 mod memory;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 mod headroom;
 
+#[cfg(target_os = "linux")]
 mod error;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, target_os = "linux", not(loom)))]
 mod hostile;
 
-#[cfg(all(feature = "baseline", not(loom)))]
+#[cfg(all(feature = "baseline", target_os = "linux", not(loom)))]
 pub mod baseline;
 
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use bell::Drained;
+#[cfg(target_os = "linux")]
 pub use error::RingError;
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use fork::ForkMark;
-#[cfg(feature = "fork")]
+#[cfg(all(feature = "fork", target_os = "linux", not(loom)))]
 pub use fork::fork;
+#[cfg(target_os = "linux")]
 pub use layout::PINS_PER_SLOT;
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use link::{NewPage, ReaderLink, WriterLink};
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use memory::missing_features;
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use observe::{Counters, Observer, PageObserver, SlotCounters};
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use reader::{Body, LetGo, Next, PIN_BYTES_MIN, Pinned, Reader, Received, Release, Successor};
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use spec::{RingIdentity, RingSpec, verify_page, verify_ring};
+#[cfg(target_os = "linux")]
 pub use wait::Spinner;
-#[cfg(not(loom))]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use writer::{GateBudget, Generation, Loan, Meta, ModeChange, ReadMode, SendError, Start, Writer};

@@ -129,7 +129,10 @@ pub(crate) fn create_sealed(
         Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
         result => result,
     }
-    .map_err(os("cannot make shared memory (memfd_create)"))?;
+    .map_err(|errno| match errno {
+        rustix::io::Errno::NOSYS => RingError::Missing("memfd_create"),
+        errno => os("cannot make shared memory (memfd_create)")(errno),
+    })?;
     rustix::fs::ftruncate(&fd, bytes).map_err(os("cannot size shared memory (ftruncate)"))?;
     rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, bytes)
         .map_err(os("cannot fill shared memory (fallocate)"))?;
@@ -180,11 +183,27 @@ pub(crate) fn map_readonly(fd: BorrowedFd<'_>, bytes: u64) -> Result<Mapping, Ri
 
 /// Kernel features that rings need and this kernel lacks; empty when rings work here. Makes a page of memory to
 /// find out.
+///
+/// A shortage (no free descriptor, no memory) is no missing feature: whoever makes a ring then is told that.
 #[must_use]
 pub fn missing_features() -> Vec<&'static str> {
+    let mut missing = Vec::new();
     match create_sealed("tramline-probe", PAGE_BYTES, |_| ()) {
-        Ok(_) => Vec::new(),
-        Err(RingError::Missing(feature)) => vec![feature],
-        Err(_) => vec!["memfd_create with sealing"],
+        Err(RingError::Missing(feature)) => missing.push(feature),
+        Err(RingError::Os { error, .. }) if !is_shortage(&error) => missing.push("memfd_create with sealing"),
+        _ => {}
     }
+    // From Linux 5.3 on: how a death is noticed although the process's number may be used again.
+    let process =
+        rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+    if process.is_err_and(|errno| !is_shortage(&errno.into())) {
+        missing.push("pidfd_open");
+    }
+    missing
+}
+
+fn is_shortage(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOSPC, Errno::AGAIN, Errno::INTR];
+    Errno::from_io_error(error).is_some_and(|errno| shortages.contains(&errno))
 }

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tramline_client::{Encoding, Message};
 use tramline_wire::{HeaderBlock, headers};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Payloads above this appear in JSON as their beginning unless shown whole, in bytes.
 const JSON_PAYLOAD_BYTES_MAX: usize = 64 << 10;
@@ -16,6 +17,8 @@ const JSON_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 const PRETTY_BYTES_MAX: usize = 200;
 /// How much of a binary payload people see on a line, in bytes.
 const PRETTY_BINARY_BYTES_MAX: usize = 24;
+/// Columns that a payload gets even if the terminal is too narrow for that.
+const PRETTY_COLUMNS_MIN: usize = 8;
 
 /// How messages are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -33,6 +36,7 @@ pub(super) enum Format {
 /// Writes messages in one format.
 pub(super) struct Renderer {
     format: Format,
+    terminal: bool,
     colour: bool,
     payload_bytes_max: usize,
     line: Vec<u8>,
@@ -40,9 +44,10 @@ pub(super) struct Renderer {
 }
 
 impl Renderer {
-    pub(super) fn new(format: Format, colour: bool, whole: bool) -> Self {
+    pub(super) fn new(format: Format, terminal: bool, whole: bool) -> Self {
+        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let payload_bytes_max = if whole { usize::MAX } else { JSON_PAYLOAD_BYTES_MAX };
-        Self { format, colour, payload_bytes_max, line: Vec::new(), head: Vec::new() }
+        Self { format, terminal, colour, payload_bytes_max, line: Vec::new(), head: Vec::new() }
     }
 
     /// Writes a message of the subscription with this index.
@@ -107,11 +112,28 @@ impl Renderer {
         Ok(())
     }
 
+    /// The terminal's width, if it is a terminal: asked each time, because people change it.
+    fn columns(&self) -> Option<usize> {
+        if !self.terminal {
+            return None;
+        }
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+        Some(usize::from(size.ws_col)).filter(|&columns| columns > 0)
+    }
+
     fn pretty(&mut self, message: &Message) {
         let mut time = Vec::new();
         write_rfc3339(&mut time, wall_time(message.time()));
         // The time of day, to the microsecond.
         let time = String::from_utf8_lossy(time.get(11..26).unwrap_or_default()).into_owned();
+        let topic = message.topic();
+        let kind = message.message_type().map(|kind| format!(" [{kind}]")).unwrap_or_default();
+        let mut size = String::new();
+        if message.payload_length() > PRETTY_BYTES_MAX as u64 {
+            let _ = write!(size, " ({})", size::readable(message.payload_length()));
+        }
+        let others = time.width() + 1 + topic.width() + kind.width() + 1 + size.width();
+        let columns = self.columns().map(|columns| columns.saturating_sub(others).max(PRETTY_COLUMNS_MIN));
         let mut shown = String::new();
         let payload = message.payload();
         match std::str::from_utf8(payload) {
@@ -126,11 +148,10 @@ impl Renderer {
                 shown.push_str(if first.len() < payload.len() { "…" } else { "" });
             }
         }
-        if message.payload_length() > PRETTY_BYTES_MAX as u64 {
-            let _ = write!(shown, " ({})", size::readable(message.payload_length()));
+        if let Some(columns) = columns {
+            cut(&mut shown, columns);
         }
-        let kind = message.message_type().map(|kind| format!(" [{kind}]")).unwrap_or_default();
-        let topic = message.topic();
+        shown.push_str(&size);
         let line = if self.colour {
             format!("\x1b[2m{time}\x1b[0m \x1b[1;36m{topic}\x1b[0m\x1b[33m{kind}\x1b[0m {shown}\n")
         } else {
@@ -164,6 +185,20 @@ fn printable(out: &mut String, text: &str) {
     }
 }
 
+/// Cuts a text so that it takes at most so many columns of a terminal, its sign of being cut included.
+fn cut(text: &mut String, columns: usize) {
+    if text.width() <= columns {
+        return;
+    }
+    let mut taken = 0;
+    let end = text.char_indices().find_map(|(at, letter)| {
+        taken += letter.width().unwrap_or(0);
+        (taken >= columns).then_some(at)
+    });
+    text.truncate(end.unwrap_or(0));
+    text.push('…');
+}
+
 /// The wall-clock time, in nanoseconds since 1970, of a moment of `CLOCK_MONOTONIC`.
 fn wall_time(monotonic: u64) -> i64 {
     let age = monotonic_nanos().cast_signed().saturating_sub(monotonic.cast_signed());
@@ -184,6 +219,20 @@ mod tests {
         printable(&mut long, &"x".repeat(PRETTY_BYTES_MAX + 1));
         assert_eq!(long.chars().count(), PRETTY_BYTES_MAX + 1);
         assert!(long.ends_with('…'));
+    }
+
+    #[test]
+    fn what_is_too_wide_for_the_terminal_is_cut_by_columns_and_not_by_letters() {
+        let shown = |text: &str, columns| {
+            let mut text = text.to_owned();
+            cut(&mut text, columns);
+            text
+        };
+        assert_eq!(shown("abcdef", 6), "abcdef");
+        assert_eq!(shown("abcdefg", 6), "abcde…");
+        assert_eq!(shown("衛星測位", 8), "衛星測位");
+        assert_eq!(shown("衛星測位", 7), "衛星測…");
+        assert_eq!(shown("衛星測位", 6), "衛星…");
     }
 
     #[test]
