@@ -74,7 +74,7 @@ fn a_generation_is_what_the_document_says() {
     assert_eq!(memory.0.metadata().unwrap().len(), ARENA + SPEC.arena_bytes);
     assert_eq!(memory.bytes(0, "magic"), b"TRAMRING");
     let expected = [
-        ("version", 1),
+        ("version", 2),
         ("stream", SPEC.stream),
         ("generation", 3),
         ("descriptors", 4),
@@ -110,7 +110,9 @@ fn a_generation_is_what_the_document_says() {
     let start = ARENA + 64 * memory.number(at, "offset");
     assert_eq!(memory.at(start, 21), b"twenty-one bytes long");
     assert_eq!(memory.at(start + 24, 2), b"\x01t");
+    assert_eq!(memory.number(at, "packed"), 0);
     assert_eq!((memory.number(0, "head"), memory.number(0, "bytes")), (102, 38));
+    assert_eq!((memory.number(0, "messages"), memory.number(0, "kept")), (2, 2));
     assert_eq!(memory.number(0, "skipped"), 1);
 
     // Four descriptors: the fifth message takes the place of the first.
@@ -133,6 +135,37 @@ fn a_generation_is_what_the_document_says() {
 }
 
 #[test]
+fn a_pack_is_what_the_document_says() {
+    let spec = RingSpec { descriptors: 128, ..SPEC };
+    let arena = 4096 + 2 * 4096;
+    let mut writer = Writer::create(&spec, 128).unwrap();
+    let memory = Memory::of(writer.memory());
+    let meta = Meta { flags: 0x0102, time: 77, source_time: -5 };
+    let payloads: [&[u8]; 4] = [b"first", b"", b"eight by", b"last"];
+    let pushed = writer.try_push_all(meta, payloads);
+    assert_eq!((pushed.last, pushed.refused.is_some()), (Some(503), false));
+    let at = 4096 + 100 * 64;
+    assert_eq!((memory.number(at, "stamp"), memory.number(at, "seq")), (2 * 101, 500));
+    assert_eq!((memory.number(at, "time"), memory.number(at, "flags")), (77, 0x0102));
+    assert_eq!((memory.number(at, "head_length"), memory.number(at, "packed")), (0, 4));
+    assert_eq!(memory.number(at, "length"), 16 + 8 + 16 + 16);
+    let mut next = arena + 64 * memory.number(at, "offset");
+    for payload in payloads {
+        let length = u64::from_le_bytes(memory.at(next, 8).try_into().unwrap());
+        assert_eq!(memory.at(next + 8, payload.len()), payload);
+        assert_eq!(length, payload.len() as u64);
+        next += 8 + length.next_multiple_of(8);
+    }
+    assert_eq!((memory.number(0, "head"), memory.number(0, "bytes")), (101, 17));
+    assert_eq!((memory.number(0, "messages"), memory.number(0, "kept")), (4, 4));
+
+    // No more than 64, nor more than an eighth of what is kept: 16 here.
+    let pushed = writer.try_push_all(meta, [b"x"; 20]);
+    assert_eq!(pushed.last, Some(523));
+    assert_eq!((memory.number(4096 + 101 * 64, "packed"), memory.number(4096 + 102 * 64, "packed")), (16, 4));
+}
+
+#[test]
 fn a_reader_page_is_what_the_document_says() {
     let mut writer = Writer::create(&SPEC, 4).unwrap();
     let (doorbell_read, doorbell_write) = rustix::pipe::pipe().unwrap();
@@ -143,7 +176,7 @@ fn a_reader_page_is_what_the_document_says() {
     let page = page.unwrap();
     let memory = Memory::of(&page.fd);
     assert_eq!(memory.bytes(0, "page_magic"), b"TRAMPAGE");
-    assert_eq!(memory.number(0, "page_version"), 1);
+    assert_eq!(memory.number(0, "page_version"), 2);
     assert_eq!(memory.number(0, "slots"), page.slots.into());
     let whole = (256 + u64::from(page.slots) * 256).next_multiple_of(4096);
     assert_eq!(memory.0.metadata().unwrap().len(), whole);
@@ -175,6 +208,7 @@ fn a_reader_page_is_what_the_document_says() {
     let pins = memory.bytes(at, "pins");
     assert_eq!(pins.chunks(8).filter(|pin| **pin == 101_u64.to_le_bytes()).count(), 1);
     assert_eq!((memory.number(at, "pins_used"), memory.number(at, "cursor")), (1, 101));
+    assert_eq!(memory.number(at, "read_seq"), 500);
     drop(held);
     assert_eq!(memory.bytes(at, "pins"), [0; 128]);
 

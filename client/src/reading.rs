@@ -10,7 +10,7 @@ use crate::inbox::NewStream;
 use crate::message::{INLINE_BYTES_MAX, Message, MessageRef, Parts, Source};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received};
+use tramline_ring::{Body, Drained, Next, Packed, Reader, ReaderLink, Received, RingError};
 use tramline_wire::{After, Mode};
 
 /// Messages taken from one stream before the next hot one has its turn.
@@ -274,20 +274,30 @@ impl Rings {
         let Some(stream) = self.streams[index].as_mut().filter(|stream| stream.is_plain()) else {
             return (count, lost, Found::Nothing);
         };
-        while count < most.min(BATCH_MESSAGES_MAX) && stream.reader.has_message() {
+        let most = most.min(BATCH_MESSAGES_MAX);
+        let failed = loop {
+            // What is packed is at hand; the rest is looked for.
+            match next_packed(stream, most - count, &mut each) {
+                Ok(packed) => count += packed,
+                Err(error) => break Some(error),
+            }
+            if count == most || !stream.reader.has_message() {
+                break None;
+            }
             match stream.reader.try_next(&mut self.scratch) {
                 Ok(Next::Message(received)) => {
                     count += 1;
                     lost = received.lost.saturating_add(lost);
-                    each(InRing { source: &stream.source, received, scratch: &mut self.scratch });
+                    each(InRing::Alone { source: &stream.source, received, scratch: &mut self.scratch });
                 }
-                Ok(_) => break,
-                Err(error) => {
-                    let (attach, token) = (stream.attach, stream.token);
-                    self.failed = self.take_out(index);
-                    return (count, lost, Found::Failed { attach, token, error: error.into() });
-                }
+                Ok(_) => break None,
+                Err(error) => break Some(error),
             }
+        };
+        if let Some(error) = failed {
+            let (attach, token) = (stream.attach, stream.token);
+            self.failed = self.take_out(index);
+            return (count, lost, Found::Failed { attach, token, error: error.into() });
         }
         if count > 0 {
             stream.misses = 0;
@@ -417,33 +427,64 @@ impl Rings {
     }
 }
 
-/// A message as it was found in a ring: its small bytes in `scratch`, its large ones pinned.
-pub(crate) struct InRing<'a> {
-    pub(crate) source: &'a Arc<Source>,
-    pub(crate) received: Received,
-    pub(crate) scratch: &'a mut Vec<u8>,
+/// Hands over up to `most` messages of the pack that is being read; returns how many. Their losses were told with the
+/// pack's first message, which [`Reader::try_next`] brings.
+#[inline]
+fn next_packed(
+    stream: &mut Stream,
+    most: usize,
+    each: &mut impl FnMut(InRing<'_>),
+) -> Result<usize, RingError> {
+    let mut count = 0;
+    while count < most
+        && let Some(packed) = stream.reader.next_packed()?
+    {
+        count += 1;
+        each(InRing::Packed { source: &stream.source, packed });
+    }
+    Ok(count)
+}
+
+/// A message as it was found in a ring.
+pub(crate) enum InRing<'a> {
+    /// Its small bytes are in `scratch`, its large ones pinned.
+    Alone { source: &'a Arc<Source>, received: Received, scratch: &'a mut Vec<u8> },
+    /// It is one of a pack.
+    Packed { source: &'a Arc<Source>, packed: Packed<'a> },
 }
 
 impl InRing<'_> {
     /// A message that owns what it shows.
     #[inline]
     pub(crate) fn into_message(self) -> Message {
-        message(self.source, self.received, self.scratch)
+        match self {
+            Self::Alone { source, received, scratch } => message(source, received, scratch),
+            Self::Packed { source, packed } => Message::from_ring(parts(source, &packed), packed.payload),
+        }
     }
 
     /// Shows the message where it lies.
     #[inline]
     pub(crate) fn show(&self, show: impl FnOnce(MessageRef<'_>)) {
-        let Received { seq, lost, meta, body } = &self.received;
-        let (head, payload) = match body {
-            Body::Copied { payload, head } => (&self.scratch[head.clone()], &self.scratch[payload.clone()]),
-            Body::Pinned(pinned) => (pinned.head(), pinned.payload()),
-        };
-        show(MessageRef::new(
-            Parts { source: self.source, seq: *seq, lost: *lost, meta: *meta, head },
-            payload,
-        ));
+        match self {
+            Self::Alone { source, received, scratch } => {
+                let Received { seq, lost, meta, body } = received;
+                let (head, payload) = match body {
+                    Body::Copied { payload, head } => (&scratch[head.clone()], &scratch[payload.clone()]),
+                    Body::Pinned(pinned) => (pinned.head(), pinned.payload()),
+                };
+                show(MessageRef::new(Parts { source, seq: *seq, lost: *lost, meta: *meta, head }, payload));
+            }
+            Self::Packed { source, packed } => {
+                show(MessageRef::new(parts(source, packed), packed.payload));
+            }
+        }
     }
+}
+
+#[inline]
+fn parts<'a>(source: &'a Arc<Source>, packed: &Packed<'a>) -> Parts<'a> {
+    Parts { source, seq: packed.seq, lost: packed.lost, meta: packed.meta, head: &[] }
 }
 
 #[inline]

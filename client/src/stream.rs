@@ -210,23 +210,14 @@ impl Stream {
     {
         let mut inner = lock(&self.inner);
         gates::before(&mut inner.writer);
-        let mut last = None;
         // They are published together: one time for all.
         meta.time = monotonic_nanos();
-        for payload in payloads {
-            match inner.writer.try_push(*meta, &[], payload.as_ref()) {
-                Ok(seq) => {
-                    gates::room(&mut inner.writer);
-                    last = Some(seq);
-                }
-                Err(_) => {
-                    inner.writer.flush();
-                    return (last, Some(payload));
-                }
-            }
+        let pushed = inner.writer.try_push_all(*meta, payloads);
+        if pushed.last.is_some() {
+            gates::room(&mut inner.writer);
         }
         inner.writer.flush();
-        (last, None)
+        (pushed.last, pushed.refused.map(|(payload, _)| payload))
     }
 
     /// Uses up a number for a message that found no room.

@@ -55,23 +55,23 @@ impl Counters {
             bytes,
             dropped: counters.skipped,
             waits: counters.waits,
-            depth: counters.head.saturating_sub(counters.oldest),
+            depth: counters.kept,
             messages_per_second: last.map_or(0.0, |(since, before, _)| rate(messages, before, since)),
             bytes_per_second: last.map_or(0.0, |(since, _, before)| rate(bytes, before, since)),
         });
         for reader in &mut stream.readers {
-            self.fill_reader(reader, counters.head, descriptors);
+            self.fill_reader(reader, counters.next_seq, descriptors);
         }
     }
 
-    fn fill_reader(&mut self, reader: &mut ReaderStatus, head: u64, descriptors: &Descriptors) {
+    fn fill_reader(&mut self, reader: &mut ReaderStatus, next_seq: u64, descriptors: &Descriptors) {
         let Some(place) = reader.page else { return };
         let page = self.pages.entry(place.memory).or_insert_with(|| {
             let memory = descriptors.get(place.memory)?;
             PageObserver::new(memory.as_ref(), place.first_slot, place.slots).ok()
         });
         let Some(slot) = page.as_ref().and_then(|page| page.slot(place.slot)) else { return };
-        reader.lag = Some(head.saturating_sub(slot.cursor));
+        reader.lag = Some(next_seq.saturating_sub(slot.seq.saturating_add(1)));
         reader.lost = Some(slot.lost);
         reader.pinned = Some(slot.pinned);
     }

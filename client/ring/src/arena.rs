@@ -143,6 +143,21 @@ impl Arena {
         Some(Block::new(start, units, index))
     }
 
+    /// Gives the end of a block back, all but its first `units`, if it is the last that was cut from the current chunk.
+    /// Returns what is left of it.
+    #[inline]
+    pub(crate) fn trim(&mut self, block: Block, units: u32) -> Block {
+        if block.chunk() == NO_CHUNK || self.current != Some(block.chunk()) || units > block.units() {
+            return block;
+        }
+        let chunk = &mut self.chunks[block.chunk() as usize];
+        if chunk.start + chunk.used != block.start() + block.units() {
+            return block;
+        }
+        chunk.used -= block.units() - units;
+        Block::new(block.start(), units, block.chunk())
+    }
+
     /// Gives a block back.
     pub(crate) fn give(&mut self, block: Block) {
         if block.units() == 0 {
@@ -267,13 +282,16 @@ mod tests {
         #[test]
         fn blocks_never_overlap_and_none_is_lost(
             units in 16_u32..5000,
-            steps in proptest::collection::vec((any::<bool>(), 0_u32..600, any::<prop::sample::Index>()), 1..300),
+            steps in proptest::collection::vec((any::<bool>(), 0_u32..600, 0_u32..600, any::<prop::sample::Index>()), 1..300),
         ) {
             let mut arena = Arena::new(units);
             let mut held: Vec<Block> = Vec::new();
-            for (take, size, index) in steps {
+            for (take, size, needed, index) in steps {
                 if take {
                     if let Some(block) = arena.take(size) {
+                        let kept = needed.min(size).max(1);
+                        let block = arena.trim(block, kept);
+                        prop_assert!(block.units() == size || block.units() == kept);
                         prop_assert!(block.start() + block.units() <= units);
                         for other in held.iter().filter(|other| other.units() > 0 && block.units() > 0) {
                             let apart = block.start() + block.units() <= other.start() || other.start() + other.units() <= block.start();

@@ -107,7 +107,13 @@ fn a_reader_survives_a_writer_that_scribbles() {
                 let position = rng.next() % 8;
                 let near = scribbles / 16;
                 let descriptor: &Descriptor = ring.descriptor(position);
-                match rng.below(4) {
+                match rng.below(6) {
+                    // A pack that may be one, of messages that may be some.
+                    4 => {
+                        note(&descriptor.words[3], (rng.next() % 16) | ((rng.next() % 40 * 8) << 32));
+                        note(&descriptor.words[4], (rng.next() % 80) << 32);
+                    }
+                    5 => ring.copy_in(rng.next() % 128 * 8, &(rng.next() % 40).to_le_bytes()),
                     0 => note(&descriptor.stamp, nasty(&mut rng, near)),
                     1 => {
                         let header = ring.header();

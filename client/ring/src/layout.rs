@@ -18,7 +18,7 @@ pub(crate) const RING_MAGIC: u64 = u64::from_le_bytes(*b"TRAMRING");
 pub(crate) const PAGE_MAGIC: u64 = u64::from_le_bytes(*b"TRAMPAGE");
 
 /// Version of both layouts.
-pub(crate) const LAYOUT_VERSION: u64 = 1;
+pub(crate) const LAYOUT_VERSION: u64 = 2;
 
 /// Size of a generation's header, and what sizes are rounded up to.
 pub(crate) const PAGE_BYTES: u64 = 4096;
@@ -37,6 +37,12 @@ pub const PINS_PER_SLOT: usize = if cfg!(loom) { 2 } else { 16 };
 
 /// Payloads up to this size without type and headers stand in the descriptor itself.
 pub(crate) const INLINE_BYTES_MAX: usize = 20;
+
+/// Most messages of a pack.
+pub(crate) const PACK_MESSAGES_MAX: u32 = 64;
+
+/// Most bytes of a pack: it is copied out as a whole, into memory that stays in the nearest cache.
+pub(crate) const PACK_BYTES_MAX: u32 = 8192;
 
 /// Positions stay below this, so that stamps (twice a position) never wrap.
 pub(crate) const POSITION_MAX: u64 = 1 << 62;
@@ -94,6 +100,10 @@ pub(crate) struct Counted {
     pub(crate) skipped: AtomicU64,
     /// How often the writer began to wait for room.
     pub(crate) waits: AtomicU64,
+    /// Messages published; more than positions where messages are packed.
+    pub(crate) messages: AtomicU64,
+    /// Messages that are still to be had.
+    pub(crate) kept: AtomicU64,
 }
 
 /// How a waiting writer asks readers to ring.
@@ -134,7 +144,7 @@ pub(crate) struct Descriptor {
 ///
 /// ```text
 /// 0 seq │ 1 time │ 2 source time │ 3 offset in units (32), length (32)
-/// 4 head length (15), inline (1), flags (16), inline bytes 0..4 │ 5, 6 inline bytes 4..20
+/// 4 head length (15), inline (1), flags (16), inline bytes 0..4 or number of packed messages │ 5, 6 inline bytes 4..20
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Fields(pub(crate) [u64; 7]);
@@ -147,6 +157,11 @@ impl Fields {
     pub(crate) const fn placed(offset: u32, length: u32, head_length: u16) -> Self {
         debug_assert!((head_length as u64) < INLINE_BIT, "header blocks are bounded well below 32 KiB");
         Self([0, 0, 0, offset as u64 | (length as u64) << 32, head_length as u64, 0, 0])
+    }
+
+    /// Several messages with consecutive sequence numbers, packed into `length` bytes.
+    pub(crate) const fn packed(offset: u32, length: u32, messages: u32) -> Self {
+        Self([0, 0, 0, offset as u64 | (length as u64) << 32, (messages as u64) << 32, 0, 0])
     }
 
     /// A message whose payload, at most [`INLINE_BYTES_MAX`] bytes, stands in the descriptor.
@@ -196,6 +211,11 @@ impl Fields {
     /// Whether the payload stands in the descriptor instead of the arena.
     pub(crate) const fn is_inline(&self) -> bool {
         self.0[4] & INLINE_BIT != 0
+    }
+
+    /// How many messages are packed; 0 where it is one that is not.
+    pub(crate) const fn packed_messages(&self) -> u32 {
+        if self.is_inline() { 0 } else { low(self.0[4] >> 32) }
     }
 
     /// The message's flags, which mean nothing to the ring.
@@ -250,6 +270,8 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) position: AtomicU64,
+    /// Sequence number of the last message below it, for whoever watches.
+    pub(crate) seq: AtomicU64,
 }
 
 /// Whether a reader sleeps.
@@ -289,12 +311,17 @@ mod tests {
         let seen = (placed.seq(), placed.time(), placed.source_time(), placed.flags());
         assert_eq!(seen, (u64::MAX, 1, -1, 0xffff));
         assert_eq!((placed.offset(), placed.length(), placed.head_length()), (u32::MAX, 77, 0x7fff));
-        assert!(!placed.is_inline());
+        assert!(!placed.is_inline() && placed.packed_messages() == 0);
+
+        let packed = Fields::packed(7, 4096, 64).of(9, 1, -1, 0xffff);
+        assert_eq!((packed.offset(), packed.length(), packed.head_length()), (7, 4096, 0));
+        assert_eq!((packed.packed_messages(), packed.seq(), packed.flags()), (64, 9, 0xffff));
 
         let bytes: [u8; INLINE_BYTES_MAX] = std::array::from_fn(|i| u8::try_from(i * 11 % 256).unwrap());
         for length in 0..=INLINE_BYTES_MAX {
             let inline = Fields::inline(&bytes[..length]).of(5, 6, 7, 0xffff);
             assert!(inline.is_inline() && inline.head_length() == 0 && inline.flags() == 0xffff);
+            assert_eq!(inline.packed_messages(), 0);
             assert_eq!(&inline.inline_bytes()[..inline.length() as usize], &bytes[..length]);
         }
     }

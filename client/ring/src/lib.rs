@@ -133,10 +133,12 @@ pub use memory::missing_features;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use observe::{Counters, Observer, PageObserver, SlotCounters};
 #[cfg(all(target_os = "linux", not(loom)))]
-pub use reader::{Body, LetGo, Next, PIN_BYTES_MIN, Pinned, Reader, Received, Release, Successor};
+pub use reader::{Body, LetGo, Next, PIN_BYTES_MIN, Packed, Pinned, Reader, Received, Release, Successor};
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use spec::{RingIdentity, RingSpec, verify_page, verify_ring};
 #[cfg(target_os = "linux")]
 pub use wait::Spinner;
 #[cfg(all(target_os = "linux", not(loom)))]
-pub use writer::{GateBudget, Generation, Loan, Meta, ModeChange, ReadMode, SendError, Start, Writer};
+pub use writer::{
+    GateBudget, Generation, Loan, Meta, ModeChange, Pushed, ReadMode, SendError, Start, Writer,
+};

@@ -17,12 +17,16 @@ pub struct Observer {
 /// What a generation's header says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Position that the next message will have; less the first position, the messages published.
+    /// Position that the next message will have.
     pub head: u64,
     /// Position of the oldest message that is still to be had.
     pub oldest: u64,
-    /// Messages published in this generation.
+    /// Messages published in this generation; several at one position where they are packed.
     pub messages: u64,
+    /// Messages that are still to be had.
+    pub kept: u64,
+    /// Sequence number that the next message will have.
+    pub next_seq: u64,
     /// Payload bytes published in this generation.
     pub bytes: u64,
     /// Sequence numbers consumed without a message.
@@ -47,12 +51,15 @@ impl Observer {
     pub fn counters(&self) -> Counters {
         let header = self.ring.header();
         let head = peek(&header.counters.head);
+        let (messages, skipped) = (peek(&header.counters.messages), peek(&header.counters.skipped));
         Counters {
             head,
             oldest: peek(&header.counters.oldest).min(head),
-            messages: head.saturating_sub(peek(&header.first_position)),
+            messages,
+            kept: peek(&header.counters.kept).min(messages),
+            next_seq: peek(&header.first_seq).saturating_add(messages).saturating_add(skipped),
             bytes: peek(&header.counters.bytes),
-            skipped: peek(&header.counters.skipped),
+            skipped,
             waits: peek(&header.counters.waits),
             closed: ended(header).is_some(),
         }
@@ -71,6 +78,8 @@ pub struct PageObserver {
 pub struct SlotCounters {
     /// Position up to which its reader has read, as last published by it.
     pub cursor: u64,
+    /// Sequence number of the last message below it.
+    pub seq: u64,
     /// Messages it lost.
     pub lost: u64,
     /// Messages it holds in place, 16 at most.
@@ -97,6 +106,7 @@ impl PageObserver {
         debug_assert!(pinned <= PINS_PER_SLOT);
         Some(SlotCounters {
             cursor: peek(&slot.cursor.position),
+            seq: peek(&slot.cursor.seq),
             lost: peek(&slot.sleep.lost),
             pinned: u32::try_from(pinned).unwrap_or(u32::MAX),
             asleep: peek(&slot.sleep.epoch) % 2 == 1,

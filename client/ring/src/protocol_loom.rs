@@ -20,7 +20,7 @@ fn descriptor() -> Descriptor {
 
 fn slot() -> Slot {
     Slot {
-        cursor: Cursor { position: word() },
+        cursor: Cursor { position: word(), seq: word() },
         sleep: Sleep { epoch: word(), lost: word(), pins_used: word() },
         pins: std::array::from_fn(|_| word()),
     }
@@ -36,7 +36,15 @@ fn header() -> Header {
         arena_bytes: word(),
         first_position: word(),
         first_seq: word(),
-        counters: Counted { head: word(), oldest: word(), bytes: word(), skipped: word(), waits: word() },
+        counters: Counted {
+            head: word(),
+            oldest: word(),
+            bytes: word(),
+            skipped: word(),
+            waits: word(),
+            messages: word(),
+            kept: word(),
+        },
         wait: Wait { epoch: word(), wanted: word() },
         end: End { state: word(), position: word(), next_seq: word(), successor: word() },
     }

@@ -7,7 +7,7 @@
 
 use crate::error::{RingError, claim};
 use crate::fork;
-use crate::layout::{Fields, INLINE_BYTES_MAX, PINS_PER_SLOT, POSITION_MAX, STATE_SUCCEEDED, UNIT_BYTES};
+use crate::layout::{Fields, INLINE_BYTES_MAX, PINS_PER_SLOT, POSITION_MAX, UNIT_BYTES};
 use crate::link::{ReaderLink, SlotRef};
 use crate::protocol::{self, Look, note, peek};
 use crate::spec::RingIdentity;
@@ -18,19 +18,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+mod edges;
 mod generation;
+mod pack;
 
 use generation::Generations;
 pub use generation::{LetGo, Successor};
+use pack::Pack;
+pub use pack::Packed;
 
 /// Payloads from this size on are read in place where that is allowed; below it a copy is cheaper than a fence.
 pub const PIN_BYTES_MIN: u32 = 4096;
 
 /// A cursor is published after this many messages at the latest.
 const CURSOR_BATCH_MAX: u64 = 64;
-
-/// How often an overtaken reader tries to catch up within one call.
-const CATCH_UP_TRIES: u64 = 8;
 
 /// Sequence numbers stay below this; what lies between two of them can be counted without care.
 const SEQ_MAX: u64 = 1 << 62;
@@ -228,6 +229,10 @@ pub struct Reader {
     writer_gone: bool,
     /// The head as it was claimed when this reader last failed to catch up.
     gave_up_at: Option<u64>,
+    /// Read, and not handed over yet.
+    pack: Pack,
+    /// Messages read since the cursor was published.
+    unpublished: u64,
 }
 
 impl Reader {
@@ -262,6 +267,7 @@ impl Reader {
             born: ring.born(),
         };
         let shared = Shared::new(ring, Arc::new(owned), place);
+        note(&shared.slot.get().cursor.seq, start.seq - 1);
         protocol::move_cursor(shared.slot.get(), start.position);
         Ok(Self {
             shared: Arc::new(shared),
@@ -275,6 +281,8 @@ impl Reader {
             epoch: 0,
             writer_gone: false,
             gave_up_at: None,
+            pack: Pack::default(),
+            unpublished: 0,
         })
     }
 
@@ -298,11 +306,19 @@ impl Reader {
         let mut tries = 0;
         loop {
             scratch.clear();
+            if let Some(packed) = self.next_packed()? {
+                return Ok(Next::Message(packed.into_received(scratch)));
+            }
             match protocol::look(self.shared.ring.descriptor(self.position), self.position) {
                 Look::NotYet => match self.nothing_there()? {
                     Some(next) => return Ok(next),
                     None => continue,
                 },
+                Look::There(fields) if fields.packed_messages() > 0 => {
+                    if self.take_pack(&fields)? {
+                        continue;
+                    }
+                }
                 Look::There(fields) => {
                     if let Some(received) = self.take(&fields, scratch)? {
                         return Ok(Next::Message(received));
@@ -329,7 +345,7 @@ impl Reader {
     /// Cheaper still: whether a message, or its loss, is to be found; an end is not.
     #[must_use]
     pub fn has_message(&self) -> bool {
-        protocol::stirs(self.shared.ring.descriptor(self.position), self.position)
+        !self.pack.is_empty() || protocol::stirs(self.shared.ring.descriptor(self.position), self.position)
     }
 
     /// Before parking: publishes the cursor, says that this reader sleeps, and looks again. `true`: something is there,
@@ -349,6 +365,7 @@ impl Reader {
             self.disarm();
             return true;
         }
+        self.pack.shrink();
         false
     }
 
@@ -370,6 +387,8 @@ impl Reader {
     pub fn publish_cursor(&mut self) {
         if self.published_cursor != self.position {
             self.published_cursor = self.position;
+            self.unpublished = 0;
+            note(&self.shared.slot.get().cursor.seq, self.read_seq());
             protocol::move_cursor(self.shared.slot.get(), self.position);
             self.shared.tell_writer(self.position);
         }
@@ -395,7 +414,9 @@ impl Reader {
     /// Messages published and not read yet, as the writer claims.
     #[must_use]
     pub fn lag(&self) -> u64 {
-        peek(&self.shared.ring.header().counters.head).saturating_sub(self.position)
+        let header = self.shared.ring.header();
+        let published = peek(&header.counters.messages).saturating_add(peek(&header.counters.skipped));
+        peek(&header.first_seq).saturating_add(published).saturating_sub(self.last_seq + 1)
     }
 
     /// Reads the message that `fields` describe. `None`: it was overtaken meanwhile.
@@ -426,16 +447,21 @@ impl Reader {
         self.last_seq = fields.seq();
         self.count_lost(lost);
         self.position += 1;
-        let unpublished = self.position - self.published_cursor;
-        let large = fields.length() >= PIN_BYTES_MIN;
+        self.count_read(1, fields.length() >= PIN_BYTES_MIN);
+        let meta = Meta { flags: fields.flags(), time: fields.time(), source_time: fields.source_time() };
+        Ok(Some(Received { seq: fields.seq(), lost, meta, body }))
+    }
+
+    /// Publishes the cursor when it is time to.
+    #[inline]
+    fn count_read(&mut self, messages: u64, large: bool) {
+        self.unpublished += messages;
         if large
-            || unpublished >= self.cursor_batch
+            || self.unpublished >= self.cursor_batch
             || protocol::writer_seems_to_wait(self.shared.ring.header())
         {
             self.publish_cursor();
         }
-        let meta = Meta { flags: fields.flags(), time: fields.time(), source_time: fields.source_time() };
-        Ok(Some(Received { seq: fields.seq(), lost, meta, body }))
     }
 
     fn take_copy(&self, fields: &Fields, scratch: &mut Vec<u8>) -> Result<Option<Body>, RingError> {
@@ -479,7 +505,8 @@ impl Reader {
             head: (offset + (length as u64).next_multiple_of(8), usize::from(fields.head_length())),
         };
         // Confirmed fields that are out of bounds are a lie; `pinned` lets go of the pin.
-        claim(!fields.is_inline(), "a large message", fields.length().into(), "not within its descriptor")?;
+        let alone = !fields.is_inline() && fields.packed_messages() == 0;
+        claim(alone, "a large message", fields.length().into(), "not within its descriptor, not in a pack")?;
         self.bound(&fields)?;
         Ok(Some((fields, Body::Pinned(pinned))))
     }
@@ -505,68 +532,9 @@ impl Reader {
         )
     }
 
-    /// Moves an overtaken reader to a message that is still there. `false`: give up for now.
-    fn catch_up(&mut self, tries: u64) -> Result<bool, RingError> {
-        let counters = &self.shared.ring.header().counters;
-        let head = peek(&counters.head).min(POSITION_MAX);
-        let oldest = peek(&counters.oldest).min(head);
-        // The writer may retire the oldest while this reader gets there: each try aims further ahead.
-        let ahead = (head - oldest) / CATCH_UP_TRIES * (tries - 1).min(CATCH_UP_TRIES);
-        let target = oldest.saturating_add(ahead).min(POSITION_MAX - 1);
-        self.position = target.max(self.position + 1).min(POSITION_MAX - 1);
-        if tries < CATCH_UP_TRIES {
-            return Ok(true);
-        }
-        // Whoever is overtaken again and again is overtaken by messages. Stamps that say so while nothing is published
-        // would keep a reader busy for ever.
-        claim(
-            self.gave_up_at != Some(head),
-            "the head of a ring",
-            head,
-            "it moves while readers are overtaken",
-        )?;
-        self.gave_up_at = Some(head);
-        Ok(false)
-    }
-
-    /// What to say when the descriptor holds nothing yet; `None`: look again.
-    fn nothing_there(&mut self) -> Result<Option<Next>, RingError> {
-        let ended = protocol::ended(self.shared.ring.header());
-        if ended.is_none() && !self.writer_gone {
-            return Ok(Some(Next::Empty));
-        }
-        // The end was seen after the last look at the descriptor: messages before the end may have come between.
-        if protocol::stirs(self.shared.ring.descriptor(self.position), self.position) {
-            return Ok(None);
-        }
-        self.publish_cursor();
-        let Some(ended) = ended else {
-            // The writer died. What it published whole has been read; what it had retired before this reader came to it
-            // shows in its counters.
-            let header = self.shared.ring.header();
-            let published = peek(&header.counters.head).saturating_sub(peek(&header.first_position));
-            let numbers = published.saturating_add(peek(&header.counters.skipped));
-            let next_seq = peek(&header.first_seq).saturating_add(numbers);
-            return Ok(Some(self.end_before(next_seq)));
-        };
-        claim(
-            ended.position <= self.position,
-            "the end of a stream",
-            ended.position,
-            "not past what was published",
-        )?;
-        if ended.state == STATE_SUCCEEDED {
-            return self.go_on(ended);
-        }
-        Ok(Some(self.end_before(ended.next_seq)))
-    }
-
-    /// The end, at the number that the next message would have had (a claim).
-    fn end_before(&mut self, next_seq: u64) -> Next {
-        let lost = next_seq.min(SEQ_MAX).saturating_sub(self.last_seq + 1);
-        self.last_seq += lost;
-        self.count_lost(lost);
-        Next::Ended { lost }
+    /// The sequence number of the last message below the position.
+    fn read_seq(&self) -> u64 {
+        self.last_seq + u64::from(self.packed())
     }
 
     fn count_lost(&mut self, lost: u64) {

@@ -93,7 +93,7 @@ impl Ring {
             claim(value == wanted, what, value, rule)
         };
         equal(&header.magic, RING_MAGIC, "the mark of a ring", "TRAMRING in ASCII")?;
-        equal(&header.version, LAYOUT_VERSION, "the version of a ring's layout", "1 is known here")?;
+        equal(&header.version, LAYOUT_VERSION, "the version of a ring's layout", "2 is known here")?;
         let declared = "what was declared on the socket";
         equal(&header.stream, identity.stream, "the stream in a ring's header", declared)?;
         equal(&header.generation, identity.generation.into(), "the generation in a ring's header", declared)?;
@@ -185,6 +185,22 @@ impl Ring {
         }
     }
 
+    /// Writes a message of a pack to `offset` (a multiple of 8): its length in a word, and its bytes as
+    /// [`copy_in`](Self::copy_in) does.
+    #[inline]
+    pub(crate) fn pack_in(&self, offset: u64, bytes: &[u8]) {
+        self.words(offset, 1)[0].store(bytes.len() as u64, Ordering::Relaxed);
+        self.copy_in(offset + 8, bytes);
+    }
+
+    /// Copies `count` words at `offset` (a multiple of 8) to `out`, in place of what it held. They are a claim as in
+    /// [`copy_out`](Self::copy_out).
+    #[inline]
+    pub(crate) fn words_out(&self, offset: u64, count: usize, out: &mut Vec<[u8; 8]>) {
+        out.clear();
+        out.extend(self.words(offset, count).iter().map(|word| word.load(Ordering::Relaxed).to_le_bytes()));
+    }
+
     /// Appends `length` bytes at `offset` (a multiple of 8) to `out`. They are a claim, and may be torn, until the
     /// protocol confirms them. The range must lie within the arena.
     pub(crate) fn copy_out(&self, offset: u64, length: usize, out: &mut Vec<u8>) {
@@ -272,7 +288,7 @@ impl Page {
             version == LAYOUT_VERSION,
             "the version of a reader page's layout",
             version,
-            "1 is known here",
+            "2 is known here",
         )?;
         let declared = peek(&header.slots);
         claim(

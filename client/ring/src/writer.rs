@@ -27,11 +27,13 @@ use std::sync::Arc;
 
 mod generation;
 mod loan;
+mod pack;
 
 use generation::Former;
 pub use generation::Generation;
 pub use loan::Loan;
 use loan::Outstanding;
+pub use pack::Pushed;
 
 /// Most messages retired between two fences.
 const RETIRE_BATCH_MAX: u64 = 64;
@@ -91,11 +93,13 @@ pub enum SendError {
     Closed,
 }
 
-/// What the writer knows of one message.
+/// What the writer knows of one position: of a message, or of several in a pack.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
+    /// Sequence number of the first.
     seq: u64,
     block: Block,
+    messages: u64,
 }
 
 #[derive(Debug)]
@@ -128,10 +132,13 @@ pub struct Writer {
     depth: u64,
     arena: Arena,
     entries: VecDeque<Entry>,
+    /// Messages in the entries.
+    kept: u64,
     head: u64,
     oldest: u64,
     next_seq: u64,
     bytes: u64,
+    messages: u64,
     skipped: u64,
     waits: u64,
     wait_epoch: u64,
@@ -163,10 +170,12 @@ impl Writer {
             depth: u64::from(depth.clamp(1, spec.descriptors)),
             arena: Arena::new(units),
             entries: VecDeque::new(),
+            kept: 0,
             head: spec.first_position,
             oldest: spec.first_position,
             next_seq: spec.first_seq,
             bytes: 0,
+            messages: 0,
             skipped: 0,
             waits: 0,
             wait_epoch: 0,
@@ -216,8 +225,7 @@ impl Writer {
                 max: READERS_MAX as u64,
             });
         }
-        let position = self.head.saturating_sub(history.into()).max(self.oldest);
-        let seq = self.entry(position).map_or(self.next_seq, |entry| entry.seq);
+        let start = self.back(history.into());
         let place = link.slot(slot)?;
         let reader = ReaderState {
             id,
@@ -225,12 +233,12 @@ impl Writer {
             slot: place,
             number: slot,
             mode,
-            cursor: position,
+            cursor: start.position,
             rung: 0,
             gate: budget::Gate::default(),
         };
         self.readers.push(reader);
-        Ok(Start { position, seq })
+        Ok(start)
     }
 
     /// Forgets a reader; what it held is free again. `false` if there is none of that id.
@@ -367,19 +375,28 @@ impl Writer {
         Arc::clone(&self.ring)
     }
 
-    fn entry(&self, position: u64) -> Option<&Entry> {
-        let index = usize::try_from(position.checked_sub(self.oldest)?).ok()?;
-        self.entries.get(index)
+    /// Where a reader begins that wants up to this many past messages. It may be within a pack.
+    fn back(&self, history: u64) -> Start {
+        let mut start = Start { position: self.head, seq: self.next_seq };
+        let mut wanted = history;
+        for entry in self.entries.iter().rev() {
+            if wanted == 0 {
+                break;
+            }
+            let taken = entry.messages.min(wanted);
+            start = Start { position: start.position - 1, seq: entry.seq + entry.messages - taken };
+            wanted -= taken;
+        }
+        start
     }
 
     /// Takes a block and makes sure of a descriptor for it. The usual case is inlined, see [`Arena::take`].
     #[inline]
     fn place(&mut self, bytes: u64) -> Result<Block, SendError> {
-        let kept = self.head - self.oldest;
         if !self.closed
             && bytes <= self.message_bytes_max()
-            && kept < self.depth
-            && kept + (self.loans.len() as u64) < self.spec.descriptors.into()
+            && self.kept < self.depth
+            && self.head - self.oldest + (self.loans.len() as u64) < self.spec.descriptors.into()
             && let Some(block) = self.arena.take(low(bytes.div_ceil(UNIT_BYTES)))
         {
             return Ok(block);
@@ -400,7 +417,7 @@ impl Writer {
         let units = low(bytes.div_ceil(UNIT_BYTES));
         // Keeping no more than `depth` keeps the working set, and so the cache, small. Readers that are in the way of
         // this are in the way of nothing else.
-        if self.head - self.oldest >= self.depth {
+        if self.kept >= self.depth {
             self.retire_some();
         }
         loop {
@@ -425,27 +442,44 @@ impl Writer {
         Fields::placed(block.start(), low(payload_bytes as u64), head_length)
     }
 
-    /// Publishes the descriptor and moves the head.
+    /// Publishes a message.
     #[inline]
     fn publish(&mut self, block: Block, fields: Fields, meta: Meta) -> u64 {
+        self.publish_all(block, fields, meta, 1, fields.length().into())
+    }
+
+    /// Publishes a descriptor, which describes this many messages, and moves the head. Returns the last one's sequence
+    /// number.
+    #[inline]
+    fn publish_all(
+        &mut self,
+        block: Block,
+        fields: Fields,
+        meta: Meta,
+        messages: u64,
+        payload_bytes: u64,
+    ) -> u64 {
         let seq = self.next_seq;
         let fields = fields.of(seq, meta.time, meta.source_time, meta.flags);
         protocol::publish(self.ring.descriptor(self.head), self.head, &fields);
-        self.entries.push_back(Entry { seq, block });
+        self.entries.push_back(Entry { seq, block, messages });
         self.head += 1;
-        self.next_seq += 1;
-        self.bytes += u64::from(fields.length());
+        self.next_seq += messages;
+        self.kept += messages;
+        self.messages += messages;
+        self.bytes += payload_bytes;
         self.unflushed = true;
         let counters = &self.ring.header().counters;
         note(&counters.head, self.head);
         note(&counters.bytes, self.bytes);
-        seq
+        note(&counters.messages, self.messages);
+        note(&counters.kept, self.kept);
+        self.next_seq - 1
     }
 
     /// Retires up to a batch of the oldest messages that no gated reader still needs. `false` if there is none.
     fn retire_some(&mut self) -> bool {
-        let batch = (self.depth / 8).clamp(1, RETIRE_BATCH_MAX);
-        let wanted = (self.oldest + batch).min(self.head);
+        let wanted = self.oldest + self.retire_batch();
         let mut limit = self.gate();
         if limit < wanted {
             self.look_at_cursors();
@@ -469,11 +503,26 @@ impl Writer {
         true
     }
 
+    /// How many positions hold the oldest messages that are retired together.
+    fn retire_batch(&self) -> u64 {
+        let batch = (self.depth / 8).clamp(1, RETIRE_BATCH_MAX);
+        let (mut positions, mut messages) = (0, 0);
+        for entry in &self.entries {
+            if messages >= batch {
+                break;
+            }
+            positions += 1;
+            messages += entry.messages;
+        }
+        positions
+    }
+
     /// After the fence: what nobody holds is free, the rest is set aside.
     fn take_back(&mut self, retired: Range<u64>) {
         let pins_used = self.readers.iter().any(|reader| protocol::pins_used(reader.slot.get()));
         for position in retired {
-            let entry = self.entries.pop_front().expect("there is an entry for every message that is kept");
+            let entry = self.entries.pop_front().expect("there is an entry for every position that is kept");
+            self.kept -= entry.messages;
             if pins_used && entry.block != Block::NONE && self.is_pinned(position) {
                 self.held.push(Held { position, block: entry.block });
             } else {

@@ -23,6 +23,9 @@ enum Step {
     Push {
         length: usize,
     },
+    PushAll {
+        lengths: Vec<usize>,
+    },
     Flush,
     Loan {
         length: usize,
@@ -78,6 +81,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (length(), prop_oneof![3 => Just(0), 1 => 1_usize..200]).prop_map(|(length, head)| Step::Send { length, head }),
         3 => length().prop_map(|length| Step::Push { length }),
+        3 => proptest::collection::vec(prop_oneof![8 => 0_usize..100, 1 => length()], 0..150)
+            .prop_map(|lengths| Step::PushAll { lengths }),
         1 => Just(Step::Flush),
         2 => (length(), 0.0..=1.0_f64, any::<bool>()).prop_map(|(length, part, commit)| {
             #[allow(
@@ -130,7 +135,8 @@ enum Outcome {
 
 struct World {
     writer: Writer,
-    published: BTreeMap<u64, (usize, usize)>,
+    /// Length of payload and headers and the time, by number.
+    published: BTreeMap<u64, (usize, usize, u64)>,
     followers: Vec<Follower>,
     samples: Vec<(u64, Pinned)>,
     joined: u64,
@@ -205,7 +211,9 @@ impl World {
 
     fn published(&mut self, result: Result<u64, SendError>, length: usize, head: usize) {
         match result {
-            Ok(seq) => assert!(self.published.insert(seq, (length, head)).is_none(), "number {seq} twice"),
+            Ok(seq) => {
+                assert!(self.published.insert(seq, (length, head, seq ^ 5)).is_none(), "number {seq} twice");
+            }
             Err(SendError::Full { holder }) => {
                 // Somebody must be in the way, and the model knows who could be.
                 let gated = self.followers.iter().any(|f| f.mode == ReadMode::Gated && Some(f.id) == holder);
@@ -220,12 +228,21 @@ impl World {
     fn read(&mut self, index: usize, hold: bool) -> Outcome {
         let follower = &mut self.followers[index];
         let mut scratch = vec![1, 2, 3];
+        if hold && follower.reader.packed() > 0 {
+            // A pack's further messages, the quicker way.
+            let packed = follower.reader.next_packed().unwrap().unwrap();
+            let (length, _, time) = self.published[&packed.seq];
+            assert_eq!((packed.seq, packed.lost, packed.meta.time), (follower.last + 1, 0, time));
+            assert_eq!(packed.payload, bytes(packed.seq, length));
+            follower.last = packed.seq;
+            return Outcome::Message;
+        }
         let message = match follower.reader.try_next(&mut scratch).unwrap() {
             Next::Message(message) => message,
             Next::Ended { lost } => return Outcome::Ended { lost },
             _ => return Outcome::Nothing,
         };
-        let (length, head) = self.published[&message.seq];
+        let (length, head, time) = self.published[&message.seq];
         assert_eq!(message.seq, follower.last + message.lost + 1, "numbers and losses add up");
         if follower.mode == ReadMode::Gated {
             let missing =
@@ -233,7 +250,7 @@ impl World {
             assert_eq!(missing, 0, "a gated reader lost what was published");
         }
         follower.last = message.seq;
-        assert_eq!(message.meta.time, message.seq ^ 5);
+        assert_eq!(message.meta.time, time);
         let (payload, header) = match &message.body {
             Body::Copied { payload, head } => (&scratch[payload.clone()], &scratch[head.clone()]),
             Body::Pinned(pinned) => {
@@ -266,6 +283,24 @@ impl World {
             Step::Push { length } => {
                 let result = self.writer.try_push(meta, b"", &bytes(seq, *length));
                 self.published(result, *length, 0);
+            }
+            Step::PushAll { lengths } => {
+                let payloads = (seq..).zip(lengths).map(|(seq, length)| bytes(seq, *length));
+                let pushed = self.writer.try_push_all(meta, payloads);
+                let taken = pushed.last.map_or(0, |last| last + 1 - seq);
+                for (seq, length) in (seq..seq + taken).zip(lengths) {
+                    assert!(
+                        self.published.insert(seq, (*length, 0, meta.time)).is_none(),
+                        "number {seq} twice"
+                    );
+                }
+                match pushed.refused {
+                    Some((payload, error)) => {
+                        assert_eq!(payload.len(), lengths[usize::try_from(taken).unwrap()]);
+                        self.published(Err(error), 0, 0);
+                    }
+                    None => assert_eq!(taken, lengths.len() as u64),
+                }
             }
             Step::Flush => self.writer.flush(),
             Step::Loan { length, used, commit } => match self.writer.try_loan(*length, 0) {
@@ -366,9 +401,9 @@ proptest! {
     fn every_reader_sees_what_was_published(
         first_position in starts(),
         first_seq in starts().prop_map(|seq| seq + 1),
-        descriptors in prop_oneof![Just(2_u32), Just(8), Just(64)],
-        pages in 4_u64..40,
-        depth in 1_u32..70,
+        descriptors in prop_oneof![Just(2_u32), Just(8), Just(64), Just(256)],
+        pages in prop_oneof![4_u64..40, 100_u64..200],
+        depth in prop_oneof![1_u32..70, 70_u32..300],
         steps in proptest::collection::vec(step(), 1..120),
     ) {
         let spec = RingSpec { stream: 9, generation: 0, descriptors, arena_bytes: pages * 4096, first_position, first_seq };

@@ -92,7 +92,7 @@ impl Writer {
         note(&header.counters.oldest, self.head);
         // What a header counts, it counts from its generation's beginning on; what was skipped says what the readers of a
         // dead writer lost.
-        (self.bytes, self.skipped, self.waits) = (0, 0, 0);
+        (self.bytes, self.messages, self.skipped, self.waits) = (0, 0, 0, 0);
         let old = std::mem::replace(&mut self.ring, Arc::new(ring));
         let generation = self.spec.generation;
         note(&old.header().end.successor, spec.generation.into());
@@ -104,6 +104,7 @@ impl Writer {
         self.depth = depth.into();
         self.arena = arena;
         self.entries.clear();
+        self.kept = 0;
         self.held.clear();
         self.oldest = self.head;
         if !self.wait_epoch.is_multiple_of(2) {
