@@ -75,6 +75,7 @@ impl Shared {
                 return Ok(());
             }
         };
+        step!("attach: slot taken");
         let in_place = inbox.wish.in_place.unwrap_or(offer.in_place);
         let reading = Reading {
             token: session.token(),
@@ -100,6 +101,7 @@ impl Shared {
             }
         }
         outbound.flush();
+        step!("attach: accepted");
         Ok(())
     }
 
@@ -112,6 +114,7 @@ impl Shared {
             let [memory] = inbound.take_fds()?;
             (memory, None)
         };
+        step!("attach: memory came");
         let mut session = lock(&self.session);
         let Some(reading) = session.readings.get_mut(&attach.attach) else {
             drop(session);
@@ -134,6 +137,7 @@ impl Shared {
         let reader = (|| {
             if let Some((doorbell, space)) = bells {
                 link.set_bells(doorbell, space)?;
+                step!("attach: bells set");
                 if let Some(doorbell) = link.doorbell() {
                     let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
                     let token = epoll::EventData::new_u64(link_token);
@@ -161,6 +165,7 @@ impl Shared {
                     NewStream { attach, token, stream, first_seq, reader, source, mode, link, link_token };
                 inbound.add(&inbox, Item::Stream(Box::new(stream)));
                 self.answer(&ToBroker::Attached { attach });
+                step!("attach: confirmed");
             }
             Err(error) => {
                 lock(&self.session).readings.remove(&attach.attach);
@@ -178,8 +183,10 @@ impl Shared {
         let left = if current { session.readings.remove(&attach) } else { None };
         session.end_links(|_, _| false);
         drop(session);
+        step!("detach: left");
         if left.is_some() {
             self.answer(&ToBroker::Detach { attach, code });
+            step!("detach: told");
         }
     }
 
@@ -205,6 +212,7 @@ impl Shared {
         if outbound.open {
             outbound.push(&ToBroker::Unsubscribe { req, sub: inbox.id });
             outbound.flush();
+            step!("detach: unsubscribed");
         }
     }
 
@@ -223,10 +231,13 @@ impl Shared {
         } else {
             None
         };
+        step!("admit: asked");
         match self.admit(admit, page, bells) {
             Ok(start) => {
                 let (start, start_seq, generation) = (start.position, start.seq, 0);
+                step!("admit: admitted");
                 self.answer(&ToBroker::Admitted { attach: admit.attach, start, start_seq, generation });
+                step!("admit: answered");
                 self.reactor.changed();
             }
             Err(code) => self.refuse(admit.attach, code),
@@ -256,6 +267,7 @@ impl Shared {
         drop(session);
         if let Some((page, declared)) = page {
             link.add_page(page, declared.first_slot, declared.slots).map_err(|error| ring_code(&error))?;
+            step!("admit: page mapped");
         }
         let stream = stream.ok_or(Code::PeerGone)?;
         let start = stream
@@ -268,6 +280,7 @@ impl Shared {
     /// An attachment has ended, on either side of it or, within one process, on both.
     pub(crate) fn detached(&self, inbound: &mut Inbound, attach: u64, code: u16) {
         let mut session = lock(&self.session);
+        step!("dismiss: asked");
         let admission = session.admissions.remove(&attach);
         let reading = session.readings.remove(&attach);
         if let Some(reading) = &reading {

@@ -204,6 +204,7 @@ impl Outgoing<'_> {
 pub(crate) fn close_route(shared: &Shared, state: &mut TopicState, awaited: bool) -> Option<u32> {
     let Route::Ring { stream, .. } = std::mem::replace(&mut state.route, Route::Socket) else { return None };
     let next_seq = stream.close();
+    step!("close: not told");
     if next_seq > stream.spec.first_seq {
         state.after = Some(After { stream: stream.id, seq: next_seq - 1 });
     }
@@ -217,5 +218,6 @@ pub(crate) fn close_route(shared: &Shared, state: &mut TopicState, awaited: bool
     let req = if awaited { session.begin() } else { session.request_number() };
     outbound.push(&ToBroker::CloseStream { req, stream: stream.id, last_seq: next_seq - 1 });
     outbound.flush();
+    step!("close: told");
     awaited.then_some(req)
 }

@@ -91,6 +91,7 @@ impl Shared {
 
     /// Tells the broker; returns the request to wait for.
     pub(crate) fn announce_stream(&self, stream: &Arc<Stream>) -> Result<u32> {
+        step!("open: memory made");
         let memory = stream.memory()?;
         let mut session = lock(&self.session);
         let mut outbound = lock(&self.outbound);
@@ -100,6 +101,7 @@ impl Shared {
         let alias = outbound.define(0, &stream.topic.name);
         outbound.push_with(&ToBroker::OpenStream(stream.opening(req, alias)), vec![memory]);
         outbound.flush();
+        step!("open: announced");
         Ok(req)
     }
 
@@ -239,6 +241,7 @@ pub(crate) struct AnnouncedOpening<'s> {
 impl AnnouncedOpening<'_> {
     /// The broker agreed.
     pub(crate) fn opened(mut self) -> Arc<Stream> {
+        step!("open: opened");
         self.opening.opened = true;
         self.stream
     }

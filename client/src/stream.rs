@@ -113,6 +113,7 @@ impl Stream {
         inner.writer.remove_reader(id);
         inner.names.remove(&id);
         self.readers.store(inner.names.len(), Ordering::Release);
+        step!("dismiss: done");
     }
 
     /// A reader's session has ended, but its process may live and hold messages: it is not waited for any more, and

@@ -77,7 +77,8 @@ impl Listener {
     pub(crate) fn drain(&self, slots: &mut Vec<u32>) -> Drained {
         let mut buffer = [0_u8; LISTED_SLOTS_MAX * 4];
         let before = slots.len();
-        loop {
+        // A peer that keeps writing less than a number at a time must not keep its reader here.
+        for _ in 0..LISTED_SLOTS_MAX {
             match rustix::io::read(&self.fd, &mut buffer) {
                 Ok(0) => return Drained::HungUp,
                 Ok(length) => {
@@ -95,6 +96,7 @@ impl Listener {
                 Err(_) => return Drained::Some,
             }
         }
+        self.drain_rest()
     }
 
     /// Empties the pipe without minding what is in it, a bounded number of bytes.

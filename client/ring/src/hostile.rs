@@ -1,15 +1,21 @@
-//! The other side scribbles at random over everything it may write. This side may be told nonsense, may be delayed, and
+//! The other side scribbles over everything it may write. This side may be told nonsense, may be delayed, and
 //! ends the attachment with an error when the nonsense shows; it never panics, never touches what is outside,
 //! never loops for ever.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use crate::layout::{Descriptor, Slot, low};
+use crate::layout::low;
 use crate::protocol::note;
-use crate::sync::AtomicU64;
-use crate::{Body, Meta, Next, ReadMode, Reader, ReaderLink, RingSpec, Writer, WriterLink};
+use crate::scribble::{Random, RingScribbler, SlotScribbler};
+use crate::{
+    Body, Meta, Next, Observer, PageObserver, ReadMode, Reader, ReaderLink, RingError, RingSpec, SendError,
+    Writer, WriterLink,
+};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long each test scribbles; `TRAMLINE_HOSTILE_SECONDS` makes it longer.
@@ -18,53 +24,31 @@ fn duration() -> Duration {
     Duration::from_secs_f64(seconds.unwrap_or(1.0))
 }
 
-/// A generator of random numbers (splitmix64, S. Vigna 2015), so that a printed seed repeats a run's choices.
-struct Random(u64);
-
-impl Random {
-    fn seeded() -> Self {
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
-        let seed = low(u64::try_from(nanos % (1 << 60)).unwrap()).into();
-        println!("seed {seed}");
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-}
-
-/// A number that is likely to hurt.
-fn nasty(rng: &mut Random, near: u64) -> u64 {
-    match rng.below(8) {
-        0 => 0,
-        1 => u64::MAX,
-        2 => near,
-        3 => near.wrapping_add(1),
-        4 => near.wrapping_mul(2).wrapping_add(rng.next() % 5),
-        5 => low(rng.next()).into(),
-        6 => 1 << rng.below(64),
-        _ => rng.next(),
-    }
+/// Ends a test that hangs: dropped in time, it does nothing.
+fn watchdog() -> mpsc::Sender<()> {
+    let (alive, ended) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(duration() + Duration::from_secs(100)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("a victim of scribbling hangs");
+            std::process::abort();
+        }
+    });
+    alive
 }
 
 struct Pair {
     writer: Writer,
     writer_side: Arc<WriterLink>,
     reader_side: Arc<ReaderLink>,
+    page: Option<OwnedFd>,
+    /// The writing ends of both bells once more, for who rings nonsense.
+    bells: [OwnedFd; 2],
 }
 
 fn pair() -> Pair {
     let (doorbell_read, doorbell_write) = rustix::pipe::pipe().unwrap();
     let (space_read, space_write) = rustix::pipe::pipe().unwrap();
+    let bells = [doorbell_write.try_clone().unwrap(), space_write.try_clone().unwrap()];
     let reader_side = Arc::new(ReaderLink::new());
     reader_side.set_bells(doorbell_read, space_write).unwrap();
     let writer_side = Arc::new(WriterLink::new(doorbell_write, space_read).unwrap());
@@ -76,171 +60,304 @@ fn pair() -> Pair {
         first_position: 0,
         first_seq: 1,
     };
-    Pair { writer: Writer::create(&spec, 8).unwrap(), writer_side, reader_side }
+    Pair { writer: Writer::create(&spec, 8).unwrap(), writer_side, reader_side, page: None, bells }
 }
 
 impl Pair {
-    fn attach(&mut self, id: u64) -> Reader {
-        let (slot, page) = self.reader_side.allocate_slot().unwrap();
+    fn attach(&mut self, id: u64, mode: ReadMode, in_place: bool) -> Reader {
+        self.try_attach(id, mode, in_place).unwrap()
+    }
+
+    fn try_attach(&mut self, id: u64, mode: ReadMode, in_place: bool) -> Result<Reader, RingError> {
+        let (slot, page) = self.reader_side.allocate_slot()?;
         if let Some(page) = page {
-            self.writer_side.add_page(page.fd, page.first_slot, page.slots).unwrap();
+            self.page = Some(page.fd.try_clone().unwrap());
+            self.writer_side.add_page(page.fd, page.first_slot, page.slots)?;
         }
-        let start = self.writer.add_reader(id, &self.writer_side, slot, ReadMode::Lossy, 0).unwrap();
+        let start = self.writer.add_reader(id, &self.writer_side, slot, mode, 0)?;
         let memory = rustix::io::fcntl_dupfd_cloexec(self.writer.memory(), 0).unwrap();
-        Reader::attach(memory, &self.writer.spec().identity(), &self.reader_side, slot, start, true).unwrap()
+        let identity = self.writer.spec().identity();
+        let attached = Reader::attach(memory, &identity, &self.reader_side, slot, start, in_place);
+        if attached.is_err() {
+            self.writer.remove_reader(id);
+            self.reader_side.free_slot(slot);
+        }
+        attached
     }
 }
 
-#[test]
-fn a_reader_survives_a_writer_that_scribbles() {
+/// Does something again and again until told to stop; says how often.
+fn keep_on(stop: &Arc<AtomicBool>, mut act: impl FnMut() + Send + 'static) -> JoinHandle<u64> {
+    let stop = Arc::clone(stop);
+    std::thread::spawn(move || {
+        let mut times = 0;
+        while !stop.load(Ordering::Relaxed) {
+            act();
+            times += 1;
+        }
+        times
+    })
+}
+
+/// Bytes that are no slot numbers, or numbers of no slots, as far as they fit.
+fn ring_nonsense(bell: &OwnedFd, rng: &mut Random) {
+    let bytes = [rng.word().to_le_bytes(), rng.nasty(3).to_le_bytes()].concat();
+    let length = usize::try_from(1 + rng.below(16)).unwrap();
+    let _ = rustix::io::write(bell, &bytes[..length]);
+}
+
+fn reader_against_scribbling_writer(in_place: bool) {
+    let _watchdog = watchdog();
     let mut pair = pair();
     let mut rng = Random::seeded();
     let stop = Arc::new(AtomicBool::new(false));
-    // The scribbler shares the writer's own mapping, as a hostile process would use its own.
-    let ring = pair.writer.ring_for_tests();
-    let scribbler = {
-        let (stop, ring) = (Arc::clone(&stop), Arc::clone(&ring));
-        let mut rng = Random(rng.next());
-        std::thread::spawn(move || {
-            let mut scribbles = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                let position = rng.next() % 8;
-                let near = scribbles / 16;
-                let descriptor: &Descriptor = ring.descriptor(position);
-                match rng.below(6) {
-                    // A pack that may be one, of messages that may be some.
-                    4 => {
-                        note(&descriptor.words[3], (rng.next() % 16) | ((rng.next() % 40 * 8) << 32));
-                        note(&descriptor.words[4], (rng.next() % 80) << 32);
-                    }
-                    5 => ring.copy_in(rng.next() % 128 * 8, &(rng.next() % 40).to_le_bytes()),
-                    0 => note(&descriptor.stamp, nasty(&mut rng, near)),
-                    1 => {
-                        let header = ring.header();
-                        let words: [&AtomicU64; 7] = [
-                            &header.counters.head,
-                            &header.counters.oldest,
-                            &header.end.state,
-                            &header.end.position,
-                            &header.end.next_seq,
-                            &header.wait.epoch,
-                            &header.wait.wanted,
-                        ];
-                        note(words[rng.below(words.len())], nasty(&mut rng, near));
-                    }
-                    _ => note(&descriptor.words[rng.below(7)], nasty(&mut rng, near)),
-                }
-                scribbles += 1;
-            }
-            scribbles
-        })
-    };
-    let (mut messages, mut faults, mut id) = (0_u64, 0_u64, 1);
-    let mut reader = pair.attach(id);
-    let mut scratch = Vec::new();
-    let mut held = Vec::new();
+    let mut reader = pair.attach(1, ReadMode::Lossy, in_place);
+    let mut scribbler = RingScribbler::new(&pair.writer);
+    let (mut nonsense, bell) = (Random::new(rng.word()), pair.bells[0].try_clone().unwrap());
+    let ring = pair.writer.ring();
+    let identity = pair.writer.spec().identity();
+    let observer = Observer::new(pair.writer.memory(), &identity).unwrap();
+    let scribbling = keep_on(&stop, move || {
+        scribbler.scribble(&mut nonsense);
+        if nonsense.below(64) == 0 {
+            ring_nonsense(&bell, &mut nonsense);
+        }
+    });
+    let observing = keep_on(&stop, move || {
+        let seen = observer.counters();
+        assert!(seen.oldest <= seen.head);
+        std::thread::yield_now();
+    });
+
+    let (mut messages, mut losses, mut faults, mut ends, mut id) = (0_u64, 0_u64, 0_u64, 0_u64, 1);
+    let (mut scratch, mut held, mut rung) = (Vec::new(), Vec::new(), Vec::new());
     let until = Instant::now() + duration();
     while Instant::now() < until {
         for _ in 0..64 {
-            let ended = match reader.try_next(&mut scratch) {
+            let last = reader.last_seq();
+            let over = match reader.try_next(&mut scratch) {
                 Ok(Next::Message(message)) => {
                     messages += 1;
-                    if let Body::Pinned(pinned) = message.body {
-                        // In place is for trusted publishers; reading must stay within bounds all the same.
-                        std::hint::black_box(pinned.payload().iter().fold(0_u8, |sum, byte| sum ^ byte));
-                        held.push(pinned);
-                        held.truncate(20);
+                    losses += u64::from(message.lost > 0);
+                    assert_eq!(message.seq, last + message.lost + 1, "numbers add up");
+                    match message.body {
+                        Body::Copied { payload, head } => {
+                            assert!(payload.end <= scratch.len() && head.end <= scratch.len());
+                        }
+                        Body::Pinned(pinned) => {
+                            // In place is for trusted publishers; reading must stay within bounds all the same.
+                            let bytes = pinned.payload().iter().chain(pinned.head());
+                            std::hint::black_box(bytes.fold(0_u8, |sum, byte| sum ^ byte));
+                            held.push(pinned);
+                            held.truncate(20);
+                        }
                     }
                     false
                 }
                 Ok(Next::Empty) => false,
-                Ok(Next::Ended { .. } | Next::Successor(_)) => true,
+                Ok(Next::Ended { .. } | Next::Successor(_)) => {
+                    ends += 1;
+                    true
+                }
                 Err(error) => {
                     assert!(error.is_claim(), "{error}");
                     faults += 1;
                     true
                 }
             };
-            if ended {
+            if over {
                 held.clear();
                 pair.writer.remove_reader(id);
-                id += 1;
                 note(&ring.header().end.state, 0);
-                reader = pair.attach(id);
+                drop(reader);
+                // What never changes must be right for a moment, or nobody attaches any more.
+                reader = loop {
+                    restore(&pair.writer);
+                    id += 1;
+                    match pair.try_attach(id, ReadMode::Lossy, in_place) {
+                        Ok(reader) => break reader,
+                        Err(error) => assert!(error.is_claim(), "{error}"),
+                    }
+                    faults += 1;
+                };
             }
         }
-        if rng.below(16) == 0 && !reader.arm() {
-            reader.disarm();
+        match rng.below(16) {
+            0 if !reader.arm() => reader.disarm(),
+            1 => {
+                std::hint::black_box((reader.lag(), reader.ready(), reader.has_message()));
+                rung.clear();
+                pair.reader_side.drain(&mut rung);
+            }
+            2 => drop(held.pop()),
+            3 => reader.writer_gone(),
+            _ => {}
         }
     }
     stop.store(true, Ordering::Relaxed);
-    let scribbles = scribbler.join().unwrap();
-    println!("{scribbles} scribbles, {messages} messages, {faults} faults told");
-    assert!(faults > 0 && scribbles > 0);
+    let (scribbles, looks) = (scribbling.join().unwrap(), observing.join().unwrap());
+    println!(
+        "{scribbles} scribbles, {looks} looks, {messages} messages, {losses} losses, {faults} faults, {ends} ends told"
+    );
+    assert!(faults > 0 && ends > 0 && messages > 0 && scribbles > 0 && looks > 0);
+}
+
+/// Writes the constants of a ring's header as they were.
+fn restore(writer: &Writer) {
+    let (ring, spec) = (writer.ring(), writer.spec());
+    let header = ring.header();
+    note(&header.magic, crate::layout::RING_MAGIC);
+    note(&header.version, crate::layout::LAYOUT_VERSION);
+    note(&header.stream, spec.stream);
+    note(&header.generation, spec.generation.into());
+    note(&header.descriptors, spec.descriptors.into());
+    note(&header.arena_bytes, spec.arena_bytes);
+    note(&header.first_position, spec.first_position);
+    note(&header.first_seq, spec.first_seq);
 }
 
 #[test]
-fn a_writer_survives_a_reader_that_scribbles() {
+fn a_reader_in_place_survives_a_writer_that_scribbles() {
+    reader_against_scribbling_writer(true);
+}
+
+#[test]
+fn a_reader_that_copies_survives_a_writer_that_scribbles() {
+    reader_against_scribbling_writer(false);
+}
+
+/// What an honest reader found until nothing was there: how many, and how many it was told to have lost.
+fn read_honestly(reader: &mut Reader, scratch: &mut Vec<u8>) -> (u64, u64) {
+    let (mut received, mut lost) = (0, 0);
+    while let Next::Message(message) = reader.try_next(scratch).unwrap() {
+        received += 1;
+        lost += message.lost;
+        let bytes = match &message.body {
+            Body::Copied { payload, .. } => &scratch[payload.clone()],
+            Body::Pinned(pinned) => pinned.payload(),
+        };
+        assert!(bytes.windows(2).all(|pair| pair[0] == pair[1]), "a torn message");
+    }
+    (received, lost)
+}
+
+fn writer_against_scribbling_reader(mode: ReadMode) {
+    let _watchdog = watchdog();
     let mut pair = pair();
     let mut rng = Random::seeded();
     let stop = Arc::new(AtomicBool::new(false));
-    let honest = pair.attach(1);
-    let liar = pair.attach(2);
-    let slot = pair.reader_side.slot(liar.slot()).unwrap();
-    let scribbler = {
-        let stop = Arc::clone(&stop);
-        let mut rng = Random(rng.next());
-        std::thread::spawn(move || {
-            let mut scribbles = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                let place: &Slot = slot.get();
-                let near = scribbles / 8;
-                match rng.below(4) {
-                    0 => note(&place.cursor.position, nasty(&mut rng, near)),
-                    1 => note(&place.sleep.epoch, nasty(&mut rng, near)),
-                    2 => note(&place.sleep.pins_used, nasty(&mut rng, near)),
-                    _ => note(&place.pins[rng.below(place.pins.len())], nasty(&mut rng, near)),
-                }
-                scribbles += 1;
+    let mut honest = pair.attach(1, ReadMode::Gated, true);
+    let liar = pair.attach(2, mode, true);
+    let mut scribbler = SlotScribbler::new(&pair.reader_side, liar.slot()).unwrap();
+    let (mut nonsense, bell) = (Random::new(rng.word()), pair.bells[1].try_clone().unwrap());
+    let (slot, page) = (liar.slot(), pair.page.take().unwrap());
+    let observer = PageObserver::new(&page, 0, 15).unwrap();
+    let head = Arc::new(AtomicU64::new(0));
+    let scribbling = {
+        let head = Arc::clone(&head);
+        keep_on(&stop, move || {
+            scribbler.aim(head.load(Ordering::Relaxed));
+            scribbler.scribble(&mut nonsense);
+            if nonsense.below(64) == 0 {
+                ring_nonsense(&bell, &mut nonsense);
             }
-            scribbles
         })
     };
-    let mut honest = honest;
+    let observing = keep_on(&stop, move || {
+        assert!(observer.slot(slot).unwrap().pinned <= 16);
+        std::thread::yield_now();
+    });
+
     let mut scratch = Vec::new();
-    let (mut sent, mut received, mut lost) = (0_u64, 0_u64, 0_u64);
+    let (mut sent, mut full, mut received, mut lost) = (0_u64, 0_u64, 0_u64, 0_u64);
     let until = Instant::now() + duration();
     while Instant::now() < until {
         for length in [10, 100, 5_000] {
-            let payload = vec![u8::try_from(sent % 251).unwrap(); length];
-            // Pins at random may fill the arena for a moment; the honest reader must see the rest whole.
-            if pair.writer.try_send(Meta::default(), b"", &payload).is_ok() {
-                sent += 1;
-            }
-        }
-        while let Next::Message(message) = honest.try_next(&mut scratch).unwrap() {
-            received += 1;
-            lost += message.lost;
-            let bytes = match &message.body {
-                Body::Copied { payload, .. } => &scratch[payload.clone()],
-                Body::Pinned(pinned) => pinned.payload(),
+            let byte = u8::try_from(sent % 251).unwrap();
+            let sending = if rng.below(4) == 0 {
+                pair.writer.try_loan(length, 0).map(|mut loan| {
+                    loan.bytes_mut().fill(byte);
+                    pair.writer.commit(loan, length, Meta::default(), b"");
+                })
+            } else {
+                pair.writer.try_send(Meta::default(), b"", &vec![byte; length]).map(|_| ())
             };
-            assert!(bytes.windows(2).all(|pair| pair[0] == pair[1]), "a torn message");
+            match sending {
+                Ok(()) => sent += 1,
+                // Pins and cursors at random may be in the way for a moment, and the writer says whose.
+                Err(SendError::Full { holder }) => {
+                    assert!(holder.is_none_or(|id| id == 1 || id == 2), "{holder:?}");
+                    full += 1;
+                    pair.writer.begin_wait();
+                    assert!(pair.writer_side.drain_space(), "its bell has not hung up");
+                    pair.writer.end_wait();
+                }
+                Err(error) => panic!("{error}"),
+            }
+            head.store(sent, Ordering::Relaxed);
+        }
+        let (more, missed) = read_honestly(&mut honest, &mut scratch);
+        received += more;
+        lost += missed;
+        honest.publish_cursor();
+        if rng.below(1024) == 0 {
+            // It leaves, or is evicted, and comes again.
+            assert!(pair.writer.ungate(2) && pair.writer.remove_reader(2));
+            pair.writer.add_reader(2, &pair.writer_side, slot, mode, low(rng.below(9)).min(8)).unwrap();
         }
     }
     stop.store(true, Ordering::Relaxed);
-    let scribbles = scribbler.join().unwrap();
-    println!("{scribbles} scribbles, {sent} sent, {received} received, {lost} lost");
-    assert!(received > 0 && received + lost == sent, "{received} received, {lost} lost of {sent}");
+    let (scribbles, looks) = (scribbling.join().unwrap(), observing.join().unwrap());
+    println!(
+        "{scribbles} scribbles, {looks} looks, {sent} sent, {full} times full, {received} received, {lost} lost"
+    );
+    assert!(received > 0 && received == sent && lost == 0, "{received} received, {lost} lost of {sent}");
+    assert!(scribbles > 0 && looks > 0);
     drop(liar);
+}
+
+#[test]
+fn a_writer_survives_a_lossy_reader_that_scribbles_and_others_lose_nothing() {
+    writer_against_scribbling_reader(ReadMode::Lossy);
+}
+
+#[test]
+fn a_writer_survives_a_gated_reader_that_scribbles_and_others_lose_nothing() {
+    writer_against_scribbling_reader(ReadMode::Gated);
+}
+
+#[test]
+fn a_doorbell_rung_without_end_in_pieces_of_numbers_keeps_nobody() {
+    let _watchdog = watchdog();
+    let pair = pair();
+    let stop = Arc::new(AtomicBool::new(false));
+    let ringers: Vec<_> = (0..2)
+        .map(|_| {
+            let bell = pair.bells[0].try_clone().unwrap();
+            keep_on(&stop, move || {
+                let _ = rustix::io::write(&bell, &[0xff]);
+            })
+        })
+        .collect();
+    let (mut slots, mut drained) = (Vec::new(), 0);
+    let until = Instant::now() + duration().min(Duration::from_secs(5));
+    while Instant::now() < until {
+        slots.clear();
+        pair.reader_side.drain(&mut slots);
+        drained += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let rung: u64 = ringers.into_iter().map(|ringer| ringer.join().unwrap()).sum();
+    println!("{rung} bytes rung, drained {drained} times");
+    assert!(drained > 0 && rung > 0);
 }
 
 #[test]
 fn stamps_that_only_pretend_to_overtake_are_found_out() {
     for ahead in [u64::MAX, 1 << 40, 64] {
         let mut pair = pair();
-        let mut reader = pair.attach(1);
-        let ring = pair.writer.ring_for_tests();
+        let mut reader = pair.attach(1, ReadMode::Lossy, true);
+        let ring = pair.writer.ring();
         for position in 0..8 {
             note(&ring.descriptor(position).stamp, ahead);
         }
@@ -254,8 +371,8 @@ fn stamps_that_only_pretend_to_overtake_are_found_out() {
 #[test]
 fn a_sequence_number_out_of_this_world_is_a_false_claim() {
     let mut pair = pair();
-    let mut reader = pair.attach(1);
+    let mut reader = pair.attach(1, ReadMode::Lossy, true);
     pair.writer.try_send(Meta::default(), b"", b"x").unwrap();
-    note(&pair.writer.ring_for_tests().descriptor(0).words[0], u64::MAX - 1);
+    note(&pair.writer.ring().descriptor(0).words[0], u64::MAX - 1);
     assert!(reader.try_next(&mut Vec::new()).unwrap_err().is_claim());
 }

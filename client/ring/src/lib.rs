@@ -62,6 +62,19 @@ compile_error!(
     "Tramline needs Linux 5.5 or later: sealed memfds, epoll and pidfds have no counterpart elsewhere"
 );
 
+/// Names a step at which this project's tests may have the process killed; nothing without the feature `steps`.
+#[cfg(all(feature = "steps", not(loom)))]
+macro_rules! step {
+    ($name:literal) => {
+        crate::steps::reached($name)
+    };
+}
+
+#[cfg(not(all(feature = "steps", not(loom))))]
+macro_rules! step {
+    ($name:literal) => {};
+}
+
 #[cfg(all(target_os = "linux", not(loom)))]
 pub mod spec;
 
@@ -109,6 +122,12 @@ mod headroom;
 
 #[cfg(target_os = "linux")]
 mod error;
+
+#[cfg(all(any(test, feature = "scribble"), target_os = "linux", not(loom)))]
+pub mod scribble;
+
+#[cfg(all(feature = "steps", target_os = "linux", not(loom)))]
+pub mod steps;
 
 #[cfg(all(test, target_os = "linux", not(loom)))]
 mod hostile;

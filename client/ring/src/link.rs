@@ -68,12 +68,17 @@ impl WriterLink {
                 max: PAGES_MAX as u64,
             });
         }
-        let follows = pages.last().map_or(0, |(first, page)| first + page.slots());
+        // In any order: a page whose attachments have all ended before they were admitted is never sent here.
+        let end = first_slot.checked_add(slots);
+        let overlaps = |(first, page): &(u32, Arc<Page>)| {
+            end.is_none_or(|end| first_slot < first + page.slots() && *first < end)
+        };
+        let fits = end.is_some() && !pages.iter().any(overlaps);
         claim(
-            first_slot == follows,
+            fits,
             "the first slot of a reader page",
             first_slot.into(),
-            "pages follow each other",
+            "no two pages have the same slots",
         )?;
         pages.push((first_slot, Arc::new(page)));
         Ok(())

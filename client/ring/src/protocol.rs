@@ -42,8 +42,10 @@ pub(crate) fn publish(descriptor: &Descriptor, position: u64, fields: &Fields) {
     for (word, value) in descriptor.words.iter().zip(fields.0) {
         word.store(value, Ordering::Relaxed);
     }
+    step!("publish: fields written");
     // P1, with `look`.
     descriptor.stamp.store(stamp_of(position), Ordering::Release);
+    step!("publish: stamped");
 }
 
 /// Takes the message at `position` away from readers that have not begun with it. Its room may be used
@@ -51,6 +53,7 @@ pub(crate) fn publish(descriptor: &Descriptor, position: u64, fields: &Fields) {
 pub(crate) fn retire(descriptor: &Descriptor, position: u64) {
     // P2 and P3: ordered before everything that follows by `fence_reuse`.
     descriptor.stamp.store(stamp_of(position) + 1, Ordering::Relaxed);
+    step!("retire: stamped");
 }
 
 /// Between [`retire`] (of any number of messages) and looking at pins, cursors or writing over them.
@@ -109,6 +112,7 @@ pub(crate) fn stop_waiting(header: &Header, epoch: u64) {
 pub(crate) fn finish(header: &Header, state: u64, position: u64, next_seq: u64) {
     header.end.position.store(position, Ordering::Relaxed);
     header.end.next_seq.store(next_seq, Ordering::Relaxed);
+    step!("close: end written");
     // P7, with `ended`.
     header.end.state.store(state, Ordering::Release);
 }
@@ -147,6 +151,7 @@ pub(crate) fn still(descriptor: &Descriptor, position: u64) -> bool {
 pub(crate) fn pin(slot: &Slot, index: usize, descriptor: &Descriptor, position: u64) -> Option<Fields> {
     slot.sleep.pins_used.store(1, Ordering::Relaxed);
     slot.pins[index].store(position + 1, Ordering::Relaxed);
+    step!("read: pin stored");
     // P3, with `retire` and `fence_reuse`.
     fence(Ordering::SeqCst);
     if let Look::There(fields) = look(descriptor, position) {
@@ -191,6 +196,7 @@ pub(crate) fn fall_asleep(slot: &Slot, epoch: u64) {
     slot.sleep.epoch.store(epoch, Ordering::Relaxed);
     // P5, with `fence_wake`.
     fence(Ordering::SeqCst);
+    step!("sleep: armed");
 }
 
 /// Says that the reader is awake.

@@ -22,10 +22,13 @@ mod edges;
 mod generation;
 mod pack;
 
+mod pinned;
+
 use generation::Generations;
 pub use generation::{LetGo, Successor};
 use pack::Pack;
 pub use pack::Packed;
+pub use pinned::Pinned;
 
 /// Payloads from this size on are read in place where that is allowed; below it a copy is cheaper than a fence.
 pub const PIN_BYTES_MIN: u32 = 4096;
@@ -178,41 +181,6 @@ impl Shared {
     }
 }
 
-/// A message that is held in place: its bytes stay where they are until this is dropped. At most 16 per reader are
-/// held at a time; further messages are copied.
-#[derive(Debug)]
-pub struct Pinned {
-    shared: Arc<Shared>,
-    index: usize,
-    payload: (u64, usize),
-    head: (u64, usize),
-}
-
-impl Pinned {
-    /// The payload, where it was published. Copies nothing. Empty in a fork, which does not inherit it.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        self.shared.ring.bytes(self.payload.0, self.payload.1)
-    }
-
-    /// Type and headers, where they were published.
-    #[must_use]
-    pub fn head(&self) -> &[u8] {
-        self.shared.ring.bytes(self.head.0, self.head.1)
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        if self.shared.ring.is_foreign() {
-            return;
-        }
-        protocol::unpin(self.shared.slot.get(), self.index);
-        self.shared.give_pin(self.index);
-        self.shared.tell_writer(u64::MAX);
-    }
-}
-
 /// Reads one stream.
 #[derive(Debug)]
 pub struct Reader {
@@ -258,6 +226,7 @@ impl Reader {
         let fits = (1..SEQ_MAX).contains(&start.seq);
         claim(fits, "the sequence number to begin at", start.seq, "from 1 on, below 2^62")?;
         let ring = Ring::open(memory.as_fd(), identity)?;
+        step!("attach: mapped");
         let cursor_batch = cursor_batch(&ring);
         let owned = Place {
             link: Arc::clone(link),
@@ -269,6 +238,7 @@ impl Reader {
         let shared = Shared::new(ring, Arc::new(owned), place);
         note(&shared.slot.get().cursor.seq, start.seq - 1);
         protocol::move_cursor(shared.slot.get(), start.position);
+        step!("attach: cursor set");
         Ok(Self {
             shared: Arc::new(shared),
             generations: Generations::new(identity.generation),
@@ -366,6 +336,7 @@ impl Reader {
             return true;
         }
         self.pack.shrink();
+        step!("sleep: about to park");
         false
     }
 
@@ -390,6 +361,7 @@ impl Reader {
             self.unpublished = 0;
             note(&self.shared.slot.get().cursor.seq, self.read_seq());
             protocol::move_cursor(self.shared.slot.get(), self.position);
+            step!("read: cursor moved");
             self.shared.tell_writer(self.position);
         }
     }
@@ -421,6 +393,7 @@ impl Reader {
 
     /// Reads the message that `fields` describe. `None`: it was overtaken meanwhile.
     fn take(&mut self, fields: &Fields, scratch: &mut Vec<u8>) -> Result<Option<Received>, RingError> {
+        step!("read: found");
         let pin = if self.in_place && !fields.is_inline() && fields.length() >= PIN_BYTES_MIN {
             self.shared.take_pin()
         } else {
@@ -447,6 +420,7 @@ impl Reader {
         self.last_seq = fields.seq();
         self.count_lost(lost);
         self.position += 1;
+        step!("read: taken");
         self.count_read(1, fields.length() >= PIN_BYTES_MIN);
         let meta = Meta { flags: fields.flags(), time: fields.time(), source_time: fields.source_time() };
         Ok(Some(Received { seq: fields.seq(), lost, meta, body }))
@@ -483,6 +457,7 @@ impl Reader {
                 ring.copy_out(offset + (length as u64).next_multiple_of(8), head_length, scratch);
             }
         }
+        step!("read: copied");
         if !protocol::still(descriptor, self.position) {
             return Ok(None);
         }
@@ -496,6 +471,7 @@ impl Reader {
             self.shared.give_pin(index);
             return Ok(None);
         };
+        step!("read: pinned");
         let offset = u64::from(fields.offset()) * UNIT_BYTES;
         let length = fields.length() as usize;
         let pinned = Pinned {
@@ -557,6 +533,7 @@ impl Drop for Reader {
         }
         // Samples may outlive the reader; its cursor must hold up nobody any more.
         self.position = u64::MAX;
+        step!("detach: reader dropped");
         self.publish_cursor();
     }
 }

@@ -294,12 +294,14 @@ impl Writer {
     pub fn try_push(&mut self, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64, SendError> {
         let is_inline = head.is_empty() && payload.len() <= INLINE_BYTES_MAX;
         let block = self.place(if is_inline { 0 } else { block_bytes(payload.len(), head.len()) })?;
+        step!("publish: room taken");
         let fields = if is_inline {
             Fields::inline(payload)
         } else {
             self.ring.copy_in(u64::from(block.start()) * UNIT_BYTES, payload);
             self.write_head(block, payload.len(), head)
         };
+        step!("publish: bytes written");
         Ok(self.publish(block, fields, meta))
     }
 
@@ -313,12 +315,14 @@ impl Writer {
             return;
         }
         protocol::fence_wake();
+        step!("publish: about to wake");
         for reader in &mut self.readers {
             if let Some(epoch) = protocol::sleeps(reader.slot.get())
                 && epoch != reader.rung
             {
                 reader.rung = epoch;
                 reader.link.ring(reader.number);
+                step!("publish: one woken");
             }
         }
     }
@@ -346,6 +350,7 @@ impl Writer {
         for header in self.headers() {
             protocol::await_room(header, self.wait_epoch, wanted);
         }
+        step!("publish: waits");
     }
 
     /// Says that the writer waits no longer.
@@ -365,13 +370,14 @@ impl Writer {
         }
         self.closed = true;
         protocol::finish(self.ring.header(), STATE_CLOSED, self.head, self.next_seq);
+        step!("close: ended");
         self.unflushed = true;
         self.flush();
     }
 
     /// The memory as this process may write it.
-    #[cfg(test)]
-    pub(crate) fn ring_for_tests(&self) -> Arc<Ring> {
+    #[cfg(any(test, feature = "scribble"))]
+    pub(crate) fn ring(&self) -> Arc<Ring> {
         Arc::clone(&self.ring)
     }
 
@@ -474,6 +480,7 @@ impl Writer {
         note(&counters.bytes, self.bytes);
         note(&counters.messages, self.messages);
         note(&counters.kept, self.kept);
+        step!("publish: counted");
         self.next_seq - 1
     }
 
@@ -496,10 +503,12 @@ impl Writer {
         self.oldest = target;
         note(&self.ring.header().counters.oldest, target);
         protocol::fence_reuse();
+        step!("retire: fenced");
         if !self.held.is_empty() {
             self.free_held();
         }
         self.take_back(range);
+        step!("retire: taken back");
         true
     }
 

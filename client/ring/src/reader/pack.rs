@@ -107,10 +107,10 @@ impl Reader {
         let messages = fields.packed_messages();
         let (first, last) = (fields.seq(), fields.seq().saturating_add(u64::from(messages) - 1));
         claim(
-            last > self.last_seq && last < SEQ_MAX,
+            first > 0 && last > self.last_seq && last < SEQ_MAX,
             "the last sequence number of a pack",
             last,
-            "above the one before, below 2^62",
+            "above the one before, below 2^62, and the first is not 0",
         )?;
         let lost = first.saturating_sub(self.last_seq + 1);
         self.last_seq += lost;

@@ -37,6 +37,7 @@ impl Writer {
     pub fn try_loan(&mut self, payload_bytes: usize, head_bytes: usize) -> Result<Loan, SendError> {
         let block = self.place(block_bytes(payload_bytes, head_bytes).max(1))?;
         self.loans.push(Outstanding { ring: address(&self.ring), start: block.start(), block });
+        step!("publish: loaned");
         Ok(Loan { ring: Arc::clone(&self.ring), block, bytes: payload_bytes, head_bytes })
     }
 
@@ -53,6 +54,7 @@ impl Writer {
             let bytes = loan.ring.bytes(u64::from(loan.block.start()) * UNIT_BYTES, used);
             self.ring.copy_in(u64::from(block.start()) * UNIT_BYTES, bytes);
         }
+        step!("publish: loan filled");
         let fields = self.write_head(block, used, head);
         let seq = self.publish(block, fields, meta);
         self.flush();
