@@ -2,7 +2,8 @@
 //! taken in and the connection is restored although the program is busy elsewhere.
 //!
 //! It sleeps without a timeout while a user leads and while nothing happens; only in the [`LEASE`] after a
-//! user's thread led does it wake by time. An idle client costs nothing.
+//! user's thread led does it wake by time. An idle client costs nothing, and one whose users lead again and again
+//! a wake-up for each lease, not for each message.
 
 use crate::error::{Error, Result};
 use crate::inbound::Look;
@@ -25,9 +26,11 @@ pub(crate) fn spawn(shared: &Arc<Shared>) -> Result<JoinHandle<()>> {
 fn run(shared: &Shared) {
     let reactor = &shared.reactor;
     let mut seen = reactor.user_leads.load(Ordering::Relaxed);
+    // A user let go of the lead a moment ago.
+    let mut left = false;
     while !shared.closing.load(Ordering::Acquire) {
         let housekeeping = shared.housekeep();
-        let rest = if lead(shared, &mut seen) {
+        let rest = if std::mem::take(&mut left) || lead(shared, &mut seen) {
             // A user led a moment ago: come back when the lease is over.
             Some(Instant::now() + LEASE)
         } else {
@@ -45,7 +48,10 @@ fn run(shared: &Shared) {
         if park([reactor.background.as_fd()], rest, housekeeping).is_err() {
             std::thread::park_timeout(LEASE);
         }
-        reactor.doze_over();
+        left = rest.is_none() && !reactor.doze_over();
+        if left {
+            seen = reactor.user_leads.load(Ordering::Relaxed);
+        }
         reactor.background.clear();
     }
 }

@@ -20,7 +20,8 @@
 //! 4. *Messages.* A subscription's inbox has a flag "armed", set under the inbox's lock by a consumer that
 //!    found it empty and does not lead; whoever adds a message takes the flag and raises the signal.
 //! 5. *The background thread* dozes without a timeout while a user leads. It says so (`dozing`), fences, and
-//!    tries the lock again before it sleeps; a user unlocks, fences, and looks at `dozing`.
+//!    tries the lock again before it sleeps; a user unlocks, fences, and looks at `dozing`. Raised by that, it lets a
+//!    lease go by before it looks: most often the same user leads again at once.
 //!    While it leads, `background_leads` is set before it looks into `parked`; a follower enters `parked`
 //!    before it looks at `background_leads`, and kicks it off.
 
@@ -202,8 +203,9 @@ impl Reactor {
         fence(Ordering::SeqCst);
     }
 
-    pub(crate) fn doze_over(&self) {
-        self.dozing.store(false, Ordering::Release);
+    /// The background thread sleeps no more, or with a timeout. Says whether it had not been raised by [`Self::hand_over`].
+    pub(crate) fn doze_over(&self) -> bool {
+        self.dozing.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn set_background_leads(&self, leads: bool) {

@@ -14,6 +14,8 @@ use tramline_ring::Spinner;
 pub(super) struct AdaptiveWait {
     spinner: RefCell<Spinner>,
     looking: Cell<bool>,
+    /// Something arrived since the last turn: what comes of it is to leave before the core is given away.
+    fresh: Cell<bool>,
     traffic: Notify,
     enabled: bool,
 }
@@ -25,6 +27,7 @@ impl AdaptiveWait {
         Self {
             spinner: RefCell::new(Spinner::new(spin)),
             looking: Cell::new(false),
+            fresh: Cell::new(false),
             traffic: Notify::new(),
             enabled: cores > 1 && !spin.is_zero(),
         }
@@ -36,6 +39,7 @@ impl AdaptiveWait {
             return;
         }
         self.spinner.borrow_mut().busy();
+        self.fresh.set(true);
         if !self.looking.get() {
             self.traffic.notify_one();
         }
@@ -46,8 +50,8 @@ impl AdaptiveWait {
         loop {
             self.traffic.notified().await;
             self.looking.set(true);
-            // Yielding to the runtime makes it ask the kernel what is ready, without sleeping.
-            while self.spinner.borrow_mut().turn() {
+            // Yielding to the runtime makes it run every other task, and ask the kernel what is ready without sleeping.
+            while self.fresh.take() || self.spinner.borrow_mut().turn() {
                 tokio::task::yield_now().await;
             }
             self.looking.set(false);
