@@ -13,6 +13,7 @@ use super::quota::fits;
 use super::rings::Streams;
 use super::session::{Identity, Session, Stage};
 use super::snapshot::Totals;
+use super::stretch::Piece;
 use super::subscription::Subscription;
 use super::table::{Key, Table};
 use super::timers::{MILLI, Timer, Timers};
@@ -67,6 +68,13 @@ pub struct Core {
     pub(super) dirty: VecDeque<SessionId>,
     pub(super) totals: Totals,
     pub(super) scratch: Vec<u8>,
+    /// Room for the pieces of a stretch, empty in between.
+    pub(super) pieces: Vec<Piece>,
+    /// For tests: take nothing in stretches; and how many messages were taken so.
+    #[cfg(test)]
+    pub(super) general_only: bool,
+    #[cfg(test)]
+    pub(super) stretched: u64,
     // To be settled before the shell looks.
     doomed: VecDeque<(Key, Code, String)>,
     pub(super) to_confirm: VecDeque<Key>,
@@ -105,6 +113,11 @@ impl Core {
             dirty: VecDeque::new(),
             totals: Totals::default(),
             scratch: Vec::new(),
+            pieces: Vec::new(),
+            #[cfg(test)]
+            general_only: false,
+            #[cfg(test)]
+            stretched: 0,
             doomed: VecDeque::new(),
             to_confirm: VecDeque::new(),
             to_release: VecDeque::new(),

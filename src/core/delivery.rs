@@ -7,6 +7,7 @@
 
 use super::broker::Core;
 use super::session::{Identity, Pause, Session, Stage};
+use super::sources::Sources;
 use super::subscription::{Entry, Gap, Subscription, Waiting, cost};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
@@ -69,16 +70,9 @@ pub(super) fn append(
     }
     match subscription.language {
         Language::Native => {
-            let known = sources.find(handed.from.session, handed.topic);
-            let alias = known.unwrap_or_else(|| {
-                let alias = sources.define(handed.from.session, handed.topic);
-                let Identity { session, name, uid, pid } = &**handed.from;
-                let (uid, pid, session) = (*uid, *pid, *session);
-                ToClient::Source(Source { alias, topic: handed.name, session, name, uid, pid }).encode(out);
-                alias
-            });
+            let (alias, defined) = source_alias(sources, out, handed.from, handed.topic, handed.name);
             ToClient::encode_deliver(out, number, alias, handed.payload_length, handed.bytes);
-            known.is_none()
+            defined
         }
         Language::Json => {
             let line = line(number, handed, now);
@@ -86,6 +80,24 @@ pub(super) fn append(
             false
         }
     }
+}
+
+/// The alias under which a session knows this publisher and topic. `true`: a new one, whose definition was appended.
+pub(super) fn source_alias(
+    sources: &mut Sources,
+    out: &mut Vec<u8>,
+    from: &Identity,
+    topic: Key,
+    name: &str,
+) -> (u32, bool) {
+    if let Some(alias) = sources.find(from.session, topic) {
+        return (alias, false);
+    }
+    let alias = sources.define(from.session, topic);
+    let Identity { session, name: publisher, uid, pid } = from;
+    let (uid, pid, session) = (*uid, *pid, *session);
+    ToClient::Source(Source { alias, topic: name, session, name: publisher, uid, pid }).encode(out);
+    (alias, true)
 }
 
 fn append_gap(out: &mut Vec<u8>, subscription: &Subscription, gap: &Gap) {

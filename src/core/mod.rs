@@ -32,6 +32,8 @@ mod session;
 
 mod native;
 
+mod stretch;
+
 mod json_session;
 
 mod topics;

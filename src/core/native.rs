@@ -24,7 +24,7 @@ use tramline_wire::{
 };
 
 /// Bytes that a delivered message needs in a frame's body besides itself.
-const DELIVER_HEAD_BYTES: usize = 20;
+pub(super) const DELIVER_HEAD_BYTES: usize = 20;
 
 /// How a client broke the protocol. Its session ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,11 @@ impl Core {
             }
             if self.answers_pile_up(key) {
                 break Flow::Pause;
+            }
+            let stretch = self.take_stretch(key, &bytes[consumed..]);
+            if stretch > 0 {
+                consumed += stretch;
+                continue;
             }
             let step = match split_frame(&bytes[consumed..], frame_bytes_max) {
                 Ok(Framed::Incomplete { .. }) => break Flow::Continue,

@@ -7,17 +7,15 @@
 //!
 //! Decoding borrows: it allocates nothing, and every length is checked against what is there.
 
-use crate::frames::{ToBroker, ToClient};
+use crate::frames::{Deliver, Publish, ToBroker, ToClient};
 use crate::message::Message;
+use crate::plain::{DELIVER, DELIVER_HEAD_BYTES, PUBLISH_HEAD_BYTES, plain_message};
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::enc::write::Writer;
 use bincode::{BorrowDecode, Encode};
 
 /// Bytes before a frame's body.
 pub const FRAME_PREFIX_BYTES: usize = 4;
-
-/// Bytes of a `Publish` body before its message: variant and alias.
-const PUBLISH_HEAD_BYTES: usize = 8;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<{ crate::limits::FRAME_BYTES_CEILING }>> =
     bincode::config::standard()
@@ -155,6 +153,12 @@ fn decode_frame<'a, T: BorrowDecode<'a, ()>>(
     Err(DecodeError::Descriptors { kind: kind_of(body), declared: fds(&value) })
 }
 
+/// As [`ToBroker::decode`] and [`ToClient::decode`], without their short cut.
+#[cfg(test)]
+pub(crate) fn decode_generally<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, DecodeError> {
+    decode(body)
+}
+
 impl<'a> ToBroker<'a> {
     /// Appends the frame, prefix included.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -166,6 +170,9 @@ impl<'a> ToBroker<'a> {
     /// # Errors
     /// When it is no frame of this direction, or not used up exactly.
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+        if let Some(publish) = Publish::decode_plain(body) {
+            return Ok(Self::Publish(publish));
+        }
         decode_frame(body, Self::fds_fit, Self::fds)
     }
 
@@ -189,21 +196,25 @@ impl<'a> ToClient<'a> {
     /// # Errors
     /// When it is no frame of this direction, or not used up exactly.
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+        if let Some(deliver) = Deliver::decode_plain(body) {
+            return Ok(Self::Deliver(deliver));
+        }
         decode_frame(body, Self::fds_fit, Self::fds)
     }
 
     /// Appends a `Deliver` frame around a message that is encoded already (see
     /// [`ToBroker::publish_message`], [`encode_message`]), without decoding it again.
+    #[inline]
     pub fn encode_deliver(out: &mut Vec<u8>, sub: u32, source: u32, payload_length: u64, message: &[u8]) {
-        const DELIVER: u32 = 6;
-        const HEAD_BYTES: usize = 20;
-        let length = u32::try_from(HEAD_BYTES + message.len()).expect("a frame is below 4 GiB");
-        out.reserve(FRAME_PREFIX_BYTES + HEAD_BYTES + message.len());
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(&DELIVER.to_le_bytes());
-        out.extend_from_slice(&sub.to_le_bytes());
-        out.extend_from_slice(&source.to_le_bytes());
-        out.extend_from_slice(&payload_length.to_le_bytes());
+        let length = u32::try_from(DELIVER_HEAD_BYTES + message.len()).expect("a frame is below 4 GiB");
+        out.reserve(FRAME_PREFIX_BYTES + DELIVER_HEAD_BYTES + message.len());
+        let mut start = [0; FRAME_PREFIX_BYTES + DELIVER_HEAD_BYTES];
+        start[..4].copy_from_slice(&length.to_le_bytes());
+        start[4..8].copy_from_slice(&DELIVER.to_le_bytes());
+        start[8..12].copy_from_slice(&sub.to_le_bytes());
+        start[12..16].copy_from_slice(&source.to_le_bytes());
+        start[16..].copy_from_slice(&payload_length.to_le_bytes());
+        out.extend_from_slice(&start);
         out.extend_from_slice(message);
     }
 }
@@ -218,7 +229,7 @@ pub fn encode_message(out: &mut Vec<u8>, message: &Message<'_>) {
 /// # Errors
 /// When the bytes are no message, or not used up exactly.
 pub fn decode_message(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
-    decode(bytes)
+    plain_message(bytes).map_or_else(|| decode(bytes), Ok)
 }
 
 #[cfg(test)]

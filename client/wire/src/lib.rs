@@ -17,6 +17,7 @@
 //! * [`message`]: flags, numbers and times of a message, and its bytes.
 //! * [`frames`]: every frame.
 //! * [`codec`]: frames to bytes and back; the only file that knows bincode's configuration.
+//!   `plain` is its short cut for the frames that messages travel in.
 //! * [`codes`]: why something was refused or closed.
 //! * [`path`]: where the broker's socket is.
 
@@ -33,6 +34,8 @@ pub mod message;
 pub mod frames;
 
 pub mod codec;
+
+mod plain;
 
 pub mod codes;
 

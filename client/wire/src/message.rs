@@ -44,6 +44,11 @@ impl MessageFlags {
         if bits & !Self::KNOWN != 0 || bits & Self::ENCODING_MASK == 3 { None } else { Some(Self(bits)) }
     }
 
+    /// Flags as they came: whoever takes them in checks them with [`Self::from_bits`].
+    pub(crate) const fn from_wire(bits: u16) -> Self {
+        Self(bits)
+    }
+
     /// The number.
     #[must_use]
     pub const fn bits(self) -> u16 {

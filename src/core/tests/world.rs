@@ -39,6 +39,10 @@ pub(super) fn limits() -> Limits {
 pub(super) struct Dice(u64);
 
 impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     pub(super) fn roll(&mut self, sides: usize) -> usize {
         // The output function of SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
