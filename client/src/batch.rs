@@ -5,7 +5,6 @@ use crate::error::Result;
 use crate::handle::Handle;
 use crate::publish::How;
 use crate::topics::Topic;
-use std::ops::Range;
 use std::sync::Arc;
 use tramline_wire::Encoding;
 
@@ -15,12 +14,23 @@ use tramline_wire::Encoding;
 pub struct Batch {
     handle: Arc<Handle>,
     bytes: Vec<u8>,
-    messages: Vec<(Arc<Topic>, Encoding, Range<usize>)>,
+    messages: Vec<Waiting>,
+    /// Those that messages refer to, each as often as it changes.
+    topics: Vec<Arc<Topic>>,
+}
+
+#[derive(Clone, Copy)]
+struct Waiting {
+    /// Place in `topics`.
+    topic: usize,
+    encoding: Encoding,
+    start: usize,
+    end: usize,
 }
 
 impl Batch {
     pub(crate) fn new(handle: Arc<Handle>) -> Self {
-        Self { handle, bytes: Vec::new(), messages: Vec::new() }
+        Self { handle, bytes: Vec::new(), messages: Vec::new(), topics: Vec::new() }
     }
 
     /// Adds a message; its bytes are copied.
@@ -42,13 +52,13 @@ impl Batch {
         payload: impl AsRef<[u8]>,
     ) -> Result<&mut Self> {
         self.handle.shared.check_process()?;
-        let topic = match self.messages.last() {
-            Some((last, ..)) if &*last.name == topic => Arc::clone(last),
-            _ => self.handle.shared.topics.get(topic)?,
-        };
+        if self.topics.last().is_none_or(|last| &*last.name != topic) {
+            self.topics.push(self.handle.shared.topics.get(topic)?);
+        }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload.as_ref());
-        self.messages.push((topic, encoding, start..self.bytes.len()));
+        let (topic, end) = (self.topics.len() - 1, self.bytes.len());
+        self.messages.push(Waiting { topic, encoding, start, end });
         Ok(self)
     }
 
@@ -76,20 +86,35 @@ impl Batch {
         shared.take_fault()?;
         let mut sent = 0;
         let mut result = Ok(());
-        for (topic, encoding, range) in &self.messages {
-            let message = Outgoing::plain(*encoding, &self.bytes[range.clone()]);
-            if let Err(error) = shared.publish_to(topic, &message, How { confirm: false, flush: false }) {
-                result = Err(error);
-                break;
+        while sent < self.messages.len() && result.is_ok() {
+            match self.send_some(&self.messages[sent..]) {
+                Ok(some) => sent += some,
+                Err(error) => result = Err(error),
             }
-            sent += 1;
         }
         shared.flush_now();
         self.messages.drain(..sent);
         if self.messages.is_empty() {
             self.bytes.clear();
+            self.topics.clear();
         }
         result
+    }
+
+    /// Sends the first messages of `waiting`, at least one; says how many.
+    fn send_some(&self, waiting: &[Waiting]) -> Result<usize> {
+        let shared = &self.handle.shared;
+        let Some(first) = waiting.first() else { return Ok(0) };
+        let topic = &self.topics[first.topic];
+        let message = |it: &Waiting| Outgoing::plain(it.encoding, &self.bytes[it.start..it.end]);
+        let same = waiting.iter().take_while(|it| it.topic == first.topic);
+        let together = shared.push_together(topic, same.map(message))?;
+        if together == 0 {
+            // What has to wait, and what a ring takes.
+            shared.publish_to(topic, &message(first), How { confirm: false, flush: false })?;
+            return Ok(1);
+        }
+        Ok(together)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::inbox::{Inbox, Item, SIGNAL_TOKEN};
 use crate::message::{Message, Source};
 use crate::reading::{Found, InRing, Rings};
+use crate::run::{InRun, Run};
 use crate::shared::{Shared, Waiting};
 use rustix::event::{Timespec, epoll};
 use std::collections::VecDeque;
@@ -47,6 +48,8 @@ pub enum PublisherEvent {
 
 pub(crate) struct Consumer {
     queue: VecDeque<Item>,
+    /// Messages that come before those in `queue`.
+    run: Option<Run>,
     pub(crate) rings: Rings,
     /// The socket message at the front of the queue comes after this.
     after: Option<After>,
@@ -65,6 +68,7 @@ impl Consumer {
     pub(crate) fn new(spinner: Spinner) -> Self {
         Self {
             queue: VecDeque::new(),
+            run: None,
             rings: Rings::default(),
             after: None,
             gap: 0,
@@ -122,6 +126,22 @@ impl Consumer {
         self.lost = self.lost.saturating_add(lost);
         self.settle(shared, found)?;
         Ok(count)
+    }
+
+    /// Shows messages that came by socket behind each other, if nothing is to be told before them; returns how many.
+    /// What must be minded otherwise is left to [`take`](Self::take).
+    #[inline]
+    pub(crate) fn take_run(&mut self, most: usize, mut each: impl FnMut(InRun<'_>)) -> usize {
+        let Some(run) = self.run.as_mut().filter(|_| self.gap == 0 && self.after.is_none()) else { return 0 };
+        // The doorbells of idle streams have their turn all the same.
+        let until_bells = (BELLS_EVERY - 1 - self.taken % BELLS_EVERY) as usize;
+        let most = if self.rings.has_idle() { most.min(until_bells) } else { most };
+        let mut count = 0;
+        while count < most && run.show_next(&mut each) {
+            count += 1;
+        }
+        self.taken = self.taken.wrapping_add(u32::try_from(count).unwrap_or(u32::MAX));
+        count
     }
 
     fn take_from_rings(&mut self, shared: &Shared) -> Result<Option<Message>> {
@@ -183,6 +203,12 @@ impl Consumer {
             }
         }
         loop {
+            if let Some(message) = self.run.as_mut().and_then(Run::next_message) {
+                return Ok(Some(self.pass(message)));
+            }
+            if let Some(run) = self.run.take() {
+                run.give_back(&shared.spare_buffers);
+            }
             let Some(item) = self.queue.pop_front() else {
                 if !inbox.is_filled() {
                     return Ok(None);
@@ -199,6 +225,7 @@ impl Consumer {
             };
             match item {
                 Item::Message(message) => return Ok(Some(self.pass(message))),
+                Item::Run(run) => self.run = Some(run),
                 Item::After(after) => {
                     self.after = Some(after);
                     if let Some(message) = self.take_before_next(shared)? {

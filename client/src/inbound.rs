@@ -1,17 +1,18 @@
 //! What arrives from the broker: bytes to frames, and frames to whom they concern. Only the leader is here.
 //!
-//! Messages for one subscription that arrive in one read are handed over together. Everything else
-//! goes through `dispatch`. The buffer is bounded by the largest frame there can be; what waits in
+//! Messages for one subscription that arrive in one read are handed over together, small ones that follow each
+//! other as one piece (`run`). Everything else goes through `dispatch`. The buffer is bounded by the largest frame there can be; what waits in
 //! inboxes by [`INBOX_BYTES_MAX`]: above it the background thread reads no further until messages were
 //! taken out, and above [`INBOX_BYTES_CEILING`] nobody does, so that the broker's rules for slow
 //! subscribers apply.
 
 use crate::error::{Error, Result};
 use crate::inbox::{Inbox, Item};
-use crate::message::{Message, Parts, Source};
+use crate::message::Source;
 use crate::outbound::SOCKET_TOKEN;
 use crate::reactor::{KICK_TOKEN, lock};
 use crate::reconnect::Phase;
+use crate::run::{self, Growing};
 use crate::shared::Shared;
 use crate::socket::{Moved, Socket};
 use rustix::event::{Timespec, epoll};
@@ -20,7 +21,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tramline_ring::Meta;
 use tramline_wire::limits::{ALIASES_MAX, FRAME_BYTES_CEILING};
 use tramline_wire::{Deliver, Framed, ToClient, split_frame};
 
@@ -63,6 +63,8 @@ pub(crate) struct Inbound {
     /// Items of one subscription on their way to its inbox.
     batch: Vec<Item>,
     batch_for: Option<Arc<Inbox>>,
+    /// Small messages that follow each other where they were read.
+    run: Option<Growing>,
     pub(crate) backoff: Duration,
     pub(crate) was_open: bool,
 }
@@ -81,6 +83,7 @@ impl Inbound {
             known: HashMap::new(),
             batch: Vec::new(),
             batch_for: None,
+            run: None,
             backoff: Duration::ZERO,
             was_open: false,
         }
@@ -100,6 +103,7 @@ impl Inbound {
         self.heard.clear();
         self.batch.clear();
         self.batch_for = None;
+        self.run = None;
     }
 
     pub(crate) fn source(&self, alias: u32) -> Result<&Arc<Source>> {
@@ -151,21 +155,55 @@ impl Inbound {
         self.batch.push(item);
     }
 
+    /// Takes a message that follows no ring, whose frame is the last before `self.start` in the buffer.
+    #[inline]
+    fn deliver_plain(
+        &mut self,
+        shared: &Shared,
+        deliver: &Deliver<'_>,
+        buffer: &[u8],
+        at: usize,
+    ) -> Result<()> {
+        let end = self.start;
+        if self.run.as_mut().is_some_and(|run| run.take(deliver, end)) {
+            return Ok(());
+        }
+        self.end_run(shared, buffer);
+        if let Some((inbox, source)) = self.receiver(shared, deliver)? {
+            self.run = Some(Growing::new(inbox, deliver, source, at, end));
+        }
+        Ok(())
+    }
+
     fn deliver(&mut self, shared: &Shared, deliver: &Deliver<'_>) -> Result<()> {
-        let Some(inbox) = self.find(shared, deliver.sub) else { return Ok(()) };
+        let Some((inbox, source)) = self.receiver(shared, deliver)? else { return Ok(()) };
+        if let Some(after) = deliver.message.after {
+            self.add(&inbox, Item::After(after));
+        }
+        self.add(&inbox, Item::Message(run::message(deliver, &source)));
+        Ok(())
+    }
+
+    /// Whom a message is for, unless that was dropped, and from whom it is, which its receiver hears first.
+    fn receiver(
+        &mut self,
+        shared: &Shared,
+        deliver: &Deliver<'_>,
+    ) -> Result<Option<(Arc<Inbox>, Arc<Source>)>> {
+        let Some(inbox) = self.find(shared, deliver.sub) else { return Ok(None) };
         let source = Arc::clone(self.source(deliver.source)?);
-        let message = &deliver.message;
         if self.heard.insert((deliver.sub, deliver.source)) {
             self.add(&inbox, Item::Appeared(Arc::clone(&source)));
         }
-        if let Some(after) = message.after {
-            self.add(&inbox, Item::After(after));
+        Ok(Some((inbox, source)))
+    }
+
+    /// Adds the messages that followed each other, before anything else is added.
+    fn end_run(&mut self, shared: &Shared, buffer: &[u8]) {
+        if let Some(run) = self.run.take() {
+            let (inbox, item) = run.finish(buffer, &shared.spare_buffers);
+            self.add(&inbox, item);
         }
-        let meta = Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
-        let parts = Parts { source: &source, seq: message.seq, lost: 0, meta, head: message.head };
-        let received = Message::from_socket(parts, message.payload, deliver.payload_length);
-        self.add(&inbox, Item::Message(received));
-        Ok(())
     }
 
     /// A subscription of this client that was not dropped.
@@ -267,6 +305,7 @@ impl Shared {
                 // Taken out so that frames may borrow from it while the rest of `inbound` changes.
                 let buffer = std::mem::take(&mut inbound.buffer);
                 let result = self.take_apart(inbound, &buffer);
+                inbound.end_run(self, &buffer);
                 inbound.buffer = buffer;
                 inbound.hand_out();
                 result?;
@@ -285,7 +324,13 @@ impl Shared {
             else {
                 break;
             };
+            let at = inbound.start;
             inbound.start += consumed;
+            if let Some(deliver) = Deliver::decode_plain(body) {
+                inbound.deliver_plain(self, &deliver, buffer, at)?;
+                continue;
+            }
+            inbound.end_run(self, buffer);
             let frame = ToClient::decode(body).map_err(broken)?;
             match &frame {
                 ToClient::Deliver(deliver) => inbound.deliver(self, deliver)?,

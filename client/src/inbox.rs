@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::message::{Message, Source};
 use crate::reactor::lock;
+use crate::run::Run;
 use crate::signal::Signal;
 use rustix::event::epoll;
 use std::collections::VecDeque;
@@ -56,6 +57,8 @@ pub(crate) struct NewStream {
 
 pub(crate) enum Item {
     Message(Message),
+    /// Several small messages of one source.
+    Run(Run),
     /// The next message comes after that of a ring.
     After(After),
     /// Lost before the next message.
@@ -216,6 +219,7 @@ impl Inbox {
 fn held_bytes(item: &Item) -> usize {
     match item {
         Item::Message(message) => message.held_bytes(),
+        Item::Run(run) => size_of::<Item>() + run.held_bytes(),
         _ => size_of::<Item>(),
     }
 }

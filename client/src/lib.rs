@@ -103,7 +103,7 @@
 //! Below it, in the order in which a message meets them: `publish` and `topics` (which plane, what number),
 //! `rings` and `stream` (the writing side of rings), `outbound` (towards the socket), `reactor` and `shared`
 //! (who reads the socket, how threads wait), `inbound` and `dispatch` (what arrives), `attachments` (how streams
-//! and subscriptions meet), `reconnect`, `inbox`, `consumer` and `reading` (towards the subscription's owner).
+//! and subscriptions meet), `reconnect`, `inbox`, `run`, `consumer` and `reading` (towards the subscription's owner).
 
 /// Names a step at which this project's tests may have the process killed; nothing without the feature `steps`.
 #[cfg(feature = "steps")]
@@ -180,6 +180,8 @@ mod reconnect;
 mod session;
 
 mod inbox;
+
+mod run;
 
 mod consumer;
 

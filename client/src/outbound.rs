@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use tramline_wire::ToBroker;
 use tramline_wire::limits::ALIASES_MAX;
+use tramline_wire::{Publish, ToBroker};
 
 /// Bytes that may wait for the socket before a publish waits, too.
 pub(crate) const WAITING_BYTES_MAX: usize = 256 * 1024;
@@ -101,6 +101,10 @@ impl Outbound {
 
     pub(crate) fn push(&mut self, frame: &ToBroker<'_>) {
         frame.encode(&mut self.buffer);
+    }
+
+    pub(crate) fn publish(&mut self, message: &Publish<'_>) {
+        message.encode(&mut self.buffer);
     }
 
     pub(crate) fn push_with(&mut self, frame: &ToBroker<'_>, fds: Vec<OwnedFd>) {

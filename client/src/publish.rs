@@ -5,6 +5,7 @@
 use crate::clock::{deadline_after, monotonic_nanos};
 use crate::draft::Outgoing;
 use crate::error::{Error, Result};
+use crate::outbound::Outbound;
 use crate::reactor::lock;
 use crate::shared::Shared;
 use crate::topics::{Route, Topic, TopicState};
@@ -91,14 +92,7 @@ impl Shared {
                 return Ok(Step::Wait(Error::TimedOut { what: "room on the broker's socket", after }));
             }
         }
-        let alias = match state.alias {
-            Some((epoch, alias)) if outbound.owns(topic.id, epoch, alias) => alias,
-            _ => {
-                let alias = outbound.define(topic.id, &topic.name);
-                state.alias = Some((outbound.epoch(), alias));
-                alias
-            }
-        };
+        let alias = alias_on(&mut outbound, topic, state);
         let seq = state.next_seq;
         state.next_seq += 1;
         let meta = message.meta(monotonic_nanos());
@@ -115,7 +109,7 @@ impl Shared {
         if let Some(session) = &mut session {
             session.confirmations.insert((alias, seq), None);
         }
-        outbound.push(&ToBroker::Publish(Publish { alias, message: frame }));
+        outbound.publish(&Publish { alias, message: frame });
         let freed = how.flush && outbound.flush();
         drop(outbound);
         drop(session);
@@ -123,6 +117,41 @@ impl Shared {
             self.reactor.changed();
         }
         Ok(Step::Sent(Sent { seq, by: Ok(alias) }))
+    }
+
+    /// Appends the first of these messages, as many as go on the socket and have room there; says how many. They have
+    /// one time. Written out with what follows.
+    pub(crate) fn push_together<'a>(
+        &self,
+        topic: &Arc<Topic>,
+        messages: impl Iterator<Item = Outgoing<'a>>,
+    ) -> Result<usize> {
+        let mut state = lock(&topic.state);
+        if !matches!(state.route, Route::Socket) {
+            return Ok(0);
+        }
+        let mut outbound = lock(&self.outbound);
+        self.check_open(&outbound)?;
+        let frame_bytes_max = outbound.frame_bytes_max;
+        let alias = alias_on(&mut outbound, topic, &mut state);
+        let (time, after) = (monotonic_nanos(), state.after);
+        let mut count = 0;
+        for message in messages {
+            let bytes = message.payload.len();
+            let large = bytes >= self.options.ring_payload_bytes_min;
+            if large
+                || bytes + message.head.len() + FRAME_OVERHEAD_BYTES > frame_bytes_max
+                || !outbound.has_room()
+            {
+                break;
+            }
+            let Outgoing { flags, source_time, head, payload } = message;
+            let message = Message { flags, seq: state.next_seq, time, source_time, after, head, payload };
+            state.next_seq += 1;
+            outbound.publish(&Publish { alias, message });
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Publishes, waiting for room if need be.
@@ -189,6 +218,18 @@ impl Shared {
     pub(crate) fn flush_now(&self) {
         if lock(&self.outbound).flush() {
             self.reactor.changed();
+        }
+    }
+}
+
+/// The alias of a topic on this connection, told to the broker if it is new.
+fn alias_on(outbound: &mut Outbound, topic: &Topic, state: &mut TopicState) -> u32 {
+    match state.alias {
+        Some((epoch, alias)) if outbound.owns(topic.id, epoch, alias) => alias,
+        _ => {
+            let alias = outbound.define(topic.id, &topic.name);
+            state.alias = Some((outbound.epoch(), alias));
+            alias
         }
     }
 }

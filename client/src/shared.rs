@@ -10,6 +10,7 @@ use crate::gates::GateTimer;
 use crate::inbound::{Inbound, Look};
 use crate::outbound::Outbound;
 use crate::reactor::{Reactor, Wants, lock, park, try_lock};
+use crate::run::SpareBuffers;
 use crate::session::{Answer, Session};
 use crate::signal::Signal;
 use crate::topics::Topics;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) topics: Topics,
     /// Bytes waiting in all inboxes.
     pub(crate) inbox_bytes: Arc<AtomicUsize>,
+    pub(crate) spare_buffers: SpareBuffers,
     /// Reading has stopped because too much waits; whoever takes messages out kicks the reactor.
     pub(crate) reading_paused: AtomicBool,
     /// Somebody should look at `session.fault`.
@@ -88,6 +90,7 @@ impl Shared {
             topics: Topics::default(),
             inbox_bytes: Arc::clone(&session.inbox_bytes),
             session: Mutex::new(session),
+            spare_buffers: SpareBuffers::default(),
             reading_paused: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
             closing: AtomicBool::new(false),

@@ -8,6 +8,7 @@ use crate::inbox::{Inbox, REACTOR_TOKEN, Wish};
 use crate::message::{Message, MessageRef, Source};
 use crate::reactor::lock;
 use crate::reading::InRing;
+use crate::run::InRun;
 use crate::session::Answer;
 use crate::shared::{Bed, Shared};
 use rustix::event::epoll;
@@ -269,6 +270,7 @@ impl Subscription {
         self.recv_many(max, |arrival| match arrival {
             Arrival::Whole(message) => into.push(message),
             Arrival::InRing(message) => into.push(message.into_message()),
+            Arrival::InRun(message) => into.push(message.into_message()),
         })
     }
 
@@ -291,6 +293,7 @@ impl Subscription {
         self.recv_many(max, |arrival| match arrival {
             Arrival::Whole(message) => each(message.by_ref()),
             Arrival::InRing(message) => message.show(&mut each),
+            Arrival::InRun(message) => message.show(&mut each),
         })
     }
 
@@ -310,7 +313,8 @@ impl Subscription {
                 break;
             };
             count += taken;
-            if taken == most {
+            count += self.consumer.take_run(max - count, |message| arrived(Arrival::InRun(message)));
+            if count == max {
                 break;
             }
             // Now and then the way that minds everything.
@@ -372,6 +376,7 @@ impl Subscription {
 enum Arrival<'a> {
     Whole(Message),
     InRing(InRing<'a>),
+    InRun(InRun<'a>),
 }
 
 impl Iterator for Subscription {
