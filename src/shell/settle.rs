@@ -13,9 +13,10 @@ use crate::core::{Action, Bells, Chunk, SessionId};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::Sleep;
 use tramline_ring::RingIdentity;
 
 /// Rounds of carrying out and writing before other tasks have their turn.
@@ -38,25 +39,27 @@ enum Written {
 
 /// Settles whenever it is wanted and whenever the core waits for a time that has come. Never returns.
 pub(super) async fn settle_always(shell: Rc<Shell>) {
-    let sleep = tokio::time::sleep_until(Instant::now());
-    tokio::pin!(sleep);
-    let mut due: Option<u64> = None;
+    // There is none while the core waits for no time, so that an idle broker is not woken by one that was cancelled.
+    let mut timer: Option<(u64, Pin<Box<Sleep>>)> = None;
     loop {
+        let due = async {
+            match &mut timer {
+                Some((_, sleep)) => sleep.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = shell.settling.notified() => {}
-            () = &mut sleep, if due.is_some() => {
-                due = None;
+            () = due => {
+                timer = None;
                 shell.state.borrow_mut().core.tick(clock::now());
             }
         }
         shell.settle();
         let deadline = shell.state.borrow().core.deadline();
-        if deadline != due {
-            due = deadline;
-            if let Some(deadline) = deadline {
-                sleep.as_mut().reset(clock::instant(deadline));
-            }
+        if deadline != timer.as_ref().map(|(due, _)| *due) {
+            timer = deadline.map(|due| (due, Box::pin(tokio::time::sleep_until(clock::instant(due)))));
         }
     }
 }
