@@ -310,8 +310,16 @@ impl Pair {
         let body = self.reader.body();
         let Ok(ToClient::Offer(offer)) = ToClient::decode(&body) else { panic!("{}", shown(&body)) };
         let Offer { attach, link, .. } = offer;
-        let expected =
-            Offer { attach, sub: 1, source: 0, stream: STREAM, link, mode: Mode::Gated, in_place: true };
+        let expected = Offer {
+            attach,
+            sub: 1,
+            source: 0,
+            stream: STREAM,
+            link,
+            mode: Mode::Gated,
+            in_place: true,
+            retained: false,
+        };
         assert_eq!(offer, expected);
         let (slot, page) = self.link.allocate_slot().unwrap();
         let page = page.unwrap();

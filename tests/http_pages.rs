@@ -90,6 +90,7 @@ fn snapshot(streams: u64) -> Snapshot {
             bytes: 50,
         }],
         streams: (0..streams).map(|number| stream(number, &format!("cam.{number:04}"))).collect(),
+        retained: Vec::new(),
         subscriptions: Vec::new(),
         totals: Totals { connections: 3, ..Totals::default() },
         limits: vec![

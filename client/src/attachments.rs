@@ -86,6 +86,7 @@ impl Shared {
             slot,
             in_place,
             mode: offer.mode,
+            retained: offer.retained,
             attached: false,
         };
         session.readings.insert(offer.attach, reading);
@@ -125,6 +126,7 @@ impl Shared {
         let inbox = Arc::clone(&reading.inbox);
         let (token, stream, slot, in_place) = (reading.token, reading.stream, reading.slot, reading.in_place);
         let (source, link_number, mode) = (Arc::clone(&reading.source), reading.link, reading.mode);
+        let retained = reading.retained;
         let Some(known) = session.reading_links.get(&link_number) else { return Ok(()) };
         let (link, link_token) = (Arc::clone(&known.link), known.token);
         drop(session);
@@ -161,8 +163,18 @@ impl Shared {
                     }
                 }));
                 let first_seq = reader.last_seq() + 1;
-                let stream =
-                    NewStream { attach, token, stream, first_seq, reader, source, mode, link, link_token };
+                let stream = NewStream {
+                    attach,
+                    token,
+                    stream,
+                    first_seq,
+                    reader,
+                    source,
+                    mode,
+                    retained,
+                    link,
+                    link_token,
+                };
                 inbound.add(&inbox, Item::Stream(Box::new(stream)));
                 self.answer(&ToBroker::Attached { attach });
                 step!("attach: confirmed");

@@ -88,7 +88,8 @@ impl Consumer {
             self.look_at_bells(inbox)?;
         }
         // Both planes have their turns: the queue when it is due or the rings have nothing.
-        let queue_first = self.taken.is_multiple_of(INBOX_EVERY) || !self.rings.has_hot();
+        let due = self.taken.is_multiple_of(INBOX_EVERY) || !self.rings.has_hot();
+        let queue_first = due && !self.rings.has_past();
         if queue_first && let Some(message) = self.take_queued(shared, inbox)? {
             return Ok(Some(message));
         }
@@ -238,7 +239,11 @@ impl Consumer {
                     if inbox.wish.mode == Mode::Gated && stream.mode == Mode::Lossy {
                         self.note(PublisherEvent::Lossy(Arc::clone(&stream.source)));
                     }
+                    let retained = stream.retained;
                     self.rings.add(stream);
+                    if retained && let Some(message) = self.take_from_rings(shared)? {
+                        return Ok(Some(message));
+                    }
                 }
                 Item::Detached(token) => self.rings.detached(token),
                 Item::Mode { token, source, mode, blocked } => {

@@ -121,8 +121,8 @@ impl Shared {
         if !greeting || session.topic_settings.len() == TOPIC_SETTINGS_MAX {
             return Err(Error::Protocol("settings for topics after Welcome, or too many".into()));
         }
-        let wire::TopicSettings { filter, ring, history } = *settings;
-        session.topic_settings.push(TopicSettings { filter: filter.to_owned(), ring, history });
+        let wire::TopicSettings { filter, ring, history, retain } = *settings;
+        session.topic_settings.push(TopicSettings { filter: filter.to_owned(), ring, history, retain });
         Ok(())
     }
 

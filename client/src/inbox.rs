@@ -51,6 +51,8 @@ pub(crate) struct NewStream {
     pub(crate) source: Arc<Source>,
     /// As it was granted.
     pub(crate) mode: Mode,
+    /// What a publisher left that has gone; it is read before anything else.
+    pub(crate) retained: bool,
     pub(crate) link: Arc<ReaderLink>,
     pub(crate) link_token: u64,
 }

@@ -83,6 +83,8 @@ pub(crate) struct Rings {
     streams: Vec<Option<Stream>>,
     free: Vec<usize>,
     hot: VecDeque<usize>,
+    /// Those that hold what a publisher left that has gone: they are read to their end before any other.
+    past: VecDeque<usize>,
     links: HashMap<u64, Link>,
     by_slot: HashMap<(u64, u32), usize>,
     idle: usize,
@@ -106,6 +108,11 @@ impl Rings {
         self.idle > 0
     }
 
+    /// Whether something is to be read before anything else.
+    pub(crate) fn has_past(&self) -> bool {
+        !self.past.is_empty()
+    }
+
     /// Begins to read a stream. If it is read already, by an attachment of an earlier connection, that
     /// one is read up to where this one begins.
     pub(crate) fn add(&mut self, new: Box<NewStream>) {
@@ -117,8 +124,12 @@ impl Rings {
             self.streams.push(None);
             self.streams.len() - 1
         });
+        let retained = new.retained;
         self.put(index, *new);
         self.hot.push_back(index);
+        if retained {
+            self.past.push_back(index);
+        }
     }
 
     fn put(&mut self, index: usize, new: NewStream) {
@@ -144,6 +155,7 @@ impl Rings {
     fn take_out(&mut self, index: usize) -> Option<Stream> {
         let mut stream = self.streams.get_mut(index)?.take()?;
         self.by_slot.remove(&(stream.link_token, stream.reader.slot()));
+        self.past.retain(|past| *past != index);
         if let Some(link) = self.links.get_mut(&stream.link_token) {
             link.streams -= 1;
             if link.streams == 0 {
@@ -241,6 +253,13 @@ impl Rings {
     /// The next message of any stream.
     pub(crate) fn take(&mut self) -> Found {
         self.failed = None;
+        while let Some(index) = self.past.front().copied() {
+            match self.take_from(index) {
+                // It is closed, so there is a message or its end.
+                Found::Nothing => self.past.retain(|past| *past != index),
+                found => return found,
+            }
+        }
         for _ in 0..self.hot.len() {
             let Some(index) = self.hot.front().copied() else { break };
             match self.take_from(index) {
@@ -270,7 +289,8 @@ impl Rings {
     #[inline]
     pub(crate) fn take_each(&mut self, most: usize, mut each: impl FnMut(InRing<'_>)) -> (usize, u64, Found) {
         let (mut count, mut lost) = (0, 0);
-        let Some(index) = self.hot.front().copied() else { return (count, lost, Found::Nothing) };
+        let next = self.past.front().or_else(|| self.hot.front());
+        let Some(index) = next.copied() else { return (count, lost, Found::Nothing) };
         let Some(stream) = self.streams[index].as_mut().filter(|stream| stream.is_plain()) else {
             return (count, lost, Found::Nothing);
         };
@@ -302,7 +322,9 @@ impl Rings {
         if count > 0 {
             stream.misses = 0;
             self.turn = 0;
-            self.hot.rotate_left(1);
+            if self.past.is_empty() {
+                self.hot.rotate_left(1);
+            }
         }
         (count, lost, Found::Nothing)
     }

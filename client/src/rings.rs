@@ -51,11 +51,22 @@ impl Shared {
             let settings = session.topic_settings.iter().find(|settings| settings.covers(&topic.name));
             (greeting, settings.cloned())
         };
-        let (size, kept) = settings.map_or((None, None), |settings| (settings.ring, settings.history));
+        let (size, kept, retain) =
+            settings.map_or((None, None, 0), |settings| (settings.ring, settings.history, settings.retain));
         let size = size.unwrap_or(greeting.ring_default);
-        let history = wish.history.or(kept).unwrap_or(0);
+        // What the broker is to keep afterwards must be there then.
+        let history = wish.history.or(kept).unwrap_or(0).max(retain);
         let mut spec = match wish.capacity {
-            Some((bytes, messages)) => RingSpec::sized(random_id(), bytes, messages.max(1))?,
+            Some((bytes, messages)) => {
+                let sized = |messages: u32| RingSpec::sized(random_id(), bytes, messages.max(1));
+                // Room for what is to be kept as well, if so large a ring is granted.
+                let granted =
+                    |spec: &RingSpec| spec.memory_bytes().is_ok_and(|bytes| bytes <= greeting.ring_bytes_max);
+                match sized(messages.max(retain)).ok().filter(granted) {
+                    Some(spec) => spec,
+                    None => sized(messages)?,
+                }
+            }
             None => RingSpec {
                 stream: random_id(),
                 generation: 0,

@@ -58,6 +58,8 @@ pub(crate) struct TopicSettings {
     pub(crate) filter: String,
     pub(crate) ring: Option<Geometry>,
     pub(crate) history: Option<u32>,
+    /// The broker keeps so many after the publisher has gone, if they are there.
+    pub(crate) retain: u32,
 }
 
 impl TopicSettings {
@@ -79,6 +81,8 @@ pub(crate) struct Reading {
     pub(crate) in_place: bool,
     /// As it was granted.
     pub(crate) mode: Mode,
+    /// What a publisher left that has gone.
+    pub(crate) retained: bool,
     pub(crate) attached: bool,
 }
 

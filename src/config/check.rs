@@ -158,6 +158,8 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         attachments_max: 1..=U32;
         ring_bytes_max: 64 * 1024..=1 << 40;
         rings_bytes_max: 64 * 1024..=1 << 50;
+        retained_bytes_max: 0..=1 << 50;
+        retained_topics_max: 0..=U32;
         queue_bytes_max: 4096..=U32;
         outbox_bytes_max: 4096..=U32;
         session_fds_in_flight_max: u64::from(FRAME_FDS_MAX)..=253;
@@ -230,8 +232,11 @@ fn topic(raw: &RawTopic, key: &str, limits: &Limits) -> Checked<TopicSettings> {
             Some(history)
         }
     };
+    let mut retain = 0;
+    let most = u64::from(limits.history_messages_max);
+    set(&mut retain, raw.retain.map(|count| count.0), 0..=most, &format!("{key}.retain"))?;
     let gated_by = raw.gated_by.as_ref().map(|gate| gate.0);
-    Ok(TopicSettings { filter: filter.0.clone(), ring, history, gated_by })
+    Ok(TopicSettings { filter: filter.0.clone(), ring, history, gated_by, retain })
 }
 
 /// Line and column of the value at `key`, from 1.

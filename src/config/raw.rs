@@ -67,6 +67,8 @@ section! {
         attachments_max: Count,
         ring_bytes_max: Bytes,
         rings_bytes_max: Bytes,
+        retained_bytes_max: Bytes,
+        retained_topics_max: Count,
         queue_bytes_max: Bytes,
         outbox_bytes_max: Bytes,
         session_fds_in_flight_max: Count,
@@ -102,6 +104,7 @@ section! {
         ring: RawRing,
         history: Count,
         gated_by: Gate,
+        retain: Count,
     }
 }
 

@@ -67,6 +67,7 @@ fn the_examples_in_the_documented_file_parse() {
         ring: Some(ring),
         history: Some(2),
         gated_by: Some(GatedBy::Anyone),
+        retain: 2,
     };
     assert_eq!(config.topics, [cameras]);
 }

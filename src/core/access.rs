@@ -23,6 +23,8 @@ pub struct TopicSettings {
     pub history: Option<u32>,
     /// Who may hold publishers up, whatever they say themselves.
     pub gated_by: Option<GatedBy>,
+    /// Messages that stay readable after their publisher has gone.
+    pub retain: u32,
 }
 
 /// Users, groups and topics as the configuration has them.

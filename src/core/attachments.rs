@@ -14,6 +14,7 @@
 use super::broker::Core;
 use super::generations::Share;
 use super::native::Violation;
+use super::retained::Memory;
 use super::session::Identity;
 use super::table::Key;
 use super::{Action, FdId, Now};
@@ -81,15 +82,17 @@ pub(super) struct Attachment {
     pub(super) proxy: bool,
     pub(super) stage: Stage,
     /// Whether `StreamOpened` and `Subscribed` wait for it.
-    awaited_by_stream: bool,
-    awaited_by_subscription: bool,
-    start: u64,
-    start_seq: u64,
+    pub(super) awaited_by_stream: bool,
+    pub(super) awaited_by_subscription: bool,
+    pub(super) start: u64,
+    pub(super) start_seq: u64,
     pub(super) share: Share,
+    /// The memory, where it is the copy of what a gone publisher sent.
+    pub(super) copy: Option<Memory>,
     /// The last message that a proxy has read or knows lost.
     pub(super) last_seq: u64,
     /// Descriptors in flight to publisher and subscriber.
-    publisher_fds: u32,
+    pub(super) publisher_fds: u32,
     pub(super) subscriber_fds: u32,
     /// The stream has ended with this code before all of its memory was handed over.
     pub(super) ended: Option<u16>,
@@ -136,6 +139,7 @@ impl Core {
                 start: 0,
                 start_seq: 0,
                 share: Share::default(),
+                copy: None,
                 last_seq: 0,
                 publisher_fds: 0,
                 subscriber_fds: 0,
@@ -163,7 +167,8 @@ impl Core {
             return;
         }
         let source = self.source_alias(subscriber, &from, topic);
-        let offer = Offer { attach, sub: number, source, stream: stream_id, link, mode, in_place };
+        let offer =
+            Offer { attach, sub: number, source, stream: stream_id, link, mode, in_place, retained: false };
         self.send_control(subscriber, &ToClient::Offer(offer));
     }
 
@@ -204,6 +209,17 @@ impl Core {
         self.claim_slot(link, slot, page)?;
         if let Some(attachment) = self.attachments.get_mut(&attach) {
             attachment.slot = Some(slot);
+            if attachment.copy.is_some() {
+                // Nobody need be asked, and nobody rings.
+                attachment.stage = Stage::Handover;
+                let proxy = attachment.proxy;
+                if proxy {
+                    self.send_attach(attach);
+                } else {
+                    self.want_fds(attach);
+                }
+                return Ok(());
+            }
             attachment.stage = Stage::Piping;
         }
         self.want_pipes(link);
@@ -296,13 +312,16 @@ impl Core {
         }
     }
 
-    fn send_attach(&mut self, attach: u64) {
+    pub(super) fn send_attach(&mut self, attach: u64) {
         let Some(attachment) = self.attachments.get_mut(&attach) else { return };
-        let Some(stream) = self.streams.by_id.get(&attachment.stream) else { return };
         let (start, start_seq) = (attachment.start, attachment.start_seq);
         let (link_id, subscriber, proxy) = (attachment.link, attachment.subscriber, attachment.proxy);
         let stream_id = attachment.stream;
-        let Some((generation, geometry, memory)) = attachment.share.hand_next(stream) else { return };
+        let next = match attachment.copy {
+            Some(Memory { memory, generation, geometry }) => Some((generation, geometry, memory)),
+            None => self.streams.by_id.get(&stream_id).and_then(|stream| attachment.share.hand_next(stream)),
+        };
+        let Some((generation, geometry, memory)) = next else { return };
         attachment.stage = Stage::Attaching;
         let bells = self.links.by_id.get_mut(&link_id).and_then(|link| link.subscriber_bells.take());
         if proxy {
@@ -383,10 +402,10 @@ impl Core {
             stream.admitted += 1;
             stream.awaited -= u32::from(awaited);
         }
-        if proxy {
-            self.send_attach(attach);
-        } else {
-            self.queue_attach(subscription, attach, now);
+        match (self.waits_behind_retained(subscription, attach), proxy) {
+            (true, _) => {}
+            (false, true) => self.send_attach(attach),
+            (false, false) => self.queue_attach(subscription, attach, now),
         }
         self.answer_open(stream);
         self.settle_formers(stream);
@@ -430,6 +449,12 @@ impl Core {
             self.one_less_awaited(subscription, true);
         }
         self.hand_on(attach);
+        let Some(attachment) = self.attachments.get_mut(&attach).filter(|each| each.proxy) else { return };
+        if !attachment.share.is_owed()
+            && let Some(code) = attachment.ended.take()
+        {
+            self.source_ended(attach, code);
+        }
     }
 
     /// Either side ends or refuses an attachment.
@@ -512,6 +537,10 @@ impl Core {
             if attachment.proxy {
                 self.to_release.push_back(subscription);
             }
+        }
+        if let Some(copy) = attachment.copy {
+            self.release_fd(copy.memory);
+            self.one_less_retained(subscription);
         }
         self.leave_link(link, attach, slot);
         self.confirm_fds(publisher, attachment.publisher_fds);

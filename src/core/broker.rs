@@ -10,6 +10,7 @@ use super::events::Event;
 use super::links::Links;
 use super::native::Violation;
 use super::quota::fits;
+use super::retained::Retention;
 use super::rings::Streams;
 use super::session::{Identity, Session, Stage};
 use super::snapshot::Totals;
@@ -19,8 +20,8 @@ use super::table::{Key, Table};
 use super::timers::{MILLI, Timer, Timers};
 use super::topics::Topics;
 use super::{
-    Access, Action, Bells, FdId, Flow, Language, Limits, Now, Outbox, Peer, RingMessage, SessionId, Snapshot,
-    Taken,
+    Access, Action, Bells, FdId, Flow, Language, Limits, Now, Outbox, Peer, RetainedCopy, RingMessage,
+    SessionId, Snapshot, Taken,
 };
 use crate::json;
 use serde_json::json;
@@ -63,6 +64,7 @@ pub struct Core {
     pub(super) attachments: BTreeMap<u64, Attachment>,
     pub(super) last_attachment: u64,
     pub(super) links: Links,
+    pub(super) retention: Retention,
     pub(super) timers: Timers,
     pub(super) actions: VecDeque<Action>,
     pub(super) dirty: VecDeque<SessionId>,
@@ -108,6 +110,7 @@ impl Core {
             attachments: BTreeMap::new(),
             last_attachment: 0,
             links: Links::default(),
+            retention: Retention::default(),
             timers: Timers::default(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),
@@ -290,6 +293,12 @@ impl Core {
         self.settle(now);
     }
 
+    /// The answer to [`Action::Retain`]; `None` if there was no message. The descriptor becomes the core's.
+    pub fn ring_retained(&mut self, stream: u64, result: Result<Option<RetainedCopy>, String>, now: Now) {
+        self.take_retained(stream, result);
+        self.settle(now);
+    }
+
     /// The answer to [`Action::MakePipes`].
     pub fn pipes_made(&mut self, link: u64, result: Result<Bells, String>, now: Now) {
         self.take_pipes(link, result);
@@ -407,6 +416,7 @@ impl Core {
                 self.confirm_if_ready(key, now);
             }
             while let Some(key) = self.to_release.pop_front() {
+                self.hand_over_behind_retained(key, now);
                 self.release_held(key, now);
             }
             if let Some(key) = self.resumed.pop_front() {

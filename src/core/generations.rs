@@ -131,6 +131,7 @@ impl Core {
             let message = format!("a ring of {descriptors} descriptors and {arena_bytes} bytes cannot be");
             return Err(Refused::new(Code::Malformed, message));
         };
+        self.make_room_for_ring(bytes);
         let limits = &self.limits;
         allows("ring_bytes_max", "bytes for a ring", limits.ring_bytes_max, bytes)?;
         fits("rings_bytes_max", "bytes of rings", limits.rings_bytes_max, self.streams.bytes, bytes)?;

@@ -24,6 +24,10 @@ pub struct Limits {
     pub ring_bytes_max: u64,
     /// Memory of all rings together, in bytes.
     pub rings_bytes_max: u64,
+    /// Memory of the copies of what gone publishers sent, on topics with `retain`, in bytes; it counts as rings' too.
+    pub retained_bytes_max: u64,
+    /// Topics of which such a copy is kept.
+    pub retained_topics_max: u32,
     /// Bytes that wait for one subscription before its slow-subscriber policy applies.
     pub queue_bytes_max: u32,
     /// Bytes that wait in one session's outbox before its subscriptions queue up.
@@ -73,6 +77,8 @@ impl Default for Limits {
             attachments_max: 262_144,
             ring_bytes_max: 1024 * 1024 * 1024,
             rings_bytes_max: 4 * 1024 * 1024 * 1024,
+            retained_bytes_max: 64 * 1024 * 1024,
+            retained_topics_max: 256,
             queue_bytes_max: 4 * 1024 * 1024,
             outbox_bytes_max: 256 * 1024,
             session_fds_in_flight_max: 16,

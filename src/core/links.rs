@@ -82,9 +82,19 @@ impl Core {
         if let Some(link) = self.links.by_ends.get(&(publisher, subscription)) {
             return *link;
         }
+        let id = self.add_link(publisher, subscription, false);
+        self.links.by_ends.insert((publisher, subscription), id);
+        id
+    }
+
+    /// A link of its own for one attachment without a publisher, over with it.
+    pub(super) fn link_alone(&mut self, subscription: Key) -> u64 {
+        self.add_link(Key::NOBODY, subscription, true)
+    }
+
+    fn add_link(&mut self, publisher: Key, subscription: Key, closing: bool) -> u64 {
         self.links.last += 1;
         let id = self.links.last;
-        self.links.by_ends.insert((publisher, subscription), id);
         let link = Link {
             publisher,
             subscription,
@@ -94,7 +104,7 @@ impl Core {
             pages: Vec::new(),
             slots: BTreeSet::new(),
             attachments: BTreeSet::new(),
-            closing: false,
+            closing,
             proxy: self.subscriptions.get(subscription).is_some_and(|each| !each.rings),
         };
         self.links.by_id.insert(id, link);

@@ -64,6 +64,8 @@ mod links;
 
 mod gates;
 
+mod retained;
+
 mod proxies;
 
 mod events;
@@ -174,6 +176,21 @@ pub enum Action {
         /// For this link.
         link: u64,
     },
+    /// Copy the last messages of a stream that has ended, off the core's thread, then call [`Core::ring_retained`].
+    Retain {
+        /// The stream.
+        stream: u64,
+        /// Its memory; it stays the core's.
+        memory: FdId,
+        /// Generation of the memory.
+        generation: u32,
+        /// Its size.
+        geometry: tramline_wire::Geometry,
+        /// How many messages at most.
+        messages: u32,
+        /// How many bytes of memory the copy may take.
+        bytes_max: u64,
+    },
     /// Close a descriptor, off the core's thread.
     CloseFd(FdId),
     /// Read from this session again.
@@ -248,6 +265,21 @@ pub enum Action {
         /// The link.
         link: u64,
     },
+}
+
+/// The copy of a stream's last messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetainedCopy {
+    /// Its memory: a closed generation, positions from 0 on.
+    pub memory: FdId,
+    /// Its generation.
+    pub generation: u32,
+    /// Its size.
+    pub geometry: tramline_wire::Geometry,
+    /// The same in bytes.
+    pub bytes: u64,
+    /// Numbers of its messages, at least one.
+    pub seqs: Vec<u64>,
 }
 
 /// A message that the shell read from a ring on behalf of a subscription.

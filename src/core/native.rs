@@ -232,8 +232,8 @@ impl Core {
         // Before Welcome, which completes them.
         let topics = std::mem::take(&mut self.access.topics);
         for settings in &topics {
-            let TopicSettings { filter, ring, history, .. } = settings;
-            let settings = wire::TopicSettings { filter, ring: *ring, history: *history };
+            let TopicSettings { filter, ring, history, retain, .. } = settings;
+            let settings = wire::TopicSettings { filter, ring: *ring, history: *history, retain: *retain };
             self.answer(key, &ToClient::TopicSettings(settings));
         }
         self.access.topics = topics;

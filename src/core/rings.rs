@@ -138,6 +138,7 @@ impl Core {
                 ),
             ));
         };
+        self.make_room_for_ring(memory_bytes);
         self.stream_fits(key, memory_bytes)?;
         if self.streams.by_id.contains_key(&frame.stream) {
             let message = format!("a stream {:016x} is open already; ids are chosen at random", frame.stream);
@@ -241,6 +242,7 @@ impl Core {
             stream.request = Some((req, deadline));
         }
         self.timers.set(deadline, Timer::Stream(id));
+        self.retained_goes_on(id, topic);
         self.totals.streams_opened += 1;
         for subscription in &matches {
             self.offer(id, *subscription, true, false);
@@ -290,6 +292,9 @@ impl Core {
         }
         if let Some(entry) = self.topics.get_mut(topic) {
             entry.streams.retain(|each| *each != id);
+        }
+        if was_open {
+            self.retain_stream(id);
         }
         for attach in attachments {
             self.source_ended(attach, code);

@@ -71,13 +71,14 @@ impl Core {
         matches.iter().find(full).copied()
     }
 
-    /// Whether a socket message must wait for the broker to have read the ring messages before it, which it
-    /// reads on this subscription's behalf.
+    /// Whether a socket message must wait for what gone publishers left, or for the broker to have read the ring
+    /// messages before it, which it reads on this subscription's behalf.
     pub(super) fn must_hold(&self, subscription: Key, after: Option<After>) -> bool {
-        let Some(after) = after else { return false };
-        let Some(subscription) = self.subscriptions.get(subscription).filter(|each| each.proxies > 0) else {
-            return false;
-        };
+        let Some(subscription) = self.subscriptions.get(subscription) else { return false };
+        if subscription.retained_pending > 0 {
+            return true;
+        }
+        let Some(after) = after.filter(|_| subscription.proxies > 0) else { return false };
         subscription.attachments.iter().filter_map(|attach| self.attachments.get(attach)).any(|attachment| {
             attachment.proxy
                 && attachment.stream == after.stream

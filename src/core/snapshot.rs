@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub topics: Vec<TopicStatus>,
     /// Open streams, by topic and publisher.
     pub streams: Vec<StreamStatus>,
+    /// What is kept of topics whose publisher has gone, by topic.
+    pub retained: Vec<RetainedStatus>,
     /// Subscriptions, by session and number.
     pub subscriptions: Vec<SubscriptionStatus>,
     /// Since the broker's start.
@@ -128,6 +130,25 @@ pub struct StreamStatus {
     /// The stream's id as a number.
     #[serde(skip)]
     pub stream: u64,
+}
+
+/// What is kept of a topic whose publisher has gone.
+#[derive(Debug, Clone, Serialize)]
+pub struct RetainedStatus {
+    /// The topic.
+    pub topic: String,
+    /// The publisher's name.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its uid.
+    pub uid: u32,
+    /// Messages kept.
+    pub messages: u64,
+    /// Number of the last of them.
+    pub last_seq: u64,
+    /// Bytes of memory they take.
+    pub memory_bytes: u64,
 }
 
 /// One reader of a stream.
@@ -243,6 +264,8 @@ pub struct Totals {
     pub pauses: u64,
     /// Readers of rings that held a publisher up for too long and became lossy for a while.
     pub evictions: u64,
+    /// Times the last messages of a topic whose publisher has gone were not kept, or dropped, for want of room.
+    pub retained_dropped: u64,
     /// Streams opened.
     pub streams_opened: u64,
     /// Attachments made.

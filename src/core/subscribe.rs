@@ -75,6 +75,8 @@ impl Core {
             waiting_proxies: Vec::new(),
             attachments: BTreeSet::new(),
             proxies: 0,
+            retained_pending: 0,
+            behind_retained: Vec::new(),
             messages: 0,
             lost: 0,
         });
@@ -82,6 +84,9 @@ impl Core {
         self.topics.add_filter(filter, key);
         self.listeners += usize::from(filter.as_str().starts_with('$'));
         self.timers.set(deadline, Timer::Subscribed(key));
+        if wanted.history > 0 {
+            self.offer_all_retained(key, filter);
+        }
         for stream in streams {
             self.offer(stream, key, false, true);
         }

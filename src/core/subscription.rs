@@ -113,6 +113,10 @@ pub(super) struct Subscription {
     pub(super) attachments: BTreeSet<u64>,
     /// How many of them the broker reads on its behalf.
     pub(super) proxies: u32,
+    /// Copies of what gone publishers sent that it is still to be given, before anything else.
+    pub(super) retained_pending: u32,
+    /// Attachments to live streams that wait for that.
+    pub(super) behind_retained: Vec<u64>,
     pub(super) messages: u64,
     pub(super) lost: u64,
 }
@@ -124,6 +128,7 @@ impl Subscription {
             && self.held.is_empty()
             && self.gap.is_none()
             && self.proxies == 0
+            && self.retained_pending == 0
             && self.is_told()
     }
 

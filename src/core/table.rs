@@ -11,6 +11,11 @@ pub(super) struct Key {
     turn: u32,
 }
 
+impl Key {
+    /// The key of no value.
+    pub(super) const NOBODY: Self = Self { place: u32::MAX, turn: u32::MAX };
+}
+
 #[derive(Debug)]
 struct Place<T> {
     turn: u32,

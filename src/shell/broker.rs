@@ -120,7 +120,9 @@ pub(super) async fn serve(
 ) -> Result<(), ServeError> {
     let mut stop = StopSignal::install().map_err(|error| ServeError::System("handle signals", error))?;
     let (found, verified) = unbounded_channel();
-    let workers = Workers::start(found).map_err(|error| ServeError::System("start its threads", error))?;
+    let (made, retained) = unbounded_channel();
+    let workers =
+        Workers::start(found, made).map_err(|error| ServeError::System("start its threads", error))?;
     let (source, requests) = snapshots();
     let http = Worker::start(settings.http.listen, source)
         .map_err(|error| ServeError::System("serve HTTP", error))?;
@@ -133,6 +135,7 @@ pub(super) async fn serve(
 
     let settling = tokio::task::spawn_local(settle_always(Rc::clone(&shell)));
     tokio::task::spawn_local(Rc::clone(&shell).take_verified(verified));
+    tokio::task::spawn_local(Rc::clone(&shell).take_retained(retained));
     let stopping = Rc::new(Notify::new());
     tokio::task::spawn_local(Rc::clone(&shell).answer_snapshots(requests, Rc::clone(&stopping)));
     let looking = Rc::clone(&shell);

@@ -45,6 +45,8 @@ mod clock;
 
 mod workers;
 
+mod retain;
+
 mod descriptors;
 
 mod open_files;

@@ -44,6 +44,8 @@ struct Link {
     kick: Rc<Notify>,
     /// No new attachments will come.
     over: bool,
+    /// Whether a task reads what wakes.
+    watched: bool,
 }
 
 struct Attachment {
@@ -90,18 +92,15 @@ impl Shell {
             return;
         };
         match state.map(attach, &ring, bells) {
-            Ok(true) => {
-                let watched = state
-                    .proxies
-                    .links
-                    .get(&link)
-                    .map(|link| (Arc::clone(&link.ring), Rc::clone(&link.kick)));
-                if let Some((ring, kick)) = watched {
+            Ok(()) => {
+                let unwatched = state.proxies.links.get_mut(&link).filter(|link| !link.watched);
+                if let Some(known) = unwatched {
+                    known.watched = true;
+                    let (ring, kick) = (Arc::clone(&known.ring), Rc::clone(&known.kick));
                     tokio::task::spawn_local(watch(Rc::clone(self), link, ring, kick));
                 }
                 state.core.proxy_attached(attach, now);
             }
-            Ok(false) => state.core.proxy_attached(attach, now),
             Err(reason) => {
                 state.forget(attach);
                 state.core.proxy_refuse(attach, &reason, now);
@@ -182,6 +181,10 @@ impl Shell {
 
 /// Sleeps on a link's doorbell and reads what woke, until the link is over.
 async fn watch(shell: Rc<Shell>, link: u64, ring: Arc<ReaderLink>, kick: Rc<Notify>) {
+    // A copy of what a gone publisher left has no bells: there is nobody to ring.
+    if ring.doorbell().is_none() {
+        return read_when_kicked(&shell, link, &kick).await;
+    }
     let doorbell = match watched_doorbell(&ring) {
         Ok(doorbell) => doorbell,
         Err(error) => {
@@ -221,6 +224,19 @@ async fn watch(shell: Rc<Shell>, link: u64, ring: Arc<ReaderLink>, kick: Rc<Noti
     }
 }
 
+/// Reads whenever the core has something done, until the link is over.
+async fn read_when_kicked(shell: &Rc<Shell>, link: u64, kick: &Notify) {
+    loop {
+        kick.notified().await;
+        while shell.proxy_turn(link) {
+            super::session::step_aside().await;
+        }
+        if !shell.state.borrow().proxies.links.contains_key(&link) {
+            return;
+        }
+    }
+}
+
 /// The doorbell for the runtime to watch. The link reads from it.
 fn watched_doorbell(ring: &ReaderLink) -> Result<Receiver, std::io::Error> {
     let doorbell = ring.doorbell().ok_or(std::io::ErrorKind::NotConnected)?;
@@ -229,7 +245,7 @@ fn watched_doorbell(ring: &ReaderLink) -> Result<Receiver, std::io::Error> {
 
 impl Link {
     fn new() -> Self {
-        Self { ring: Arc::new(ReaderLink::new()), kick: Rc::new(Notify::new()), over: false }
+        Self { ring: Arc::new(ReaderLink::new()), kick: Rc::new(Notify::new()), over: false, watched: false }
     }
 }
 
@@ -240,17 +256,16 @@ impl State {
         Arc::try_unwrap(shared).or_else(|shared| shared.try_clone()).ok()
     }
 
-    /// Maps a ring for an attachment. Whether its link has only now got its bells.
+    /// Maps a ring for an attachment.
     fn map(
         &mut self,
         attach: u64,
         ring: &Ring,
         bells: Option<(Option<OwnedFd>, Option<OwnedFd>)>,
-    ) -> Result<bool, String> {
+    ) -> Result<(), String> {
         let Self { proxies, descriptors, .. } = self;
         let attachment = proxies.attachments.get_mut(&attach).ok_or("it was given up meanwhile")?;
         let link = proxies.links.get(&attachment.link).ok_or("its link was given up meanwhile")?;
-        let new = bells.is_some();
         if let Some(bells) = bells {
             let (Some(doorbell), Some(space)) = bells else { return Err("its bells are missing".to_owned()) };
             link.ring.set_bells(doorbell, space).map_err(|error| error.to_string())?;
@@ -264,7 +279,7 @@ impl State {
         let reader = Reader::attach(memory, &identity, &link.ring, attachment.slot, start, true)
             .map_err(|error| error.to_string())?;
         attachment.reader = Some(reader);
-        Ok(new)
+        Ok(())
     }
 
     fn offer_successor(

@@ -109,6 +109,10 @@ impl Shell {
                     }
                 }
             }
+            Action::Retain { stream, memory, generation, geometry, messages, bytes_max } => {
+                let wanted = super::retain::Wanted { messages, bytes_max };
+                self.retain(stream, memory, (generation, geometry), wanted);
+            }
             Action::MakePipes { link } => self.make_pipes(link),
             Action::CloseFd(fd) => {
                 let mut state = self.state.borrow_mut();

@@ -1,9 +1,10 @@
-//! What could keep the core's thread waiting, on threads of its own: checking a ring's memory, and closing
-//! descriptors and sockets (closing somebody else's file may wait for a file system or a network).
+//! What could keep the core's thread waiting, on threads of its own: checking a ring's memory, copying the last messages
+//! of one that has ended, and closing descriptors and sockets (closing somebody else's file may wait for a file system or a network).
 //!
 //! Results come back through a channel. Nothing here knows the core. Jobs are bounded by what causes them: at most
-//! one check for each open stream and one closing for each descriptor.
+//! one check for each open stream, one copy for each that ends, and one closing for each descriptor.
 
+use super::retain::{Made, Retaining};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -35,6 +36,7 @@ pub(super) struct Verification {
 pub(super) struct Workers {
     verifications: mpsc::Sender<Verification>,
     closing: mpsc::Sender<Arc<OwnedFd>>,
+    retaining: mpsc::Sender<Retaining>,
 }
 
 impl Workers {
@@ -42,7 +44,10 @@ impl Workers {
     ///
     /// # Errors
     /// When the system gives no threads.
-    pub(super) fn start(verified: UnboundedSender<Verified>) -> Result<Self, std::io::Error> {
+    pub(super) fn start(
+        verified: UnboundedSender<Verified>,
+        retained: UnboundedSender<Made>,
+    ) -> Result<Self, std::io::Error> {
         let (verifications, jobs) = mpsc::channel::<Verification>();
         std::thread::Builder::new().name("verify".to_owned()).spawn(move || {
             for job in jobs {
@@ -58,12 +63,21 @@ impl Workers {
         std::thread::Builder::new()
             .name("close".to_owned())
             .spawn(move || jobs.into_iter().for_each(drop))?;
-        Ok(Self { verifications, closing })
+        let (retaining, jobs) = mpsc::channel::<Retaining>();
+        std::thread::Builder::new()
+            .name("retain".to_owned())
+            .spawn(move || jobs.into_iter().map(Retaining::run).try_for_each(|made| retained.send(made)))?;
+        Ok(Self { verifications, closing, retaining })
     }
 
     /// Checks a ring's memory; a [`Verified`] follows.
     pub(super) fn verify(&self, job: Verification) {
         self.verifications.send(job).expect("the verifying thread lives as long as its sender");
+    }
+
+    /// Copies a ring's last messages; a [`Made`] follows.
+    pub(super) fn retain(&self, job: Retaining) {
+        self.retaining.send(job).expect("the copying thread lives as long as its sender");
     }
 
     /// Closes a descriptor, unless somebody else still uses it.

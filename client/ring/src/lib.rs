@@ -18,7 +18,7 @@
 //! * [`writer`], [`reader`]: the two ends.
 //! * [`link`]: pages and bells; `bell`: the pipes themselves.
 //! * [`wait`]: spin a little, then park.
-//! * [`observe`]: counters, for who watches.
+//! * [`observe`]: counters, for who watches; [`retain`](mod@retain): the last messages of a ring whose writer has gone.
 //! * `protocol`: the algorithm, the only place with memory orders; `layout`: the bytes; `sync`: what loom replaces.
 //! * `arena`: the writer's private account of its bytes; `view`, `memory`, `headroom`: mappings, seals, room.
 //!
@@ -97,6 +97,9 @@ pub mod wait;
 pub mod observe;
 
 #[cfg(all(target_os = "linux", not(loom)))]
+pub mod retain;
+
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod fork;
 
 #[cfg(target_os = "linux")]
@@ -153,6 +156,8 @@ pub use memory::missing_features;
 pub use observe::{Counters, Observer, PageObserver, SlotCounters};
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use reader::{Body, LetGo, Next, PIN_BYTES_MIN, Packed, Pinned, Reader, Received, Release, Successor};
+#[cfg(all(target_os = "linux", not(loom)))]
+pub use retain::{Retained, retain};
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use spec::{RingIdentity, RingSpec, verify_page, verify_ring};
 #[cfg(target_os = "linux")]

@@ -179,6 +179,7 @@ impl Stuff {
                 link: z,
                 mode: self.mode(),
                 in_place: self.flag,
+                retained: self.other,
             }),
             ToClient::Admit(Admit {
                 attach: x,
@@ -209,6 +210,7 @@ impl Stuff {
                 filter: &self.more,
                 ring: self.flag.then(|| self.geometry()),
                 history: self.other.then_some(a),
+                retain: b,
             }),
             ToClient::StreamGrown { req: a, stream: x, generation: b },
             ToClient::Successor(Successor { attach: x, generation: a, geometry: self.geometry(), fds: 1 }),

@@ -17,6 +17,8 @@ mod gates;
 
 mod stretch;
 
+mod retained;
+
 mod rings;
 
 mod growth;

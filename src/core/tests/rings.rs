@@ -85,6 +85,7 @@ fn a_stream_reaches_a_subscriber_step_by_step() {
                 link: 1,
                 mode: Mode::Gated,
                 in_place: true,
+                retained: false,
             }),
         ],
     );

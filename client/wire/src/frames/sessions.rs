@@ -39,6 +39,9 @@ pub struct TopicSettings<'a> {
     pub ring: Option<Geometry>,
     /// How many messages are kept for late readers, if set.
     pub history: Option<u32>,
+    /// How many messages the broker keeps readable after their publisher has gone: a publisher keeps at least as many for
+    /// late readers.
+    pub retain: u32,
 }
 
 /// Who publishes what: the meaning of a source alias from here on.

@@ -80,6 +80,9 @@ pub struct Offer {
     pub mode: Mode,
     /// Whether the publisher is trusted not to change bytes after publishing; if not, the reader copies.
     pub in_place: bool,
+    /// Whether this is what a publisher left that has gone: it comes before anything else of its topic, needs no
+    /// publisher's admission, and ends with its last message.
+    pub retained: bool,
 }
 
 /// The subscriber takes an offer and says which slot it will write its cursor to.
