@@ -1,21 +1,22 @@
 //! Plain shared memory between two processes, without any of the ring's promises: what `tramline bench`
 //! compares the ring with.
 //!
-//! An [`Exchange`] is one sealed memfd that two processes map for reading and writing: a header of turn
-//! counters and a few slots of bytes. A slot belongs to one side at a time and goes to the other with one
-//! Release store; nobody sleeps, nothing is numbered, nothing is checked, and both ends trust each other.
-//! This is the least that two processes on two cores must do, hence the limit of what a ring can reach.
+//! An [`Exchange`] is one sealed memfd that a first and one or several second processes map for reading and writing: a
+//! header of turn counters and a few slots of bytes. A slot belongs to the first side or to all second sides at a time
+//! and goes to the other with one Release store; nobody sleeps, nothing is numbered, nothing is checked, and all ends
+//! trust each other. This is the least that processes on several cores must do, hence the limit of what a ring can
+//! reach.
 //!
 //! It lives in this crate because mapping and sharing memory needs unsafe code; nothing in Tramline's data
 //! path uses it, and it is built only with the feature `baseline`.
 //!
 //! ```text
-//! header    magic · slots · slot bytes · joined     one 128-byte line
-//!           slot i: first's count │ second's count  two 128-byte lines
-//! then      slot 0 · slot 1 · …                     each a multiple of the page size
+//! header    magic · slots · slot bytes · seconds · joined       one 128-byte line
+//!           slot i: first's count │ count of each second side   a 128-byte line each
+//! then      slot 0 · slot 1 · …                                 each a multiple of the page size
 //! ```
 //!
-//! Slot i is the first side's while both counts are equal, and the second's while the first's is one ahead.
+//! Slot i is the first side's while all counts are equal, and a second's while the first's is one ahead of its own.
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -26,12 +27,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TrmlBase");
 const PAGE: usize = 4096;
-/// Magic, sizes and counters, in bytes.
-const HEADER_BYTES: usize = 4 * PAGE;
 /// Two cache lines: the neighbour line is prefetched along on common processors.
 const LINE: usize = 128;
-/// Most slots of one exchange: their counters fill the header together with its first line.
-pub const SLOTS_MAX: usize = (HEADER_BYTES / LINE - 1) / 2;
+/// Most slots of one exchange.
+pub const SLOTS_MAX: usize = 64;
+/// Most second sides of one exchange.
+pub const SECONDS_MAX: usize = 64;
 /// Most bytes of one slot.
 pub const SLOT_BYTES_MAX: usize = 1 << 30;
 /// Looks at a counter before the processor is told that this is a spinning loop: a short wait ends sooner
@@ -45,17 +46,18 @@ const LOOKS_PER_QUESTION: u32 = 768;
 pub enum Side {
     /// It made the exchange and has the first turn on every slot.
     First,
-    /// It joined.
-    Second,
+    /// It joined, as the one with this number.
+    Second(usize),
 }
 
-/// One end of a few slots of shared memory that two processes hand back and forth.
+/// One end of a few slots of shared memory that processes hand back and forth.
 #[derive(Debug)]
 pub struct Exchange {
     base: NonNull<u8>,
     mapped: usize,
     slots: usize,
     slot_bytes: usize,
+    seconds: usize,
     side: Side,
     memory: OwnedFd,
 }
@@ -65,48 +67,53 @@ pub struct Exchange {
 unsafe impl Send for Exchange {}
 
 impl Exchange {
-    /// Makes and seals the memory and maps it, as the first side.
+    /// Makes and seals the memory for this many second sides and maps it, as the first side.
     ///
     /// # Errors
-    /// When a size is zero or above [`SLOTS_MAX`] or [`SLOT_BYTES_MAX`], or the system refuses the memory.
-    pub fn create(slots: usize, slot_bytes: usize) -> io::Result<Self> {
-        let mapped = mapped_bytes(slots, slot_bytes)
+    /// When a number is zero or above [`SLOTS_MAX`], [`SLOT_BYTES_MAX`] or [`SECONDS_MAX`], or the system refuses the
+    /// memory.
+    pub fn create(slots: usize, slot_bytes: usize, seconds: usize) -> io::Result<Self> {
+        let mapped = mapped_bytes(slots, slot_bytes, seconds)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "an exchange of impossible size"))?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let memory = rustix::fs::memfd_create("tramline-baseline", flags)?;
         rustix::fs::ftruncate(&memory, mapped as u64)?;
         rustix::fs::fallocate(&memory, rustix::fs::FallocateFlags::empty(), 0, mapped as u64)?;
         rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        let exchange = Self::map(memory, mapped, slots, slot_bytes, Side::First)?;
+        let exchange = Self::map(memory, mapped, (slots, slot_bytes, seconds), Side::First)?;
+        exchange.word(3).store(seconds as u64, Ordering::Relaxed);
         exchange.word(1).store(slots as u64, Ordering::Relaxed);
         exchange.word(2).store(slot_bytes as u64, Ordering::Relaxed);
         exchange.word(0).store(MAGIC, Ordering::Release);
         Ok(exchange)
     }
 
-    /// Maps what [`Exchange::create`] made in another process, as the second side.
+    /// Maps what [`Exchange::create`] made in another process, as a second side.
     ///
     /// # Errors
-    /// When the memory is not an exchange, already has its second side, or cannot be mapped.
+    /// When the memory is not an exchange, already has its second sides, or cannot be mapped.
     pub fn join(memory: impl AsFd) -> io::Result<Self> {
         let memory = memory.as_fd().try_clone_to_owned()?;
         let seals = rustix::fs::fcntl_get_seals(&memory)?;
         let size = usize::try_from(rustix::fs::fstat(&memory)?.st_size).unwrap_or(0);
-        if !seals.contains(SealFlags::SHRINK) || size < HEADER_BYTES {
+        if !seals.contains(SealFlags::SHRINK) || size < PAGE {
             return Err(foreign());
         }
         // The header is read through a mapping of the true size, and checked against it before use.
-        let mut exchange = Self::map(memory, size, 0, 0, Side::Second)?;
+        let mut exchange = Self::map(memory, size, (0, 0, 0), Side::Second(0))?;
         let magic = exchange.word(0).load(Ordering::Acquire);
         let slots = usize::try_from(exchange.word(1).load(Ordering::Relaxed)).unwrap_or(0);
         let slot_bytes = usize::try_from(exchange.word(2).load(Ordering::Relaxed)).unwrap_or(0);
-        if magic != MAGIC || mapped_bytes(slots, slot_bytes) != Some(size) {
+        let seconds = usize::try_from(exchange.word(3).load(Ordering::Relaxed)).unwrap_or(0);
+        if magic != MAGIC || mapped_bytes(slots, slot_bytes, seconds) != Some(size) {
             return Err(foreign());
         }
-        if exchange.word(3).swap(1, Ordering::AcqRel) != 0 {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this exchange has both its sides"));
+        let number = usize::try_from(exchange.word(4).fetch_add(1, Ordering::AcqRel)).unwrap_or(usize::MAX);
+        if number >= seconds {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this exchange has all its sides"));
         }
-        (exchange.slots, exchange.slot_bytes) = (slots, slot_bytes);
+        (exchange.slots, exchange.slot_bytes, exchange.seconds) = (slots, slot_bytes, seconds);
+        exchange.side = Side::Second(number);
         Ok(exchange)
     }
 
@@ -150,13 +157,14 @@ impl Exchange {
                 looks = 0;
             }
         }
-        let offset = HEADER_BYTES + slot * stride(self.slot_bytes);
+        let offset = header_bytes(self.slots, self.seconds) + slot * stride(self.slot_bytes);
         // SAFETY: `slot < slots`, and `mapped_bytes` made the mapping hold the header and `slots` strides.
         let start = unsafe { self.base.add(offset) };
         // SAFETY: the bytes are mapped and initialised (a memfd starts as zeroes). They are this side's until
-        // it passes the slot: there is one second side (`join` claims it), each side alone advances its own
-        // counter, and `is_mine` read the other's counter with Acquire, which pairs with the Release in
-        // `pass`. The slice borrows `self` mutably, so it is gone before `pass` or another `take`.
+        // it passes the slot: each side (`join` claims a number) alone advances its own counter, and `is_mine` read the
+        // others' with Acquire, which pairs with the Release in `pass`. Several second sides have a slot at the same
+        // time only in other processes, and only read. The slice borrows `self` mutably, so it is gone before `pass`
+        // or another `take`.
         Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.slot_bytes) })
     }
 
@@ -177,31 +185,42 @@ impl Exchange {
         match self.side {
             Side::First => {
                 let own = self.count(slot, Side::First).load(Ordering::Relaxed);
-                self.count(slot, Side::Second).load(Ordering::Acquire) == own
+                (0..self.seconds)
+                    .all(|number| self.count(slot, Side::Second(number)).load(Ordering::Acquire) == own)
             }
-            Side::Second => {
-                let own = self.count(slot, Side::Second).load(Ordering::Relaxed);
+            Side::Second(_) => {
+                let own = self.count(slot, self.side).load(Ordering::Relaxed);
                 self.count(slot, Side::First).load(Ordering::Acquire) == own + 1
             }
         }
     }
 
     fn count(&self, slot: usize, side: Side) -> &AtomicU64 {
-        let line = 1 + 2 * slot + usize::from(side == Side::Second);
+        let number = match side {
+            Side::First => 0,
+            Side::Second(number) => 1 + number,
+        };
+        let line = 1 + slot * (1 + self.seconds) + number;
         self.word(line * (LINE / size_of::<AtomicU64>()))
     }
 
     /// The n-th word of the header.
     fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < HEADER_BYTES / size_of::<AtomicU64>(), "word {index} is beyond the header");
-        // SAFETY: the mapping holds at least the header, and the index lies within it.
+        let header = header_bytes(self.slots, self.seconds).min(self.mapped);
+        assert!(index < header / size_of::<AtomicU64>(), "word {index} is beyond the header");
+        // SAFETY: the index lies within the mapping.
         let word = unsafe { self.base.cast::<AtomicU64>().add(index) };
         // SAFETY: page-aligned plus a multiple of 8, mapped for as long as `self`, and both processes use
         // these words as atomics only.
         unsafe { word.as_ref() }
     }
 
-    fn map(memory: OwnedFd, mapped: usize, slots: usize, slot_bytes: usize, side: Side) -> io::Result<Self> {
+    fn map(
+        memory: OwnedFd,
+        mapped: usize,
+        (slots, slot_bytes, seconds): (usize, usize, usize),
+        side: Side,
+    ) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of this process; the
         // memfd is sealed against shrinking, so that every page stays there.
@@ -217,7 +236,7 @@ impl Exchange {
         }?;
         let base =
             NonNull::new(base.cast::<u8>()).expect("the kernel maps nothing at address zero unless asked");
-        Ok(Self { base, mapped, slots, slot_bytes, side, memory })
+        Ok(Self { base, mapped, slots, slot_bytes, seconds, side, memory })
     }
 }
 
@@ -233,9 +252,16 @@ fn stride(slot_bytes: usize) -> usize {
     slot_bytes.next_multiple_of(PAGE)
 }
 
-fn mapped_bytes(slots: usize, slot_bytes: usize) -> Option<usize> {
-    let possible = (1..=SLOTS_MAX).contains(&slots) && (1..=SLOT_BYTES_MAX).contains(&slot_bytes);
-    possible.then(|| HEADER_BYTES + slots * stride(slot_bytes))
+/// The first line and the counters.
+fn header_bytes(slots: usize, seconds: usize) -> usize {
+    (LINE * (1 + slots * (1 + seconds))).next_multiple_of(PAGE)
+}
+
+fn mapped_bytes(slots: usize, slot_bytes: usize, seconds: usize) -> Option<usize> {
+    let possible = (1..=SLOTS_MAX).contains(&slots)
+        && (1..=SLOT_BYTES_MAX).contains(&slot_bytes)
+        && (1..=SECONDS_MAX).contains(&seconds);
+    possible.then(|| header_bytes(slots, seconds) + slots * stride(slot_bytes))
 }
 
 fn foreign() -> io::Error {
@@ -248,7 +274,7 @@ mod tests {
 
     #[test]
     fn slots_go_back_and_forth_with_their_bytes() {
-        let mut first = Exchange::create(2, 100).unwrap();
+        let mut first = Exchange::create(2, 100, 1).unwrap();
         let mut second = Exchange::join(first.memory()).unwrap();
         assert_eq!((second.slots(), second.slot_bytes()), (2, 100));
         assert!(second.take(1, || true).is_none());
@@ -264,8 +290,24 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_comes_back_when_all_seconds_have_passed_it() {
+        let mut first = Exchange::create(1, 8, 2).unwrap();
+        let mut seconds = [Exchange::join(first.memory()).unwrap(), Exchange::join(first.memory()).unwrap()];
+        assert!(Exchange::join(first.memory()).is_err());
+        first.take(0, || true).unwrap().fill(7);
+        first.pass(0);
+        for second in &mut seconds {
+            assert!(first.take(0, || true).is_none());
+            assert_eq!(second.take(0, || true).unwrap(), [7; 8]);
+            second.pass(0);
+            assert!(second.take(0, || true).is_none());
+        }
+        assert!(first.take(0, || true).is_some());
+    }
+
+    #[test]
     fn only_one_process_joins_and_only_an_exchange_is_joined() {
-        let first = Exchange::create(1, 1).unwrap();
+        let first = Exchange::create(1, 1, 1).unwrap();
         let _second = Exchange::join(first.memory()).unwrap();
         assert_eq!(Exchange::join(first.memory()).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -274,14 +316,14 @@ mod tests {
         assert!(Exchange::join(&other).is_err());
         rustix::fs::fcntl_add_seals(&other, SealFlags::SHRINK).unwrap();
         assert_eq!(Exchange::join(&other).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert!(Exchange::create(0, 1).is_err());
-        assert!(Exchange::create(1, 0).is_err());
-        assert!(Exchange::create(SLOTS_MAX + 1, 1).is_err());
+        assert!(Exchange::create(0, 1, 1).is_err());
+        assert!(Exchange::create(1, 0, 1).is_err());
+        assert!(Exchange::create(SLOTS_MAX + 1, 1, 1).is_err());
     }
 
     #[test]
     fn two_threads_stream_through_the_slots() {
-        let mut first = Exchange::create(3, 64).unwrap();
+        let mut first = Exchange::create(3, 64, 1).unwrap();
         let mut second = Exchange::join(first.memory()).unwrap();
         let reader = std::thread::spawn(move || {
             let mut sum = 0_u64;

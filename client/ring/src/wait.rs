@@ -32,6 +32,12 @@ impl Spinner {
         self.spent = self.spin.is_zero();
     }
 
+    /// Whether [`turn`](Self::turn) may still say to look again.
+    #[must_use]
+    pub const fn spins(&self) -> bool {
+        !self.spent
+    }
+
     /// Nothing was there: yields and says `true` to look again, or `false` to park.
     pub fn turn(&mut self) -> bool {
         if self.spent {

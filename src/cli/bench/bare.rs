@@ -4,6 +4,7 @@
 //! processes, and ends when its input does or when its parent does.
 
 use super::baseline::gigabytes_per_second;
+use super::framing;
 use super::payload::{self, Touch};
 use super::pin::pin_to;
 use crate::cli::Failure;
@@ -26,8 +27,11 @@ pub(in crate::cli) enum BareRole {
         #[arg(long)]
         core: Option<usize>,
     },
-    /// Reads what is filled in shared memory
+    /// Reads what is written to shared memory
     DrainExchange {
+        /// Whether messages are copied in and alike but for their stamps
+        #[arg(long)]
+        copied: bool,
         #[arg(long)]
         core: Option<usize>,
     },
@@ -40,8 +44,6 @@ pub(in crate::cli) enum BareRole {
     },
     /// Reads messages to the end
     DrainStream {
-        #[arg(long)]
-        bytes: usize,
         #[arg(long)]
         core: Option<usize>,
     },
@@ -110,11 +112,11 @@ impl BareRole {
     pub(super) fn arguments(&self) -> Vec<String> {
         let mut arguments = crate::cli::role::prefix();
         arguments.extend(["bare".to_owned(), self.name().to_owned()]);
-        if let Self::EchoStream { bytes, .. }
-        | Self::DrainStream { bytes, .. }
-        | Self::RelayTurns { bytes, .. } = self
-        {
+        if let Self::EchoStream { bytes, .. } | Self::RelayTurns { bytes, .. } = self {
             arguments.push(format!("--bytes={bytes}"));
+        }
+        if matches!(self, Self::DrainExchange { copied: true, .. }) {
+            arguments.push("--copied".to_owned());
         }
         arguments.extend(self.core().map(|core| format!("--core={core}")));
         arguments
@@ -123,9 +125,9 @@ impl BareRole {
     const fn core(&self) -> Option<usize> {
         match self {
             Self::EchoExchange { core }
-            | Self::DrainExchange { core }
+            | Self::DrainExchange { core, .. }
             | Self::EchoStream { core, .. }
-            | Self::DrainStream { core, .. }
+            | Self::DrainStream { core }
             | Self::RelayTurns { core, .. }
             | Self::RelayStream { core } => *core,
         }
@@ -138,9 +140,9 @@ impl BareRole {
         }
         let played = match self {
             Self::EchoExchange { .. } => echo_exchange(),
-            Self::DrainExchange { .. } => drain_exchange(),
+            Self::DrainExchange { copied, .. } => drain_exchange(copied),
             Self::EchoStream { bytes, .. } => echo_stream(bytes),
-            Self::DrainStream { bytes, .. } => drain_stream(bytes),
+            Self::DrainStream { .. } => drain_stream(),
             Self::RelayTurns { bytes, .. } => relay_turns(bytes),
             Self::RelayStream { .. } => relay_stream(),
         };
@@ -163,20 +165,25 @@ fn echo_exchange() -> std::io::Result<()> {
     let mut exchange = Exchange::join(std::io::stdin())?;
     say(READY)?;
     // Ended by whoever started it.
-    while exchange.take(0, || false).is_some() {
+    while let Some(slot) = exchange.take(0, || false) {
+        let stamp = payload::read(slot, Touch::All).ok_or(ErrorKind::InvalidData)?;
+        if !stamp.intact {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        payload::write(slot, stamp.number, stamp.time, Touch::All);
         exchange.pass(0);
     }
     Ok(())
 }
 
-fn drain_exchange() -> std::io::Result<()> {
+fn drain_exchange(copied: bool) -> std::io::Result<()> {
+    let touch = if copied { Touch::Copied } else { Touch::All };
     let mut exchange = Exchange::join(std::io::stdin())?;
     let slots = exchange.slots();
     say(READY)?;
     let mut count = Count::default();
     for slot in (0..slots).cycle() {
-        let Some(stamp) = exchange.take(slot, || false).and_then(|bytes| payload::read(bytes, Touch::All))
-        else {
+        let Some(stamp) = exchange.take(slot, || false).and_then(|bytes| payload::read(bytes, touch)) else {
             break;
         };
         count.add(stamp);
@@ -197,9 +204,9 @@ fn echo_stream(bytes: usize) -> std::io::Result<()> {
     }
 }
 
-fn drain_stream(bytes: usize) -> std::io::Result<()> {
+fn drain_stream() -> std::io::Result<()> {
     let mut stream = socket(&std::io::stdin())?;
-    let mut buffer = vec![0; READ_BYTES.next_multiple_of(bytes)];
+    let mut buffer = vec![0; READ_BYTES];
     let (mut filled, mut count) = (0, Count::default());
     say(READY)?;
     loop {
@@ -208,12 +215,14 @@ fn drain_stream(bytes: usize) -> std::io::Result<()> {
             return count.report();
         }
         filled += got;
-        let whole = filled - filled % bytes;
-        for message in buffer[..whole].chunks_exact(bytes) {
+        let mut rest = &buffer[..filled];
+        while let Some((message, behind)) = framing::split(rest) {
             count.add(payload::read(message, Touch::All).ok_or(ErrorKind::InvalidData)?);
+            rest = behind;
         }
-        buffer.copy_within(whole..filled, 0);
-        filled -= whole;
+        let left = rest.len();
+        buffer.copy_within(filled - left..filled, 0);
+        filled = left;
     }
 }
 

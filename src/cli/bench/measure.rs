@@ -48,6 +48,8 @@ pub(super) struct Case {
     pub(super) lossy: bool,
     /// Whether payloads are left alone but for their stamp.
     pub(super) untouched: bool,
+    /// Whether large payloads are copied to where they are read, too.
+    pub(super) copied: bool,
 }
 
 /// What the receivers of one round counted.
@@ -72,7 +74,7 @@ pub(super) struct Outcome {
 impl Case {
     /// Whether large payloads are filled where they are read.
     pub(super) const fn in_place(&self) -> bool {
-        matches!(self.path, Path::Ring) && self.bytes >= IN_PLACE_BYTES_MIN
+        matches!(self.path, Path::Ring) && self.bytes >= IN_PLACE_BYTES_MIN && !self.copied
     }
 
     /// What the outcome is compared by.
@@ -119,6 +121,7 @@ impl Case {
             wait: self.wait,
             bytes: self.bytes,
             untouched: self.untouched,
+            copied: self.copied,
             core: self.pin.core(cores, index),
         };
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -15,9 +15,13 @@ mod baseline;
 
 mod bare;
 
+mod framing;
+
 mod pin;
 
 mod report;
+
+mod goals;
 
 pub(super) use bare::BareRole;
 pub(super) use pin::pin_to;
@@ -75,7 +79,7 @@ pub(super) struct Bench {
     /// How processes wait for messages [default: adaptive]
     #[arg(long, value_enum, value_delimiter = ',')]
     wait: Vec<Wait>,
-    /// On which cores the processes run [default: none, and one where latency is measured]
+    /// On which cores the processes run [default: none and one for latency, split for throughput]
     #[arg(long, value_enum, value_delimiter = ',')]
     pin: Vec<Pin>,
     /// Send so many messages a second, whatever happens, and measure each from when it was due
@@ -90,6 +94,9 @@ pub(super) struct Bench {
     /// Neither write nor read payloads, except for 16 bytes
     #[arg(long)]
     untouched: bool,
+    /// Copy payloads into rings, large ones too, instead of filling them there
+    #[arg(long, conflicts_with = "untouched")]
+    copied: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -144,7 +151,7 @@ impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         let cores = pin::cores()?;
         let cases = self.cases();
-        let progress = self.progress(cases.len() as u64 + baseline::COUNT);
+        let progress = self.progress((cases.len() + baseline::count(cores.len())) as u64);
         let step = |what: &str| {
             progress.set_message(what.to_owned());
             progress.inc(1);
@@ -158,6 +165,7 @@ impl Bench {
         }
         progress.finish_and_clear();
         let correct = measurements.iter().all(|measurement| measurement.best.correct);
+        let goals = goals::compare(&measurements, &baselines);
         let report = Report {
             version: env!("CARGO_PKG_VERSION"),
             debug_build: cfg!(debug_assertions),
@@ -166,6 +174,7 @@ impl Bench {
             duration_seconds: self.duration.as_secs_f64(),
             baselines,
             measurements,
+            goals,
         };
         report.print(self.json)?;
         if correct { Ok(()) } else { Err(Failure::software("messages were lost, changed or out of order")) }
@@ -200,26 +209,47 @@ impl Bench {
     /// Everything that is to be measured, in the order of the report.
     fn cases(&self) -> Vec<Case> {
         let mut cases = Vec::new();
+        let plain = !self.untouched && !self.copied && self.rate.is_none() && !self.lossy;
         if matches!(self.what, What::All | What::Latency) {
             self.add(&mut cases, Kind::Latency, &[64], &[1], &[Pin::None, Pin::One]);
-            if self.what == What::All && self.wait.is_empty() && self.pin.is_empty() {
-                // The other ways to wait, where they make sense.
-                let spin = |case: &Case| Case { wait: Wait::Spin, pin: Pin::Split, ..case.clone() };
-                let park = |case: &Case| Case { wait: Wait::Park, ..case.clone() };
-                let adaptive: Vec<Case> =
-                    cases.iter().filter(|case| case.pin == Pin::None).cloned().collect();
-                cases.extend(adaptive.iter().filter(|case| case.path == Path::Ring).map(spin));
-                cases.extend(adaptive.iter().map(park));
+            if self.what == What::All && plain && self.wait.is_empty() && self.pin.is_empty() {
+                self.add_ways_to_wait(&mut cases);
             }
         }
         if matches!(self.what, What::All | What::Throughput) {
             let sizes = [64, 1 << 10, 64 << 10, 1 << 20, 8 << 20];
-            self.add(&mut cases, Kind::Throughput, &sizes, &[1], &[Pin::None]);
+            let first = cases.len();
+            self.add(&mut cases, Kind::Throughput, &sizes, &[1], &[Pin::Split]);
+            if plain {
+                let large = |case: &&Case| case.path == Path::Ring && case.bytes >= IN_PLACE_BYTES_MIN;
+                let copied = |case: &Case| Case { copied: true, ..case.clone() };
+                let also: Vec<Case> = cases[first..].iter().filter(large).map(copied).collect();
+                cases.extend(also);
+            }
         }
         if matches!(self.what, What::All | What::Fanout) {
-            self.add(&mut cases, Kind::Throughput, &[64, 1 << 20], &[4], &[Pin::None]);
+            self.add(&mut cases, Kind::Throughput, &[64, 1 << 20], &[8], &[Pin::None]);
         }
         cases
+    }
+
+    /// The other ways to wait, where they make sense, and messages that are only passed on.
+    fn add_ways_to_wait(&self, cases: &mut Vec<Case>) {
+        let adaptive: Vec<Case> = cases.iter().filter(|case| case.pin == Pin::None).cloned().collect();
+        for case in adaptive {
+            let with = |wait, pin| Case { wait, pin, ..case.clone() };
+            cases.push(with(Wait::Park, Pin::Split));
+            cases.push(with(Wait::Park, Pin::One));
+            if case.path == Path::Ring {
+                let spin = with(Wait::Spin, Pin::Split);
+                if case.bytes == 64 {
+                    for bytes in [64, 8 << 20] {
+                        cases.push(Case { bytes, untouched: true, ..spin.clone() });
+                    }
+                }
+                cases.push(spin);
+            }
+        }
     }
 
     fn add(&self, cases: &mut Vec<Case>, kind: Kind, sizes: &[usize], readers: &[usize], pins: &[Pin]) {
@@ -232,7 +262,13 @@ impl Bench {
                 }
                 for readers in if several { or(&self.readers, readers) } else { readers } {
                     for wait in or(&self.wait, &[Wait::Adaptive]) {
-                        for pin in or(&self.pin, pins) {
+                        // A sender, a receiver and a broker are one more than the cores they could have each.
+                        let usual = if *path == Path::Socket && kind == Kind::Throughput {
+                            &[Pin::None]
+                        } else {
+                            pins
+                        };
+                        for pin in or(&self.pin, usual) {
                             let small = *bytes < IN_PLACE_BYTES_MIN && kind == Kind::Throughput;
                             let batch = match self.batch {
                                 _ if self.rate.is_some() || kind == Kind::Latency => 1,
@@ -251,6 +287,7 @@ impl Bench {
                                 rate: self.rate,
                                 lossy: self.lossy,
                                 untouched: self.untouched,
+                                copied: self.copied,
                             });
                         }
                     }

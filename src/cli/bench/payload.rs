@@ -20,6 +20,18 @@ pub(super) enum Touch {
     All,
     /// Only number and time are.
     StampOnly,
+    /// Number and time are written, the rest was before ([`prepare`]) and is the same in all; every byte is read. For
+    /// messages that are copied, where writing them is not what is measured.
+    Copied,
+}
+
+/// Payloads wait in this many bytes of memory where they are large, in a ring as in the limits: more than fits the
+/// writing core's own cache, from which another core reads slowly.
+const WAITING_BYTES: usize = 4 << 20;
+
+/// How many payloads of this size fit in there.
+pub(super) const fn slots(bytes: usize) -> usize {
+    WAITING_BYTES / bytes
 }
 
 /// What a receiver found in one message.
@@ -39,13 +51,22 @@ pub(super) fn write(bytes: &mut [u8], number: u64, time: u64, touch: Touch) {
     stamp[..8].copy_from_slice(&number.to_le_bytes());
     stamp[8..].copy_from_slice(&time.to_le_bytes());
     if touch == Touch::All {
-        let word = word_of(number).to_le_bytes();
-        let mut words = rest.chunks_exact_mut(8);
-        for chunk in &mut words {
-            chunk.copy_from_slice(&word);
-        }
-        words.into_remainder().fill(word[0]);
+        fill(rest, word_of(number));
     }
+}
+
+/// Writes the rest of messages of which [`write`] with [`Touch::Copied`] then only writes the stamp.
+pub(super) fn prepare(bytes: &mut [u8]) {
+    fill(&mut bytes[STAMP_BYTES..], word_of(0));
+}
+
+fn fill(bytes: &mut [u8], word: u64) {
+    let word = word.to_le_bytes();
+    let mut words = bytes.chunks_exact_mut(8);
+    for chunk in &mut words {
+        chunk.copy_from_slice(&word);
+    }
+    words.into_remainder().fill(word[0]);
 }
 
 /// Reads a message; `None` when it is shorter than [`STAMP_BYTES`].
@@ -54,7 +75,7 @@ pub(super) fn read(bytes: &[u8], touch: Touch) -> Option<Stamp> {
     let (time, rest) = rest.split_first_chunk::<8>()?;
     let number = u64::from_le_bytes(*number);
     let intact = touch == Touch::StampOnly || {
-        let word = word_of(number);
+        let word = word_of(if touch == Touch::Copied { 0 } else { number });
         let (words, tail) = rest.as_chunks::<8>();
         let sum = words.iter().fold(0_u64, |sum, chunk| sum.wrapping_add(u64::from_le_bytes(*chunk)));
         let expected = word.wrapping_mul(words.len() as u64);
@@ -85,6 +106,16 @@ mod tests {
             }
         }
         assert_eq!(read(&[0; 15], Touch::All), None);
+    }
+
+    #[test]
+    fn a_prepared_payload_is_read_whole() {
+        let mut bytes = [9; 64];
+        prepare(&mut bytes);
+        write(&mut bytes, 7, 2, Touch::Copied);
+        assert_eq!(read(&bytes, Touch::Copied), Some(Stamp { number: 7, time: 2, intact: true }));
+        bytes[40] ^= 1;
+        assert!(!read(&bytes, Touch::Copied).unwrap().intact);
     }
 
     #[test]

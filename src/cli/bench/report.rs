@@ -2,6 +2,7 @@
 //! that were measured in the same run.
 
 use super::baseline::{Baseline, Kind as Limit, Unit};
+use super::goals::{self, Goal};
 use super::measure::{Case, Kind, Outcome};
 use super::pin::Pin;
 use super::roles::Path;
@@ -37,6 +38,8 @@ pub(super) struct Ratio {
     pub(super) bytes: usize,
     /// Where the limit's processes ran.
     pub(super) pin: Pin,
+    /// Processes that read there.
+    pub(super) readers: usize,
     /// The figure divided by the limit: of times (1 or more, less is better) or of rates (more is better).
     pub(super) ratio: f64,
     /// Whether it counts; not if the limit was disturbed, or is a bound and was beaten.
@@ -60,6 +63,8 @@ pub(super) struct Report {
     pub(super) baselines: Vec<Baseline>,
     /// The measurements.
     pub(super) measurements: Vec<Measurement>,
+    /// What must be reached, beside what was, as far as it was measured.
+    pub(super) goals: Vec<Goal>,
 }
 
 /// How an outcome compares with each limit that it belongs to.
@@ -76,24 +81,36 @@ pub(super) fn ratios(case: &Case, value: f64, outcome: &Outcome, baselines: &[Ba
         // What beats a bound shows that the bound was measured badly.
         let wrong = beaten && baseline.kind.is_bound();
         let counts = !baseline.disturbed && !wrong;
-        Ratio { to: baseline.kind, bytes: baseline.bytes, pin: baseline.pin, ratio, counts }
+        Ratio {
+            to: baseline.kind,
+            bytes: baseline.bytes,
+            pin: baseline.pin,
+            readers: baseline.readers,
+            ratio,
+            counts,
+        }
     };
     baselines.iter().filter(belongs).map(ratio).collect()
 }
 
 fn belongs(case: &Case, baseline: &Baseline) -> bool {
-    let one = (case.pin == Pin::One) == (baseline.pin == Pin::One);
-    let small = case.bytes == baseline.bytes;
+    let same_pin = case.pin == baseline.pin;
+    let same_size = case.bytes == baseline.bytes;
     match (case.kind, case.path, baseline.kind) {
         // What is due at a given rate measures the system at that rate; no limit here does the same.
-        (Kind::Latency, ..) if case.rate.is_some() => false,
-        (Kind::Latency, Path::Ring, Limit::SharedMemoryPingPong) => small && case.pin != Pin::One,
-        (Kind::Latency, Path::Ring, Limit::UnixPingPong) => small && one,
-        (Kind::Latency, Path::Socket, Limit::UnixPingPong | Limit::RelayPingPong) => small && one,
-        (Kind::Throughput, _, _) if case.rate.is_some() => false,
-        (Kind::Throughput, Path::Ring, Limit::UnixStream) => small && one,
-        (Kind::Throughput, Path::Socket, Limit::UnixStream | Limit::RelayStream) => small && one,
-        (Kind::Throughput, Path::Ring, Limit::Memcpy | Limit::FillAndRead) => case.bytes == baseline.bytes,
+        _ if case.rate.is_some() => false,
+        (Kind::Latency, Path::Ring, Limit::SharedMemoryPingPong) => same_size && case.pin != Pin::One,
+        (Kind::Latency, Path::Ring, Limit::UnixPingPong) => same_size && same_pin,
+        (Kind::Latency, Path::Socket, Limit::UnixPingPong | Limit::RelayPingPong) => same_size && same_pin,
+        (Kind::Throughput, Path::Ring, Limit::UnixStream) => same_size && same_pin,
+        (Kind::Throughput, Path::Socket, Limit::UnixStream | Limit::RelayStream) => same_size && same_pin,
+        (Kind::Throughput, Path::Ring, Limit::Memcpy) => same_size,
+        (Kind::Throughput, Path::Ring, Limit::CopyAndRead) => {
+            same_size && case.copied && case.readers == baseline.readers
+        }
+        (Kind::Throughput, Path::Ring, Limit::FillAndRead) => {
+            same_size && !case.copied && case.readers == baseline.readers
+        }
         _ => false,
     }
 }
@@ -136,9 +153,13 @@ impl Report {
             text.push_str("\nThroughput, counted at the slowest receiver\n");
             text.push_str(&throughput.to_string());
         }
+        if !self.goals.is_empty() {
+            text.push_str("\nWhat must be reached, and what was\n");
+            text.push_str(&goals::table(&self.goals).to_string());
+        }
         if self.measurements.iter().any(|measurement| measurement.case.untouched) {
             text.push_str(
-                "\nPayloads were neither written nor read (--untouched): only 16 bytes of each were.\n",
+                "\nUntouched payloads were neither written nor read: only 16 bytes of each were.\n",
             );
         }
         if self.measurements.iter().flat_map(|measurement| &measurement.ratios).any(|ratio| !ratio.counts) {
@@ -150,14 +171,23 @@ impl Report {
     }
 
     fn baseline_table(&self) -> Table {
-        let mut table =
-            Table::new(&["limit", ">size", "cores", ">result", ">p99", ">known for such machines", ""]);
+        let mut table = Table::new(&[
+            "limit",
+            ">size",
+            "cores",
+            ">readers",
+            ">result",
+            ">p99",
+            ">known for such machines",
+            "",
+        ]);
         for baseline in &self.baselines {
             let shown = |value| readable_value(baseline.unit, value);
             table.row([
                 baseline.kind.title().to_owned(),
                 size::readable(baseline.bytes as u64),
                 baseline.pin.as_str().to_owned(),
+                baseline.readers.to_string(),
                 shown(baseline.value),
                 baseline.latency.map(|latency| readable(latency.p99)).unwrap_or_default(),
                 baseline.known.map(shown).unwrap_or_default(),
@@ -241,8 +271,13 @@ impl Report {
 
 impl Measurement {
     fn head(&self) -> [String; 4] {
-        let Case { path, bytes, wait, pin, lossy, .. } = &self.case;
-        let place = if self.in_place { ", in place" } else { "" };
+        let Case { path, bytes, wait, pin, lossy, untouched, copied, .. } = &self.case;
+        let place = match (self.in_place, untouched, copied) {
+            (_, true, _) => ", untouched",
+            (true, ..) => ", in place",
+            (.., true) => ", copied",
+            _ => "",
+        };
         let mode = if *lossy { ", lossy" } else { "" };
         let path = format!("{}{place}{mode}", path.as_str());
         [path, size::readable(*bytes as u64), wait.as_str().to_owned(), pin.as_str().to_owned()]
@@ -260,6 +295,7 @@ impl Measurement {
                 Limit::UnixPingPong | Limit::UnixStream => "bare socket",
                 Limit::RelayPingPong | Limit::RelayStream => "relay",
                 Limit::Memcpy => "memcpy",
+                Limit::CopyAndRead => "copy and read",
                 Limit::FillAndRead => "fill and read",
             };
             if ratio.counts {
@@ -280,7 +316,7 @@ fn counts(outcome: &Outcome) -> String {
     }
 }
 
-fn readable_value(unit: Unit, value: f64) -> String {
+pub(super) fn readable_value(unit: Unit, value: f64) -> String {
     match unit {
         Unit::Nanoseconds if value < 1e3 => format!("{value:.0} ns"),
         Unit::Nanoseconds => format!("{:.2} µs", value / 1e3),
@@ -297,11 +333,34 @@ mod tests {
 
     fn case(kind: Kind, path: Path, bytes: usize, pin: Pin) -> Case {
         let (readers, wait, batch) = (1, Wait::Adaptive, 1);
-        Case { kind, path, bytes, readers, wait, pin, batch, rate: None, lossy: false, untouched: false }
+        Case {
+            kind,
+            path,
+            bytes,
+            readers,
+            wait,
+            pin,
+            batch,
+            rate: None,
+            lossy: false,
+            untouched: false,
+            copied: false,
+        }
     }
 
     fn baseline(kind: Limit, bytes: usize, pin: Pin, unit: Unit, value: f64, disturbed: bool) -> Baseline {
-        Baseline { kind, bytes, pin, unit, value, rounds: vec![value], known: None, disturbed, latency: None }
+        Baseline {
+            kind,
+            bytes,
+            pin,
+            readers: 1,
+            unit,
+            value,
+            rounds: vec![value],
+            known: None,
+            disturbed,
+            latency: None,
+        }
     }
 
     #[test]

@@ -16,8 +16,7 @@ use tramline_client::{Batch, Client, MessageRef, Publisher, SlowPolicy, Subscrip
 
 /// Payloads from this size on are filled where subscribers read them.
 pub(super) const IN_PLACE_BYTES_MIN: usize = 4096;
-/// Room in a ring, in bytes of payloads, and in messages.
-const RING_BYTES: usize = 24 << 20;
+/// Room in a ring, in messages.
 const RING_MESSAGES_MAX: usize = 4096;
 const RING_MESSAGES_MIN: usize = 3;
 /// Messages taken at once by a receiver of small ones.
@@ -88,6 +87,8 @@ pub(in crate::cli) struct Common {
     pub(super) bytes: usize,
     #[arg(long)]
     pub(super) untouched: bool,
+    #[arg(long)]
+    pub(super) copied: bool,
     #[arg(long)]
     pub(super) core: Option<usize>,
 }
@@ -166,6 +167,7 @@ impl BenchRole {
         arguments.push(format!("--bytes={}", common.bytes));
         arguments.extend(common.core.map(|core| format!("--core={core}")));
         arguments.extend(common.untouched.then(|| "--untouched".to_owned()));
+        arguments.extend(common.copied.then(|| "--copied".to_owned()));
         match self {
             Self::Ping { millis, .. } => arguments.push(format!("--millis={millis}")),
             Self::Pong { .. } => {}
@@ -200,7 +202,18 @@ impl BenchRole {
 
 impl Common {
     fn touch(&self) -> Touch {
-        if self.untouched { Touch::StampOnly } else { Touch::All }
+        match (self.untouched, self.copied) {
+            (true, _) => Touch::StampOnly,
+            (false, true) => Touch::Copied,
+            (false, false) => Touch::All,
+        }
+    }
+
+    /// Room to write messages in that are not filled in place.
+    fn room(&self, messages: usize) -> Vec<u8> {
+        let mut room = vec![0; self.bytes * messages];
+        room.chunks_exact_mut(self.bytes).for_each(payload::prepare);
+        room
     }
 
     fn connect(&self, name: &str) -> Result<Client, Failure> {
@@ -234,12 +247,22 @@ impl Common {
     fn outlet(&self, client: &Client, topic: &'static str) -> Result<Outlet, Failure> {
         match self.path {
             Path::Ring => {
-                let messages = (RING_BYTES / self.bytes).clamp(RING_MESSAGES_MIN, RING_MESSAGES_MAX);
+                let messages = payload::slots(self.bytes).clamp(RING_MESSAGES_MIN, RING_MESSAGES_MAX);
                 let messages = u32::try_from(messages).expect("clamped to a small number");
                 Ok(Outlet::Ring(client.publisher(topic).capacity(self.bytes, messages).open()?))
             }
             Path::Socket => Ok(Outlet::Socket { client: client.clone(), batch: client.batch(), topic }),
         }
+    }
+}
+
+/// Whether messages in a ring are filled where they are read.
+pub(super) fn in_place(bytes: usize, touch: Touch) -> bool {
+    match touch {
+        // Whether a small one that nobody fills is copied would be all that is measured.
+        Touch::StampOnly => true,
+        Touch::All => bytes >= IN_PLACE_BYTES_MIN,
+        Touch::Copied => false,
     }
 }
 
@@ -269,7 +292,7 @@ impl Outlet {
     ) -> Result<(), Failure> {
         let bytes = room.len() / count;
         match self {
-            Self::Ring(publisher) if bytes >= IN_PLACE_BYTES_MIN => {
+            Self::Ring(publisher) if in_place(bytes, touch) => {
                 for number in (first..).take(count) {
                     let mut loan = publisher.loan(bytes)?;
                     payload::write(&mut loan, number, time, touch);
@@ -312,7 +335,7 @@ fn ping(common: &Common, duration: Duration) -> Result<Tally, Failure> {
     let mut forth = common.outlet(&client, FORTH)?;
     begin()?;
     forth.wait_for_subscribers(1)?;
-    let mut room = vec![0; common.bytes];
+    let mut room = common.room(1);
     let (mut tally, mut latencies) = (Tally::default(), Latencies::new());
     let began = monotonic_nanos();
     let end = began.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
@@ -343,7 +366,7 @@ fn pong(common: &Common) -> Result<Tally, Failure> {
     let mut back = common.outlet(&client, BACK)?;
     begin()?;
     back.wait_for_subscribers(1)?;
-    let mut room = vec![0; common.bytes];
+    let mut room = common.room(1);
     let mut tally = Tally::default();
     loop {
         let message = forth.recv()?;
@@ -369,7 +392,7 @@ fn send(
     begin()?;
     outlet.wait_for_subscribers(readers)?;
     let batch = if rate.is_some() { 1 } else { batch.max(1) };
-    let mut room = vec![0; common.bytes * batch];
+    let mut room = common.room(batch);
     let began = monotonic_nanos();
     let end = began.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     let pace = rate.map(|rate| Pace::new(began, rate));
