@@ -57,16 +57,23 @@ fn latency_is_measured_beside_its_limits() {
 fn gated_receivers_count_all_that_was_sent() {
     let words = ["throughput", "--duration", "0.05", "--size", "64,1MiB", "--readers", "1,2"];
     let report = bench(&words);
-    // The larger size travels in rings only.
-    assert_eq!(measurements(&report).len(), 6);
+    // The larger size travels in rings only, filled there and copied in.
+    assert_eq!(measurements(&report).len(), 8);
     for measurement in measurements(&report) {
         let received = measurement["received"].as_array().unwrap();
         assert_eq!(received.len() as u64, measurement["readers"].as_u64().unwrap());
         assert!(received.iter().all(|count| *count == measurement["sent"]), "{measurement}");
         assert!(measurement["lost"].as_array().unwrap().iter().all(|count| *count == 0), "{measurement}");
         assert_eq!(measurement["correct"], true);
-        assert_eq!(measurement["in_place"], measurement["bytes"] == 1 << 20);
+        let copied = measurement["copied"] == true;
+        assert_eq!(measurement["in_place"], measurement["bytes"] == 1 << 20 && !copied);
         assert_ratios(measurement);
+    }
+    // With what was measured comes what must be reached, met or not.
+    let goals = report["goals"].as_array().unwrap();
+    assert!(goals.iter().any(|goal| goal["at_least"] == true), "{goals:?}");
+    for goal in goals {
+        assert!(goal["reached"].as_f64().unwrap() > 0.0 && goal["met"].is_boolean(), "{goal}");
     }
 }
 

@@ -3,9 +3,10 @@
 use crate::error::{Error, Result};
 use crate::inbox::{Inbox, Item, SIGNAL_TOKEN};
 use crate::message::{Message, Source};
-use crate::reading::{Found, InRing, Rings};
+use crate::reading::{Found, Rings};
 use crate::run::{InRun, Run};
 use crate::shared::{Shared, Waiting};
+use crate::subscription::Take;
 use rustix::event::{Timespec, epoll};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -114,16 +115,11 @@ impl Consumer {
     /// Hands over messages of one ring, if nothing is to be told before them; returns how many. What must be minded
     /// otherwise (the queue, ends, losses) is left to [`take`](Self::take).
     #[inline]
-    pub(crate) fn take_each(
-        &mut self,
-        shared: &Shared,
-        most: usize,
-        each: impl FnMut(InRing<'_>),
-    ) -> Result<usize> {
+    pub(crate) fn take_each(&mut self, shared: &Shared, most: usize, into: &mut impl Take) -> Result<usize> {
         if self.gap > 0 || self.after.is_some() {
             return Ok(0);
         }
-        let (count, lost, found) = self.rings.take_each(most, each);
+        let (count, lost, found) = self.rings.take_each(most, into);
         self.lost = self.lost.saturating_add(lost);
         self.settle(shared, found)?;
         Ok(count)

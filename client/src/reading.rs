@@ -8,16 +8,17 @@
 use crate::error::Error;
 use crate::inbox::NewStream;
 use crate::message::{INLINE_BYTES_MAX, Message, MessageRef, Parts, Source};
+use crate::subscription::Take;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use tramline_ring::{Body, Drained, Next, Packed, Reader, ReaderLink, Received, RingError};
+use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received, RingError};
 use tramline_wire::{After, Mode};
 
 /// Messages taken from one stream before the next hot one has its turn.
 const TURN_MESSAGES_MAX: u32 = 16;
 
 /// The same where they are taken in batches.
-const BATCH_MESSAGES_MAX: usize = 64;
+const BATCH_MESSAGES_MAX: usize = 256;
 
 /// Looks at a hot stream that find nothing before it is armed, while others are busy.
 const COLD_AFTER: u32 = 256;
@@ -287,7 +288,7 @@ impl Rings {
     /// many were lost among them, and what ended it if that is more than an empty ring. Nothing is moved on this
     /// way, where [`take`](Self::take) hands a message through many hands.
     #[inline]
-    pub(crate) fn take_each(&mut self, most: usize, mut each: impl FnMut(InRing<'_>)) -> (usize, u64, Found) {
+    pub(crate) fn take_each(&mut self, most: usize, into: &mut impl Take) -> (usize, u64, Found) {
         let (mut count, mut lost) = (0, 0);
         let next = self.past.front().or_else(|| self.hot.front());
         let Some(index) = next.copied() else { return (count, lost, Found::Nothing) };
@@ -297,7 +298,7 @@ impl Rings {
         let most = most.min(BATCH_MESSAGES_MAX);
         let failed = loop {
             // What is packed is at hand; the rest is looked for.
-            match next_packed(stream, most - count, &mut each) {
+            match take_packed(stream, most - count, into) {
                 Ok(packed) => count += packed,
                 Err(error) => break Some(error),
             }
@@ -308,7 +309,7 @@ impl Rings {
                 Ok(Next::Message(received)) => {
                     count += 1;
                     lost = received.lost.saturating_add(lost);
-                    each(InRing::Alone { source: &stream.source, received, scratch: &mut self.scratch });
+                    into.alone(Alone { source: &stream.source, received, scratch: &mut self.scratch });
                 }
                 Ok(_) => break None,
                 Err(error) => break Some(error),
@@ -452,61 +453,41 @@ impl Rings {
 /// Hands over up to `most` messages of the pack that is being read; returns how many. Their losses were told with the
 /// pack's first message, which [`Reader::try_next`] brings.
 #[inline]
-fn next_packed(
-    stream: &mut Stream,
-    most: usize,
-    each: &mut impl FnMut(InRing<'_>),
-) -> Result<usize, RingError> {
+fn take_packed(stream: &mut Stream, most: usize, into: &mut impl Take) -> Result<usize, RingError> {
     let mut count = 0;
     while count < most
         && let Some(packed) = stream.reader.next_packed()?
     {
         count += 1;
-        each(InRing::Packed { source: &stream.source, packed });
+        into.packed(&stream.source, &packed);
     }
     Ok(count)
 }
 
-/// A message as it was found in a ring.
-pub(crate) enum InRing<'a> {
-    /// Its small bytes are in `scratch`, its large ones pinned.
-    Alone { source: &'a Arc<Source>, received: Received, scratch: &'a mut Vec<u8> },
-    /// It is one of a pack.
-    Packed { source: &'a Arc<Source>, packed: Packed<'a> },
+/// A message as it was found in a ring, not in a pack: its small bytes in `scratch`, its large ones pinned.
+pub(crate) struct Alone<'a> {
+    source: &'a Arc<Source>,
+    received: Received,
+    scratch: &'a mut Vec<u8>,
 }
 
-impl InRing<'_> {
+impl Alone<'_> {
     /// A message that owns what it shows.
-    #[inline]
     pub(crate) fn into_message(self) -> Message {
-        match self {
-            Self::Alone { source, received, scratch } => message(source, received, scratch),
-            Self::Packed { source, packed } => Message::from_ring(parts(source, &packed), packed.payload),
-        }
+        message(self.source, self.received, self.scratch)
     }
 
     /// Shows the message where it lies.
     #[inline]
     pub(crate) fn show(&self, show: impl FnOnce(MessageRef<'_>)) {
-        match self {
-            Self::Alone { source, received, scratch } => {
-                let Received { seq, lost, meta, body } = received;
-                let (head, payload) = match body {
-                    Body::Copied { payload, head } => (&scratch[head.clone()], &scratch[payload.clone()]),
-                    Body::Pinned(pinned) => (pinned.head(), pinned.payload()),
-                };
-                show(MessageRef::new(Parts { source, seq: *seq, lost: *lost, meta: *meta, head }, payload));
-            }
-            Self::Packed { source, packed } => {
-                show(MessageRef::new(parts(source, packed), packed.payload));
-            }
-        }
+        let Received { seq, lost, meta, body } = &self.received;
+        let (head, payload) = match body {
+            Body::Copied { payload, head } => (&self.scratch[head.clone()], &self.scratch[payload.clone()]),
+            Body::Pinned(pinned) => (pinned.head(), pinned.payload()),
+        };
+        let parts = Parts { source: self.source, seq: *seq, lost: *lost, meta: *meta, head };
+        show(MessageRef::new(parts, payload));
     }
-}
-
-#[inline]
-fn parts<'a>(source: &'a Arc<Source>, packed: &Packed<'a>) -> Parts<'a> {
-    Parts { source, seq: packed.seq, lost: packed.lost, meta: packed.meta, head: &[] }
 }
 
 #[inline]

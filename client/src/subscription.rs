@@ -5,9 +5,9 @@ use crate::consumer::{Consumer, NextMessage, PublisherEvent};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::inbox::{Inbox, REACTOR_TOKEN, Wish};
-use crate::message::{Message, MessageRef, Source};
+use crate::message::{Message, MessageRef, Parts, Source};
 use crate::reactor::lock;
-use crate::reading::InRing;
+use crate::reading::Alone;
 use crate::run::InRun;
 use crate::session::Answer;
 use crate::shared::{Bed, Shared};
@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tramline_ring::Spinner;
+use tramline_ring::{Packed, Spinner};
 use tramline_wire::limits::SUBSCRIPTION_ID_MAX;
 use tramline_wire::{Filter, Mode, SlowPolicy, Subscribe, ToBroker};
 
@@ -267,11 +267,7 @@ impl Subscription {
     /// # Errors
     /// As [`recv`](Self::recv); none is returned once a message was taken.
     pub fn recv_batch(&mut self, into: &mut Vec<Message>, max: usize) -> Result<usize> {
-        self.recv_many(max, |arrival| match arrival {
-            Arrival::Whole(message) => into.push(message),
-            Arrival::InRing(message) => into.push(message.into_message()),
-            Arrival::InRun(message) => into.push(message.into_message()),
-        })
+        self.recv_many(max, &mut Collect(into))
     }
 
     /// Waits for a message, then shows what is there to `each` where it lies, up to `max` messages in all.
@@ -289,37 +285,30 @@ impl Subscription {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn recv_each(&mut self, max: usize, mut each: impl FnMut(MessageRef<'_>)) -> Result<usize> {
-        self.recv_many(max, |arrival| match arrival {
-            Arrival::Whole(message) => each(message.by_ref()),
-            Arrival::InRing(message) => message.show(&mut each),
-            Arrival::InRun(message) => message.show(&mut each),
-        })
+    pub fn recv_each(&mut self, max: usize, each: impl FnMut(MessageRef<'_>)) -> Result<usize> {
+        self.recv_many(max, &mut Show(each))
     }
 
     #[inline]
-    fn recv_many(&mut self, max: usize, mut arrived: impl FnMut(Arrival<'_>)) -> Result<usize> {
+    fn recv_many(&mut self, max: usize, into: &mut impl Take) -> Result<usize> {
         if max == 0 {
             return Ok(0);
         }
-        arrived(Arrival::Whole(self.recv()?));
+        into.whole(self.recv()?);
         let mut count = 1;
         while count < max {
-            let most = max - count;
             let shared = &self.handle.shared;
-            let Ok(taken) =
-                self.consumer.take_each(shared, most, |message| arrived(Arrival::InRing(message)))
-            else {
+            let Ok(taken) = self.consumer.take_each(shared, max - count, into) else {
                 break;
             };
             count += taken;
-            count += self.consumer.take_run(max - count, |message| arrived(Arrival::InRun(message)));
+            count += self.consumer.take_run(max - count, |message| into.in_run(message));
             if count == max {
                 break;
             }
             // Now and then the way that minds everything.
             match self.consumer.take(shared, &self.inbox) {
-                Ok(Some(message)) => arrived(Arrival::Whole(message)),
+                Ok(Some(message)) => into.whole(message),
                 _ => break,
             }
             count += 1;
@@ -372,11 +361,66 @@ impl Subscription {
     }
 }
 
-/// A message of a batch.
-enum Arrival<'a> {
-    Whole(Message),
-    InRing(InRing<'a>),
-    InRun(InRun<'a>),
+/// Takes the messages of a batch, from wherever each of them lies.
+pub(crate) trait Take {
+    /// One that owns what it shows.
+    fn whole(&mut self, message: Message);
+    /// One that lies in a ring by itself.
+    fn alone(&mut self, message: Alone<'_>);
+    /// One of a pack.
+    fn packed(&mut self, source: &Arc<Source>, message: &Packed<'_>);
+    /// One of those that came by socket behind each other.
+    fn in_run(&mut self, message: InRun<'_>);
+}
+
+/// Keeps them.
+struct Collect<'a>(&'a mut Vec<Message>);
+
+impl Take for Collect<'_> {
+    fn whole(&mut self, message: Message) {
+        self.0.push(message);
+    }
+
+    fn alone(&mut self, message: Alone<'_>) {
+        self.0.push(message.into_message());
+    }
+
+    fn packed(&mut self, source: &Arc<Source>, message: &Packed<'_>) {
+        self.0.push(Message::from_ring(packed_parts(source, message), message.payload));
+    }
+
+    fn in_run(&mut self, message: InRun<'_>) {
+        self.0.push(message.into_message());
+    }
+}
+
+/// Shows them.
+struct Show<F>(F);
+
+impl<F: FnMut(MessageRef<'_>)> Take for Show<F> {
+    fn whole(&mut self, message: Message) {
+        (self.0)(message.by_ref());
+    }
+
+    fn alone(&mut self, message: Alone<'_>) {
+        message.show(&mut self.0);
+    }
+
+    // The way of the smallest messages, of which there may be tens of millions in a second.
+    #[inline(always)]
+    fn packed(&mut self, source: &Arc<Source>, message: &Packed<'_>) {
+        (self.0)(MessageRef::new(packed_parts(source, message), message.payload));
+    }
+
+    #[inline]
+    fn in_run(&mut self, message: InRun<'_>) {
+        message.show(&mut self.0);
+    }
+}
+
+#[inline]
+fn packed_parts<'a>(source: &'a Arc<Source>, message: &Packed<'a>) -> Parts<'a> {
+    Parts { source, seq: message.seq, lost: message.lost, meta: message.meta, head: &[] }
 }
 
 impl Iterator for Subscription {

@@ -66,7 +66,9 @@ fn fill(bytes: &mut [u8], word: u64) {
     for chunk in &mut words {
         chunk.copy_from_slice(&word);
     }
-    words.into_remainder().fill(word[0]);
+    for byte in words.into_remainder() {
+        *byte = word[0];
+    }
 }
 
 /// Reads a message; `None` when it is shorter than [`STAMP_BYTES`].

@@ -19,7 +19,7 @@ pub(super) const IN_PLACE_BYTES_MIN: usize = 4096;
 /// Room in a ring, in messages.
 const RING_MESSAGES_MAX: usize = 4096;
 const RING_MESSAGES_MIN: usize = 3;
-/// Messages taken at once by a receiver of small ones.
+/// Messages taken at once by a receiver.
 const TAKE_MESSAGES_MAX: usize = 256;
 /// Messages sent between two looks at the clock.
 const MESSAGES_PER_LOOK: u64 = 64;
@@ -427,11 +427,10 @@ fn receive(common: &Common, lossy: bool, timed: bool) -> Result<Tally, Failure> 
     let client = common.connect("bench receive")?;
     let mut subscription = common.subscribe(&client, FORTH, lossy)?;
     say(READY)?;
-    let most = if common.bytes < IN_PLACE_BYTES_MIN { TAKE_MESSAGES_MAX } else { 1 };
     let (mut tally, mut latencies) = (Tally::default(), Latencies::new());
     let (mut began, mut ended, mut failed) = (None, false, None);
     while !ended {
-        subscription.recv_each(most, |message| {
+        subscription.recv_each(TAKE_MESSAGES_MAX, |message| {
             let began = *began.get_or_insert_with(monotonic_nanos);
             match tally.count(message, touch) {
                 Ok(stamp) if stamp.time == 0 => {
