@@ -15,7 +15,9 @@ use rustix::event::epoll;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tramline_ring::{NewPage, ReadMode, Reader, ReaderLink, RingError, RingIdentity, Start, WriterLink};
+use tramline_ring::{
+    NewPage, ReadMode, Reader, ReaderLink, RingError, RingIdentity, Start, Successor, WriterLink,
+};
 use tramline_wire::{Accept, Admit, Attach, Code, Mode, Offer, PageDeclaration, ToBroker};
 
 fn read_mode(mode: Mode) -> ReadMode {
@@ -27,7 +29,7 @@ fn read_mode(mode: Mode) -> ReadMode {
 
 impl Inbound {
     /// The descriptors that a frame declares.
-    fn take_fds<const N: usize>(&mut self) -> Result<[OwnedFd; N]> {
+    pub(crate) fn take_fds<const N: usize>(&mut self) -> Result<[OwnedFd; N]> {
         let fds: Vec<OwnedFd> = self.fds.drain(..N.min(self.fds.len())).collect();
         fds.try_into().map_err(|fds: Vec<OwnedFd>| {
             Error::Protocol(format!("a frame with {} file descriptors, which declares {N}", fds.len()).into())
@@ -36,7 +38,7 @@ impl Inbound {
 }
 
 impl Shared {
-    fn answer(&self, frame: &ToBroker<'_>) {
+    pub(crate) fn answer(&self, frame: &ToBroker<'_>) {
         let mut outbound = lock(&self.outbound);
         // A later connection knows nothing of what an earlier one asked.
         if outbound.open {
@@ -45,7 +47,7 @@ impl Shared {
         }
     }
 
-    fn refuse(&self, attach: u64, code: Code) {
+    pub(crate) fn refuse(&self, attach: u64, code: Code) {
         self.answer(&ToBroker::Detach { attach, code: code.number() });
     }
 
@@ -150,10 +152,16 @@ impl Shared {
                 }
             }
             let start = Start { position: attach.start, seq: attach.start_seq };
-            Reader::attach(memory, &identity, &link, slot, start, in_place)
+            // For a reader of an earlier connection that may wait for just this generation.
+            let again = attach.generation > 0 && lock(&self.outbound).epoch() > 1;
+            let copy = again.then(|| memory.try_clone()).transpose();
+            let copy =
+                copy.map_err(|error| RingError::Os { what: "duplicating a ring's descriptor", error })?;
+            let carry = copy.map(|copy| Successor::open(copy, &identity)).transpose()?;
+            Ok::<_, RingError>((Reader::attach(memory, &identity, &link, slot, start, in_place)?, carry))
         })();
         match reader {
-            Ok(reader) => {
+            Ok((mut reader, carry)) => {
                 let attach = attach.attach;
                 inbox.live_readers.fetch_add(1, Ordering::AcqRel);
                 let (weak, reader_of) = (self.weak.clone(), Arc::clone(&inbox));
@@ -162,6 +170,7 @@ impl Shared {
                         shared.released(attach, token, &reader_of);
                     }
                 }));
+                reader.on_let_go(self.on_let_go(attach, token));
                 let first_seq = reader.last_seq() + 1;
                 let stream = NewStream {
                     attach,
@@ -169,6 +178,7 @@ impl Shared {
                     stream,
                     first_seq,
                     reader,
+                    carry,
                     source,
                     mode,
                     retained,
@@ -246,9 +256,10 @@ impl Shared {
         step!("admit: asked");
         match self.admit(admit, page, bells) {
             Ok(start) => {
-                let (start, start_seq, generation) = (start.position, start.seq, 0);
+                let (Start { position, seq }, generation) = start;
+                let attach = admit.attach;
                 step!("admit: admitted");
-                self.answer(&ToBroker::Admitted { attach: admit.attach, start, start_seq, generation });
+                self.answer(&ToBroker::Admitted { attach, start: position, start_seq: seq, generation });
                 step!("admit: answered");
                 self.reactor.changed();
             }
@@ -262,7 +273,7 @@ impl Shared {
         admit: &Admit<'_>,
         page: Option<(OwnedFd, PageDeclaration)>,
         bells: Option<(OwnedFd, OwnedFd)>,
-    ) -> Result<Start, Code> {
+    ) -> Result<(Start, u32), Code> {
         let mut session = lock(&self.session);
         if let Some((doorbell, space)) = bells {
             let link = Arc::new(WriterLink::new(doorbell, space).map_err(|error| ring_code(&error))?);
@@ -300,6 +311,7 @@ impl Shared {
             session.end_links(|number, _| gone && number == reading.link);
         }
         if let Some(admission) = admission {
+            let stream = Arc::clone(&admission.stream);
             if code == Code::PeerGone.number() {
                 // The session is gone, its process perhaps not: messages that it holds in place must stay as they are
                 // until the link says by its hang-up that nobody holds any.
@@ -312,8 +324,11 @@ impl Shared {
                 }
             }
             self.reactor.changed();
+            drop(session);
+            self.tell_left(&stream);
+        } else {
+            drop(session);
         }
-        drop(session);
         if let Some(reading) = reading {
             let inbox = reading.inbox;
             inbound.add(&inbox, Item::Detached(reading.token));
@@ -359,6 +374,7 @@ impl Shared {
         let _ = epoll::delete(&**self.reactor.epoll(), link.space());
         for admission in gone {
             admission.stream.dismiss(admission.reader);
+            self.tell_left(&admission.stream);
         }
     }
 }

@@ -241,6 +241,11 @@ impl Consumer {
                         return Ok(Some(message));
                     }
                 }
+                Item::Successor(token, next) => {
+                    if let Err(error) = self.rings.succeed(token, *next) {
+                        return Err(error.into());
+                    }
+                }
                 Item::Detached(token) => self.rings.detached(token),
                 Item::Mode { token, source, mode, blocked } => {
                     if let Some(token) = token {

@@ -28,6 +28,8 @@ impl Shared {
             ToClient::Pong { req } => self.answered(*req, Answer::Pong),
             ToClient::Subscribed { req, .. } => self.answered(*req, Answer::Subscribed),
             ToClient::StreamOpened { req, .. } => self.answered(*req, Answer::StreamOpened),
+            ToClient::StreamGrown { stream, generation, .. } => self.grown(*stream, *generation),
+            ToClient::Successor(next) => self.succeeded(inbound, next),
             ToClient::Confirmed { alias, seq, receivers } => {
                 if let Some(place) = lock(&self.session).confirmations.get_mut(&(*alias, *seq)) {
                     *place = Some(Ok(*receivers));
@@ -160,7 +162,7 @@ impl Shared {
             // there is one, was asked for by the publish that was refused or by a later one.
             session.fault.get_or_insert(error);
             self.faulty.store(true, Ordering::Relaxed);
-        } else {
+        } else if !session.growth_refused(request, &error) {
             session.answer(request, Err(error));
         }
         drop(session);

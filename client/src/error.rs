@@ -75,6 +75,19 @@ pub enum Error {
         /// Name of the limit.
         limit: &'static str,
     },
+    /// The message needs a larger ring than there is, and the broker, who would have to hand it out, cannot be reached.
+    /// Smaller messages go on.
+    #[error(
+        "a message of {bytes} bytes on '{topic}' needs a larger ring than there is (up to {max} fit), and the broker is down"
+    )]
+    BrokerDown {
+        /// On which topic.
+        topic: Box<str>,
+        /// The message's size.
+        bytes: u64,
+        /// What fits now.
+        max: u64,
+    },
     /// A limit of this client.
     #[error("{} would exceed {} ({})", .limit.used, .limit.name, .limit.value)]
     Limit {
@@ -135,11 +148,12 @@ pub enum Error {
 
 /// The ring has no room: nothing was published.
 #[derive(Debug, thiserror::Error)]
-#[error("no room in the ring of '{topic}': {} has not read on", in_the_way(.holder.as_deref()))]
+#[error("no room in the ring of '{topic}': {}", in_the_way(*.growing, .holder.as_deref()))]
 pub struct Full {
     pub(crate) topic: Box<str>,
     pub(crate) holder: Option<Box<str>>,
     pub(crate) loan: Option<Box<Loan>>,
+    pub(crate) growing: bool,
 }
 
 impl Full {
@@ -147,6 +161,12 @@ impl Full {
     #[must_use]
     pub fn into_loan(self) -> Option<Loan> {
         self.loan.map(|loan| *loan)
+    }
+
+    /// Whether the ring is being made larger for this message. Nobody is in the way then: try again soon.
+    #[must_use]
+    pub const fn is_growing(&self) -> bool {
+        self.growing
     }
 
     /// Name of a subscriber in the way, as it calls itself.
@@ -162,9 +182,11 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Refused { code, .. } => *code,
-            Self::Connect { .. } | Self::NoBroker { .. } | Self::Disconnected(_) | Self::Closed => {
-                Code::PeerGone
-            }
+            Self::Connect { .. }
+            | Self::NoBroker { .. }
+            | Self::Disconnected(_)
+            | Self::BrokerDown { .. }
+            | Self::Closed => Code::PeerGone,
             Self::Full(_) | Self::TimedOut { .. } => Code::TimedOut,
             Self::Limit { .. } => Code::LimitReached,
             Self::TooLarge { .. } => Code::PayloadTooLarge,
@@ -183,7 +205,10 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { code, .. } => code.is_retryable(),
-            Self::Connect { .. } | Self::NoBroker { .. } | Self::Disconnected(_) => true,
+            Self::Connect { .. }
+            | Self::NoBroker { .. }
+            | Self::Disconnected(_)
+            | Self::BrokerDown { .. } => true,
             Self::Full(_) | Self::TimedOut { .. } => true,
             Self::Ring(RingError::NoMemory { .. }) => true,
             _ => false,
@@ -227,7 +252,7 @@ impl Error {
                 Self::TooLarge { topic: topic.into(), bytes, max, limit: "the ring's arena" }
             }
             SendError::Closed => Self::Closed,
-            _ => Self::Full(Full { topic: topic.into(), holder, loan: None }),
+            _ => Self::Full(Full { topic: topic.into(), holder, loan: None, growing: false }),
         }
     }
 }
@@ -249,6 +274,10 @@ fn because(reason: &Option<Box<str>>) -> String {
     reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
-fn in_the_way(name: Option<&str>) -> String {
-    name.map_or_else(|| "a subscriber".to_owned(), |name| format!("subscriber '{name}'"))
+fn in_the_way(growing: bool, name: Option<&str>) -> String {
+    match name {
+        _ if growing => "it is being made larger".to_owned(),
+        Some(name) => format!("subscriber '{name}' has not read on"),
+        None => "a subscriber has not read on".to_owned(),
+    }
 }

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tramline_ring::{Reader, ReaderLink};
+use tramline_ring::{Reader, ReaderLink, Successor};
 use tramline_wire::{After, Mode, SlowPolicy};
 
 /// Token of the inbox's signal in a subscription's epoll; doorbells have tokens above.
@@ -48,6 +48,8 @@ pub(crate) struct NewStream {
     /// Number of the first message that this attachment brings.
     pub(crate) first_seq: u64,
     pub(crate) reader: Reader,
+    /// The same memory, for a reader of an earlier connection that waits for this generation.
+    pub(crate) carry: Option<Successor>,
     pub(crate) source: Arc<Source>,
     /// As it was granted.
     pub(crate) mode: Mode,
@@ -66,6 +68,8 @@ pub(crate) enum Item {
     /// Lost before the next message.
     Gap(u64),
     Stream(Box<NewStream>),
+    /// A later generation for the attachment with this token.
+    Successor(u64, Box<Successor>),
     /// No more is published to the attachment with this token; what the ring holds is still to be read.
     Detached(u64),
     /// The stream with this token, if this client reads it itself, is read in another mode from now on; for how long it

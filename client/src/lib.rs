@@ -157,6 +157,8 @@ mod stream;
 
 mod gates;
 
+mod growth;
+
 mod outbound;
 
 mod handle;

@@ -82,8 +82,8 @@ impl Loan {
                 let result = self.sender.send(on_full, meta, &self.head, &bytes[..used]);
                 self.room = Some(Room::Own(bytes));
                 match result {
-                    Err(Error::Full(Full { topic, holder, .. })) => {
-                        Err(Error::Full(Full { topic, holder, loan: Some(Box::new(self)) }))
+                    Err(Error::Full(Full { topic, holder, growing, .. })) => {
+                        Err(Error::Full(Full { topic, holder, loan: Some(Box::new(self)), growing }))
                     }
                     other => other,
                 }

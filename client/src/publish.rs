@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tramline_ring::Meta;
 use tramline_wire::limits::FRAME_OVERHEAD_BYTES;
-use tramline_wire::{After, Message, Publish, ToBroker};
+use tramline_wire::{After, Code, Message, Publish, ToBroker};
 
 /// What an attempt to publish came to.
 pub(crate) enum Step {
@@ -58,12 +58,18 @@ impl Shared {
                         if let Some(used) = implicit {
                             *used = Instant::now();
                         }
+                        self.tell_left(stream);
                         let readers = u32::try_from(stream.reader_count()).unwrap_or(u32::MAX);
                         Ok(Step::Sent(Sent { seq, by: Err(readers) }))
                     }
-                    Err(Error::TooLarge { bytes, .. }) if implicit.is_some() => Ok(Step::Open(bytes)),
-                    Err(full @ Error::Full(_)) => Ok(Step::Wait(full)),
-                    Err(error) => Err(error),
+                    Err(error) => match self.or_grow(stream, error) {
+                        full @ Error::Full(_) => Ok(Step::Wait(full)),
+                        // Another ring may be granted where both at a time are not.
+                        error if implicit.is_some() && error.code() == Code::LimitReached => {
+                            Ok(Step::Open((message.head.len() + message.payload.len()) as u64))
+                        }
+                        error => Err(error),
+                    },
                 }
             }
         }
@@ -246,12 +252,13 @@ pub(crate) fn close_route(shared: &Shared, state: &mut TopicState, awaited: bool
     let Route::Ring { stream, .. } = std::mem::replace(&mut state.route, Route::Socket) else { return None };
     let next_seq = stream.close();
     step!("close: not told");
-    if next_seq > stream.spec.first_seq {
+    if next_seq > stream.first_seq {
         state.after = Some(After { stream: stream.id, seq: next_seq - 1 });
     }
     state.next_seq = next_seq;
     let mut session = lock(&shared.session);
     session.streams.remove(&stream.id);
+    session.growths.remove(&stream.id);
     let mut outbound = lock(&shared.outbound);
     if !outbound.open {
         return None;

@@ -133,15 +133,49 @@ impl Sender {
                 return act(announce);
             }
         };
-        let found = self.handle.shared.wait_until(deadline, || match act(true) {
-            Ok(value) => Ok(Some(value)),
-            Err(error @ Error::Full(_)) => {
-                full = error;
-                Ok(None)
+        let shared = &self.handle.shared;
+        let is_growing = |error: &Error| matches!(error, Error::Full(full) if full.is_growing());
+        loop {
+            // Readers may take their time, the broker may not.
+            let growing = is_growing(&full);
+            let answer_by = if growing { deadline_after(shared.options.request_timeout) } else { None };
+            let until = deadline.into_iter().chain(answer_by).min();
+            let found = shared.wait_until(until, || match act(true) {
+                Ok(value) => Ok(Some(Ok(value))),
+                Err(error @ Error::Full(_)) if is_growing(&error) == growing => {
+                    full = error;
+                    Ok(None)
+                }
+                Err(error @ Error::Full(_)) => Ok(Some(Err(error))),
+                Err(error) => Err(error),
+            })?;
+            match found {
+                Some(Ok(value)) => return Ok(value),
+                Some(Err(changed)) => full = changed,
+                None if growing && deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                    let after = shared.options.request_timeout;
+                    return Err(Error::TimedOut { what: "answer to the growth of a ring", after });
+                }
+                None => return Err(full),
             }
-            Err(error) => Err(error),
-        })?;
-        found.ok_or(full)
+        }
+    }
+
+    pub(crate) fn try_send(&self, wait: bool, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64> {
+        let shared = &self.handle.shared;
+        let sent = self.stream.try_send(wait, meta, head, payload);
+        shared.tell_left(&self.stream);
+        sent.map_err(|error| shared.or_grow(&self.stream, error))
+    }
+
+    pub(crate) fn try_loan(
+        &self,
+        wait: bool,
+        bytes: usize,
+        head_bytes: usize,
+    ) -> Result<tramline_ring::Loan> {
+        let loan = self.stream.try_loan(wait, bytes, head_bytes);
+        loan.map_err(|error| self.handle.shared.or_grow(&self.stream, error))
     }
 
     pub(crate) fn send(&self, on_full: OnFull, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64> {
@@ -157,7 +191,7 @@ impl Sender {
         payload: &[u8],
     ) -> Result<u64> {
         self.handle.shared.check_process()?;
-        match self.insist(on_full, announce, |wait| self.stream.try_send(wait, meta, head, payload)) {
+        match self.insist(on_full, announce, |wait| self.try_send(wait, meta, head, payload)) {
             Err(Error::Full(_)) if on_full == OnFull::Drop => Ok(self.stream.skip()),
             result => result,
         }
@@ -165,12 +199,12 @@ impl Sender {
 
     fn loan(&self, on_full: OnFull, announce: bool, bytes: usize, head_bytes: usize) -> Result<Loan> {
         self.handle.shared.check_process()?;
-        match self.insist(on_full, announce, |wait| self.stream.try_loan(wait, bytes, head_bytes)) {
+        match self.insist(on_full, announce, |wait| self.try_loan(wait, bytes, head_bytes)) {
             Ok(loan) => Ok(Loan::in_ring(self.clone(), loan)),
             Err(Error::Full(_)) if on_full == OnFull::Drop => Ok(Loan::own(self.clone(), bytes)),
-            Err(Error::Full(Full { topic, holder, .. })) => {
+            Err(Error::Full(Full { topic, holder, growing, .. })) => {
                 let loan = Some(Box::new(Loan::own(self.clone(), bytes)));
-                Err(Error::Full(Full { topic, holder, loan }))
+                Err(Error::Full(Full { topic, holder, loan, growing }))
             }
             Err(error) => Err(error),
         }
@@ -208,8 +242,13 @@ impl Publisher {
     /// or drops as [`on_full`](PublisherBuilder::on_full) says; a dropped message's number is returned too,
     /// and [`dropped`](Self::dropped) counts it.
     ///
+    /// A message larger than the ring makes the ring grow: its subscribers read on in a larger one, and nothing
+    /// is lost or reordered. That takes a moment, in which this waits, fails or drops as for a subscriber.
+    ///
     /// # Errors
-    /// [`Error::Full`], or [`Error::TooLarge`] if it can never fit.
+    /// [`Error::Full`] (of which [`Full::is_growing`] says that the ring grows meanwhile); a refusal that names
+    /// the limit if it may not grow so far; [`Error::BrokerDown`] while the broker cannot be reached, when
+    /// smaller messages go on; [`Error::TooLarge`] if it can never fit.
     pub fn send(&mut self, payload: impl AsRef<[u8]>) -> Result<u64> {
         self.sender.send(self.sender.on_full, plain(Encoding::Binary), &[], payload.as_ref())
     }
@@ -265,7 +304,7 @@ impl Publisher {
     /// without room the loan lies in this process's memory, and is dropped when sent if there is still none.
     ///
     /// # Errors
-    /// [`Error::Full`], which then holds such a loan in own memory; [`Error::TooLarge`] if it can never fit.
+    /// As [`send`](Self::send); [`Error::Full`] then holds such a loan in own memory.
     pub fn loan(&mut self, bytes: usize) -> Result<Loan> {
         self.sender.loan(self.sender.on_full, false, bytes, 0)
     }
@@ -342,7 +381,7 @@ impl Publisher {
         if forked { 0 } else { self.sender.stream.next_seq() }
     }
 
-    /// The largest message that can ever fit, payload and headers together, in bytes; 0 in a fork.
+    /// The largest message that fits without growth, payload and headers together, in bytes; 0 in a fork.
     #[must_use]
     pub fn message_bytes_max(&self) -> u64 {
         let forked = self.sender.handle.shared.check_process().is_err();

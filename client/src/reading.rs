@@ -11,7 +11,7 @@ use crate::message::{INLINE_BYTES_MAX, Message, MessageRef, Parts, Source};
 use crate::subscription::Take;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received, RingError};
+use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received, RingError, Successor};
 use tramline_wire::{After, Mode};
 
 /// Messages taken from one stream before the next hot one has its turn.
@@ -116,10 +116,16 @@ impl Rings {
 
     /// Begins to read a stream. If it is read already, by an attachment of an earlier connection, that
     /// one is read up to where this one begins.
-    pub(crate) fn add(&mut self, new: Box<NewStream>) {
-        if let Some(earlier) = self.streams.iter_mut().flatten().find(|stream| stream.id == new.stream) {
+    pub(crate) fn add(&mut self, mut new: Box<NewStream>) {
+        let same = |stream: &Option<Stream>| stream.as_ref().is_some_and(|stream| stream.id == new.stream);
+        let index = self.streams.iter().position(same);
+        if let Some((index, earlier)) = index.and_then(|index| Some((index, self.streams[index].as_mut()?))) {
+            if let Some(carry) = new.carry.take() {
+                // It may wait for this very generation; one that has too many already goes over without it.
+                let _ = earlier.reader.offer(carry);
+            }
             earlier.next = Some(new);
-            return;
+            return self.warm(index);
         }
         let index = self.free.pop().unwrap_or_else(|| {
             self.streams.push(None);
@@ -186,6 +192,22 @@ impl Rings {
         }
     }
 
+    /// A later generation for the attachment with this token.
+    pub(crate) fn succeed(&mut self, token: u64, next: Successor) -> Result<(), RingError> {
+        let of = |stream: &Stream| stream.token == token;
+        let index = self.streams.iter().position(|stream| stream.as_ref().is_some_and(of));
+        if let Some((index, stream)) = index.and_then(|index| Some((index, self.streams[index].as_mut()?))) {
+            stream.reader.offer(next)?;
+            self.warm(index);
+            return Ok(());
+        }
+        let waiting = self.streams.iter_mut().flatten().filter_map(|stream| stream.next.as_mut());
+        match waiting.into_iter().find(|waiting| waiting.token == token) {
+            Some(waiting) => waiting.reader.offer(next),
+            None => Ok(()),
+        }
+    }
+
     /// The broker says that an attachment has ended: what its ring holds is still read.
     pub(crate) fn detached(&mut self, token: u64) {
         let found = self
@@ -193,6 +215,10 @@ impl Rings {
             .iter()
             .position(|stream| stream.as_ref().is_some_and(|stream| stream.token == token));
         if let Some(index) = found {
+            if let Some(stream) = self.streams[index].as_mut() {
+                // It was told behind all memory that there was to give.
+                stream.reader.no_successor();
+            }
             self.end_writing(index);
         }
     }
@@ -362,13 +388,16 @@ impl Rings {
         }
         Some(match stream.reader.try_next(&mut self.scratch) {
             // What the new attachment does not bring was in the ring before it was made.
-            Ok(Next::Empty | Next::Ended { .. }) if next_seq.is_some() => self.go_over(index, before),
+            Ok(Next::Empty | Next::Ended { .. } | Next::Successor(_)) if next_seq.is_some() => {
+                self.go_over(index, before)
+            }
             // An earlier attachment that fell behind may be ahead of the new one: that one brings it.
             Ok(Next::Message(received)) if next_seq.is_some_and(|next_seq| received.seq >= next_seq) => {
                 drop(received);
                 self.go_over(index, before)
             }
-            Ok(Next::Empty) => Found::Nothing,
+            // What carries on is on its way.
+            Ok(Next::Empty | Next::Successor(_)) => Found::Nothing,
             // It came by the attachment before this one, which was read on while this one was being made.
             Ok(Next::Message(received)) if received.seq <= stream.past => {
                 drop(received);
@@ -385,11 +414,6 @@ impl Rings {
                     Found::Ended { source: ended.source, lost }
                 }
                 Some(ended) => Found::Ended { source: ended.source, lost },
-                None => Found::Nothing,
-            },
-            // This version's writers have one generation; a later one's stream cannot be followed.
-            Ok(Next::Successor(_)) => match self.take_out(index) {
-                Some(ended) => Found::Ended { source: ended.source, lost: 0 },
                 None => Found::Nothing,
             },
             Err(error) => {

@@ -96,7 +96,9 @@ impl Shared {
             return Err(Error::Limit { limit: Box::new(limit) });
         }
         let gates = (wish.gated_by, crate::gates::budget(greeting.gate));
-        let stream = Stream::create(self, Arc::clone(topic), spec, depth.min(spec.descriptors), gates)?;
+        let messages = wish.capacity.map(|(_, messages)| messages.max(1));
+        let size = (depth.min(spec.descriptors), messages);
+        let stream = Stream::create(self, Arc::clone(topic), &spec, size, gates)?;
         Ok(Arc::new(stream))
     }
 

@@ -4,6 +4,7 @@
 //! another lock of this crate but the outbound one is taken.
 
 use crate::error::{Error, Result};
+use crate::growth::Growth;
 use crate::inbox::Inbox;
 use crate::message::Source;
 use crate::stream::Stream;
@@ -125,6 +126,8 @@ pub(crate) struct Session {
     pub(crate) subscriptions: HashMap<u32, Arc<Inbox>>,
     pub(crate) next_subscription: u32,
     pub(crate) streams: HashMap<u64, Arc<Stream>>,
+    /// Generations to come, by stream.
+    pub(crate) growths: HashMap<u64, Growth>,
     pub(crate) readings: HashMap<u64, Reading>,
     pub(crate) reading_links: HashMap<u64, ReadingLink>,
     pub(crate) admissions: HashMap<u64, Admission>,
@@ -200,6 +203,8 @@ impl Session {
             *confirmation = Some(Err(Error::Disconnected(reason.clone())));
         }
         self.restoring.clear();
+        // Whoever waits for one looks again, and begins it anew or learns that the broker is down.
+        self.growths.retain(|_, growth| matches!(growth, Growth::Making));
         self.readings.clear();
         self.reading_links.clear();
         self.writing_links.clear();

@@ -300,10 +300,13 @@ impl Shared {
         if outbound.open {
             return Ok(());
         }
-        if self.closing.load(Ordering::Relaxed) {
-            return Err(Error::Closed);
-        }
+        self.check_closing()?;
         Err(Error::Disconnected(None))
+    }
+
+    /// Refuses to go on in a client that is being closed.
+    pub(crate) fn check_closing(&self) -> Result<()> {
+        if self.closing.load(Ordering::Relaxed) { Err(Error::Closed) } else { Ok(()) }
     }
 }
 

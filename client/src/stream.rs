@@ -11,10 +11,11 @@ use crate::shared::Shared;
 use crate::topics::Topic;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tramline_ring::{
-    GateBudget, Meta, ModeChange, ReadMode, RingError, RingSpec, SendError, Start, Writer, WriterLink,
+    GateBudget, Generation, Meta, ModeChange, ReadMode, RingError, RingSpec, SendError, Start, Writer,
+    WriterLink,
 };
 use tramline_wire::{GatedBy, Geometry, OpenStream};
 
@@ -24,14 +25,31 @@ struct Inner {
     names: HashMap<u64, Box<str>>,
     waiting: bool,
     closed: bool,
+    /// Generations that nothing of this process holds any more and that the broker has not been told of.
+    left: Vec<u32>,
+}
+
+impl Inner {
+    /// Looks whether earlier generations can be left.
+    fn leave_formers(&mut self, has_left: &AtomicBool) {
+        if self.writer.former_generations() > 0 {
+            self.left.append(&mut self.writer.leave_formers());
+            has_left.store(!self.left.is_empty(), Ordering::Relaxed);
+        }
+    }
 }
 
 pub(crate) struct Stream {
     pub(crate) id: u64,
     pub(crate) topic: Arc<Topic>,
-    pub(crate) spec: RingSpec,
+    pub(crate) first_seq: u64,
     pub(crate) gated_by: GatedBy,
+    /// How many messages its program asked for, if it did.
+    pub(crate) messages: Option<u32>,
     inner: Mutex<Inner>,
+    /// Number of the generation that is made next.
+    next_generation: AtomicU32,
+    has_left: AtomicBool,
     readers: AtomicUsize,
     dropped: AtomicU64,
     shared: Weak<Shared>,
@@ -43,19 +61,22 @@ impl Stream {
     pub(crate) fn create(
         shared: &Shared,
         topic: Arc<Topic>,
-        spec: RingSpec,
-        depth: u32,
-        gates: (GatedBy, GateBudget),
+        spec: &RingSpec,
+        (depth, messages): (u32, Option<u32>),
+        (gated_by, budget): (GatedBy, GateBudget),
     ) -> Result<Self> {
-        let (gated_by, budget) = gates;
-        let mut writer = Writer::create(&spec, depth)?;
+        let mut writer = Writer::create(spec, depth)?;
         writer.set_gate_budget(budget);
+        let inner = Inner { writer, names: HashMap::new(), waiting: false, closed: false, left: Vec::new() };
         Ok(Self {
             id: spec.stream,
             topic,
-            spec,
+            first_seq: spec.first_seq,
             gated_by,
-            inner: Mutex::new(Inner { writer, names: HashMap::new(), waiting: false, closed: false }),
+            messages,
+            inner: Mutex::new(inner),
+            next_generation: AtomicU32::new(1),
+            has_left: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
             shared: shared.weak.clone(),
@@ -75,23 +96,51 @@ impl Stream {
 
     /// How the broker is told of it; its memory goes along.
     pub(crate) fn opening(&self, req: u32, alias: u32) -> OpenStream {
+        let RingSpec { generation, descriptors, arena_bytes, .. } = *lock(&self.inner).writer.spec();
         OpenStream {
             req,
             alias,
             stream: self.id,
-            generation: self.spec.generation,
-            geometry: self.geometry(),
-            first_seq: self.spec.first_seq,
+            generation,
+            geometry: Geometry { descriptors, arena_bytes },
+            first_seq: self.first_seq,
             gated_by: self.gated_by,
             fds: 1,
         }
     }
 
-    fn geometry(&self) -> Geometry {
-        Geometry { descriptors: self.spec.descriptors, arena_bytes: self.spec.arena_bytes }
+    /// What it is now, the depth with it.
+    pub(crate) fn spec(&self) -> (RingSpec, u32) {
+        let inner = lock(&self.inner);
+        (*inner.writer.spec(), inner.writer.depth())
     }
 
-    /// Admits a reader; returns where it begins.
+    /// A number for a generation to come. It is not used again, whatever becomes of it.
+    pub(crate) fn next_generation(&self) -> u32 {
+        self.next_generation.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Goes on in another generation.
+    pub(crate) fn succeed(&self, next: Generation) -> Result<()> {
+        let mut inner = lock(&self.inner);
+        if inner.closed {
+            return Ok(());
+        }
+        inner.writer.succeed(next)?;
+        inner.leave_formers(&self.has_left);
+        Ok(())
+    }
+
+    /// Generations that nothing of this process holds any more, each once.
+    pub(crate) fn take_left(&self) -> Vec<u32> {
+        if !self.has_left.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.has_left.store(false, Ordering::Relaxed);
+        std::mem::take(&mut lock(&self.inner).left)
+    }
+
+    /// Admits a reader; returns where it begins, and in which generation.
     pub(crate) fn admit(
         &self,
         id: u64,
@@ -100,17 +149,18 @@ impl Stream {
         slot: u32,
         mode: ReadMode,
         history: u32,
-    ) -> Result<Start, RingError> {
+    ) -> Result<(Start, u32), RingError> {
         let mut inner = lock(&self.inner);
         let start = inner.writer.add_reader(id, link, slot, mode, history)?;
         inner.names.insert(id, name.into());
         self.readers.store(inner.names.len(), Ordering::Release);
-        Ok(start)
+        Ok((start, inner.writer.spec().generation))
     }
 
     pub(crate) fn dismiss(&self, id: u64) {
         let mut inner = lock(&self.inner);
         inner.writer.remove_reader(id);
+        inner.leave_formers(&self.has_left);
         inner.names.remove(&id);
         self.readers.store(inner.names.len(), Ordering::Release);
         step!("dismiss: done");
@@ -165,6 +215,7 @@ impl Stream {
                 if std::mem::take(&mut inner.waiting) {
                     inner.writer.end_wait();
                 }
+                inner.leave_formers(&self.has_left);
                 Ok(value)
             }
             Err(error) => {
@@ -218,6 +269,7 @@ impl Stream {
             gates::room(&mut inner.writer);
         }
         inner.writer.flush();
+        inner.leave_formers(&self.has_left);
         (pushed.last, pushed.refused.map(|(payload, _)| payload))
     }
 
@@ -250,7 +302,9 @@ impl Stream {
             inner.writer.cancel(loan);
             return Err(Error::Closed);
         }
-        Ok(inner.writer.commit(loan, used, meta, head))
+        let seq = inner.writer.commit(loan, used, meta, head);
+        inner.leave_formers(&self.has_left);
+        Ok(seq)
     }
 
     /// Gives a loan's room back.

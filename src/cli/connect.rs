@@ -102,7 +102,9 @@ impl From<Error> for Failure {
                 Code::SlowSubscriber | Code::ShuttingDown | Code::PeerGone => Self::unavailable(message),
                 _ => Self::software(message),
             },
-            Error::NoBroker { .. } | Error::Disconnected(_) | Error::Closed => Self::unavailable(error),
+            Error::NoBroker { .. } | Error::Disconnected(_) | Error::BrokerDown { .. } | Error::Closed => {
+                Self::unavailable(error)
+            }
             Error::TimedOut { .. } | Error::Full(_) | Error::Limit { .. } => Self::try_again(error),
             Error::Topic { .. } | Error::Header(_) => Self::usage(error),
             Error::TooLarge { .. } | Error::Payload { .. } => Self::input(error),

@@ -108,6 +108,12 @@ impl Arena {
         self.take_elsewhere(units)
     }
 
+    /// As [`take`](Self::take), never from a chunk: out of an empty arena, blocks of this kind fit as long as their sum does.
+    pub(crate) fn take_apart(&mut self, units: u32) -> Option<Block> {
+        let start = self.take_extent(units)?;
+        Some(Block::new(start, units, NO_CHUNK))
+    }
+
     #[cold]
     fn take_elsewhere(&mut self, units: u32) -> Option<Block> {
         if units <= self.chunk_units / SMALL_PART

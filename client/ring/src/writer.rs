@@ -257,6 +257,12 @@ impl Writer {
         found.map(ReaderState::give_up).is_some()
     }
 
+    /// How many messages are kept for late and lossy readers.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        u32::try_from(self.depth).unwrap_or(u32::MAX)
+    }
+
     /// How many readers there are.
     #[must_use]
     pub fn reader_count(&self) -> usize {

@@ -134,7 +134,7 @@ impl AsyncPublisher {
         let sender = self.sender();
         sender.handle.shared.check_process()?;
         let meta: Meta = message.meta(crate::monotonic_nanos());
-        match self.insist(|wait| sender.stream.try_send(wait, meta, &head, payload)).await {
+        match self.insist(|wait| sender.try_send(wait, meta, &head, payload)).await {
             Err(Error::Full(_)) if self.on_full == OnFull::Drop => Ok(sender.stream.skip()),
             result => result,
         }
@@ -156,7 +156,7 @@ impl AsyncPublisher {
     pub async fn loan(&mut self, bytes: usize) -> Result<Loan> {
         let sender = self.sender();
         sender.handle.shared.check_process()?;
-        match self.insist(|wait| sender.stream.try_loan(wait, bytes, 0)).await {
+        match self.insist(|wait| sender.try_loan(wait, bytes, 0)).await {
             Ok(loan) => Ok(Loan::in_ring(sender.clone(), loan)),
             Err(Error::Full(_)) => self.inner.loan(bytes),
             Err(error) => Err(error),

@@ -63,7 +63,8 @@ impl Writer {
     ///
     /// # Errors
     /// [`RingError::Claim`] when `next` is another stream's or not a later generation, or this one has ended;
-    /// [`RingError::Limit`] when the loans that are out do not fit. The stream then goes on where it is.
+    /// [`RingError::Limit`] when the loans that are out do not fit, which cannot be in one that is not smaller. The stream then
+    /// goes on where it is.
     pub fn succeed(&mut self, next: Generation) -> Result<(), RingError> {
         let Generation { ring, memory, mut spec, depth } = next;
         claim(spec.stream == self.spec.stream, "the stream of a generation", spec.stream, "as before")?;

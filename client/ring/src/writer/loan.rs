@@ -21,7 +21,7 @@ pub(super) struct Outstanding {
 impl Outstanding {
     /// Takes as much room for it in the arena of a generation to come.
     pub(super) fn reserve(&self, arena: &mut Arena) -> Option<Block> {
-        arena.take(self.block.units())
+        arena.take_apart(self.block.units())
     }
 }
 
