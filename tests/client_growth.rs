@@ -24,11 +24,16 @@ fn check(message: &Message) -> u64 {
 
 /// What a stream's generation is, and how much memory its generations take, as the broker says.
 fn stream(broker: &Broker) -> (u64, u64) {
-    let answer = broker.http("/status");
-    let body = answer.split("\r\n\r\n").nth(1).unwrap();
-    let status: serde_json::Value = serde_json::from_str(body).unwrap();
-    let stream = &status["streams"][0];
-    (stream["generation"].as_u64().unwrap(), stream["memory_bytes"].as_u64().unwrap())
+    loop {
+        let answer = broker.http("/status");
+        let body = answer.split("\r\n\r\n").nth(1).unwrap();
+        let status: serde_json::Value = serde_json::from_str(body).unwrap();
+        let stream = &status["streams"][0];
+        // One that was announced is not shown before its memory has been checked.
+        if let Some(generation) = stream["generation"].as_u64() {
+            return (generation, stream["memory_bytes"].as_u64().unwrap());
+        }
+    }
 }
 
 fn send(p: &mut Publisher, number: u64, length: usize) {

@@ -280,7 +280,7 @@ impl Core {
             return;
         };
         attachment.stage = Stage::Admitting;
-        let generation = self.streams.by_id.get(&attachment.stream).map_or(0, |stream| stream.generation);
+        let generation = self.streams.by_id.get(&attachment.stream).map_or(0, |stream| stream.told);
         attachment.share.asked(generation);
         let (stream, mode, link_id) = (attachment.stream, attachment.mode, attachment.link);
         let (publisher, history) = (attachment.publisher, subscription.history);
@@ -444,7 +444,11 @@ impl Core {
         let confirmed = std::mem::take(&mut attachment.subscriber_fds);
         let (subscriber, subscription) = (attachment.subscriber, attachment.subscription);
         let awaited = std::mem::take(&mut attachment.awaited_by_subscription);
+        let all_of = (!attachment.share.is_owed()).then_some(attachment.stream);
         self.confirm_fds(subscriber, confirmed);
+        if let Some(stream) = all_of {
+            self.growth_confirmed(stream, attach);
+        }
         if awaited {
             self.one_less_awaited(subscription, true);
         }
@@ -549,6 +553,7 @@ impl Core {
             self.one_less_awaited(subscription, false);
         }
         self.answer_open(stream);
+        self.growth_confirmed(stream, attach);
         self.drop_if_done(stream);
         self.settle_formers(stream);
     }

@@ -370,6 +370,7 @@ impl Core {
                 Timer::Patience(key) => self.patience_is_over(key, now),
                 Timer::Subscribed(key) => self.subscription_is_due(key, now),
                 Timer::Stream(stream) => self.stream_is_due(stream),
+                Timer::Growth(stream) => self.tell_grown(stream, true),
             }
             self.settle(now);
         }

@@ -4,9 +4,10 @@
 //! GrowStream ─► checked by the shell ─► Successor to each reader that was admitted ─► StreamGrown to the publisher
 //! ```
 //!
-//! From `StreamGrown` on the publisher writes to the new generation, so the new memory is on its way to its readers before
-//! anything is in it. A reader that was asked for before that frame is admitted to the earlier generation, gets that
-//! one's memory and then the later ones. An earlier generation's descriptor is closed when nobody can be given
+//! From `StreamGrown` on the publisher writes to the new generation. It is sent when every reader has confirmed the new
+//! memory, or did not within the attach timeout: so a broker that dies on the way takes no message with it. A reader
+//! that was asked for before that frame is admitted to the earlier generation, gets that one's memory and then the
+//! later ones. An earlier generation's descriptor is closed when nobody can be given
 //! it any more; its bytes stay counted until the publisher and everyone who was given it have let go.
 
 use super::attachments::{Attachment, Stage as Attaching};
@@ -15,6 +16,7 @@ use super::native::Violation;
 use super::quota::{Checked, Refused, allows, fits};
 use super::rings::{Stage, Stream, memory_bytes};
 use super::table::Key;
+use super::timers::{MILLI, Timer};
 use super::{Action, FdId, Now};
 use std::collections::{BTreeSet, VecDeque};
 use tramline_wire::limits::STREAM_GENERATIONS_MAX;
@@ -28,6 +30,14 @@ pub(super) struct Growth {
     geometry: Geometry,
     pub(super) memory: FdId,
     pub(super) bytes: u64,
+}
+
+/// A generation that is on its way to readers, of which the publisher has not been told.
+#[derive(Debug)]
+pub(super) struct Handing {
+    req: u32,
+    deadline: u64,
+    awaited: BTreeSet<u64>,
 }
 
 /// An earlier generation.
@@ -114,7 +124,8 @@ impl Core {
         if frame.req == 0 {
             return Err(Violation::new(Code::BadId, "the number of a request must not be 0"));
         }
-        if stream.stage != Stage::Open || stream.growth.is_some() || frame.generation <= stream.generation {
+        let busy = stream.growth.is_some() || stream.handing.is_some();
+        if stream.stage != Stage::Open || busy || frame.generation <= stream.generation {
             let message = format!(
                 "generation {} of stream {:016x}: the stream must be open and in an earlier generation (it is in {}), and \
                  one is announced at a time",
@@ -171,14 +182,14 @@ impl Core {
             let message = format!("generation {generation} of stream {id:016x} is refused: {reason}");
             self.refuse(session, growth.req, &Refused::new(Code::BadDescriptor, message));
         } else if is_open {
-            return self.grow(id, growth);
+            return self.grow(id, growth, now);
         }
         self.streams.bytes -= growth.bytes;
         self.release_fd(growth.memory);
     }
 
     /// The stream goes on in a generation that was checked.
-    fn grow(&mut self, id: u64, growth: Growth) {
+    fn grow(&mut self, id: u64, growth: Growth, now: Now) {
         let Some(stream) = self.streams.by_id.get_mut(&id) else { return };
         let Growth { req, generation, geometry, memory, bytes } = growth;
         stream.formers.push(Former {
@@ -188,17 +199,56 @@ impl Core {
             bytes: std::mem::replace(&mut stream.memory_bytes, bytes),
             publisher: true,
         });
-        let session = stream.session;
         let attachments: Vec<u64> = stream.attachments.iter().copied().collect();
+        let mut awaited = BTreeSet::new();
         for attach in attachments {
             let Some(attachment) = self.attachments.get_mut(&attach) else { continue };
             if attachment.stage.is_reading() {
                 attachment.share.owed.push_back(generation);
+                if !attachment.proxy {
+                    awaited.insert(attach);
+                }
                 self.hand_on(attach);
             }
         }
+        let deadline = now.monotonic + u64::from(self.limits.attach_timeout_millis) * MILLI;
+        self.timers.set(deadline, Timer::Growth(id));
+        if let Some(stream) = self.streams.by_id.get_mut(&id) {
+            stream.handing = Some(Handing { req, deadline, awaited });
+        }
+        self.tell_grown(id, false);
+        self.settle_formers(id);
+    }
+
+    /// A reader has confirmed all that it was given, or has gone.
+    pub(super) fn growth_confirmed(&mut self, id: u64, attach: u64) {
+        let handing = self.streams.by_id.get_mut(&id).and_then(|stream| stream.handing.as_mut());
+        if handing.is_some_and(|handing| handing.awaited.remove(&attach)) {
+            self.tell_grown(id, false);
+        }
+    }
+
+    /// Lets the publisher go on in the new generation, if nobody is awaited or it is `due`.
+    pub(super) fn tell_grown(&mut self, id: u64, due: bool) {
+        let Some(stream) = self.streams.by_id.get_mut(&id).filter(|stream| stream.stage == Stage::Open)
+        else {
+            return;
+        };
+        let told = stream.handing.take_if(|handing| due || handing.awaited.is_empty());
+        let Some(Handing { req, deadline, .. }) = told else { return };
+        stream.told = stream.generation;
+        let (session, generation) = (stream.session, stream.generation);
+        self.timers.cancel(deadline, Timer::Growth(id));
         self.answer(session, &ToClient::StreamGrown { req, stream: id, generation });
         self.settle_formers(id);
+    }
+
+    /// A stream that has ended grows no more.
+    pub(super) fn stop_handing(&mut self, id: u64) {
+        let handing = self.streams.by_id.get_mut(&id).and_then(|stream| stream.handing.take());
+        if let Some(Handing { deadline, .. }) = handing {
+            self.timers.cancel(deadline, Timer::Growth(id));
+        }
     }
 
     /// Hands over the next generation, if there is one and the last was confirmed.
@@ -282,11 +332,14 @@ impl Core {
             return;
         };
         let mut formers = std::mem::take(&mut stream.formers);
+        let told = stream.told;
         let readers = || stream.attachments.iter().filter_map(|attach| self.attachments.get(attach));
         let (mut closed, mut freed) = (Vec::new(), 0);
         formers.retain_mut(|former| {
             let generation = former.generation;
-            if !readers().any(|reader| reader.may_want(generation)) {
+            // Whoever is asked for before the publisher goes on is admitted where it is still.
+            let is_written = generation == told;
+            if !is_written && !readers().any(|reader| reader.may_want(generation)) {
                 closed.extend(former.memory.take());
             }
             let in_use = former.memory.is_some()

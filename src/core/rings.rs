@@ -6,7 +6,7 @@
 //! lives, and never looks into it.
 
 use super::broker::Core;
-use super::generations::{Former, Growth};
+use super::generations::{Former, Growth, Handing};
 use super::native::Violation;
 use super::quota::{Checked, Refused, allows, fits};
 use super::table::Key;
@@ -67,6 +67,10 @@ pub(super) struct Stream {
     pub(super) attachments: BTreeSet<u64>,
     /// A generation that was announced and is being checked.
     pub(super) growth: Option<Growth>,
+    /// The current generation, while it is on its way to readers.
+    pub(super) handing: Option<Handing>,
+    /// The generation that its publisher was told to go on in last.
+    pub(super) told: u32,
     /// Earlier generations that somebody may still have mapped.
     pub(super) formers: Vec<Former>,
 }
@@ -186,6 +190,8 @@ impl Core {
                 admitted: 0,
                 attachments: BTreeSet::new(),
                 growth: None,
+                handing: None,
+                told: frame.generation,
                 formers: Vec::new(),
             },
         );
@@ -287,6 +293,7 @@ impl Core {
             self.timers.cancel(deadline, Timer::Stream(id));
         }
         let attachments: Vec<u64> = stream.attachments.iter().copied().collect();
+        self.stop_handing(id);
         if let Some(session) = self.sessions.get_mut(session) {
             session.streams.remove(&id);
         }

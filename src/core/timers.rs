@@ -24,6 +24,8 @@ pub(super) enum Timer {
     Subscribed(Key),
     /// A stream is open with the readers it has.
     Stream(u64),
+    /// A stream goes on in another generation with the readers that have it.
+    Growth(u64),
 }
 
 /// All timers, by time.

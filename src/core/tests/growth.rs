@@ -81,12 +81,14 @@ fn a_reader_gets_the_next_generation_before_its_publisher_goes_on_in_it() {
     assert_eq!(shell.core.streams.bytes, BYTES);
     let second = grow(&mut shell, from, 1);
     shell.hears(to, &[successor(1, 1)]);
+    // A broker that died now would take the new memory with it, and nothing is in it.
+    shell.hears(from, &[]);
+    assert_eq!(shell.say(to, ToBroker::Attached { attach: 1 }), Flow::Continue);
     shell.hears(from, &[grown(1)]);
     // Nobody can be given the first any more, but it is mapped.
     assert!(!shell.fds.contains_key(&first) && shell.fds.contains_key(&second));
     assert_eq!(shell.core.streams.bytes, 2 * BYTES + 4096);
     assert_eq!(shell.core.snapshot(shell.now).streams[0].generation, 1);
-    assert_eq!(shell.say(to, ToBroker::Attached { attach: 1 }), Flow::Continue);
     shell.say(to, ToBroker::Released { attach: 1, generation: 0 });
     assert_eq!(shell.core.streams.bytes, 2 * BYTES + 4096, "the publisher still has it");
     shell.say(from, ToBroker::GenerationLeft { stream: 77, generation: 0 });
@@ -102,6 +104,10 @@ fn generations_follow_each_other_one_at_a_time() {
     let (from, to, _) = attached(&mut shell);
     for generation in [1, 2, 5] {
         grow(&mut shell, from, generation);
+        shell.hears(from, &[]);
+        // A reader that does not answer holds up nobody for ever.
+        shell.pass(Limits::default().attach_timeout_millis.into());
+        shell.hears(from, &[grown(generation)]);
     }
     // The next follows when the one before was confirmed.
     for generation in [1, 2, 5] {
@@ -138,6 +144,7 @@ fn an_admission_that_crosses_a_growth_brings_both_generations() {
     shell.say(to, ToBroker::Attached { attach: 1 });
 
     // One that was asked for behind it begins in the new one.
+    shell.read(from);
     let other = shell.native("o");
     shell.say(other, ToBroker::Subscribe(subscribe(1, 1, "t")));
     let page = shell.fd("page");
@@ -145,7 +152,20 @@ fn an_admission_that_crosses_a_growth_brings_both_generations() {
     shell.say_with(other, ToBroker::Accept(accept), &[page]);
     shell.say(from, admitted(2, 1));
     assert_eq!(handed(&mut shell, other), [("attach", 2, 1)]);
-    for id in [from, to, other] {
+    // So does one that is asked for while the next is on its way.
+    grow(&mut shell, from, 2);
+    let late = shell.native("l");
+    shell.say(late, ToBroker::Subscribe(subscribe(1, 1, "t")));
+    let page = shell.fd("page");
+    let accept = Accept { attach: 3, slot: 0, page: Some(PAGE), fds: 1 };
+    shell.say_with(late, ToBroker::Accept(accept), &[page]);
+    shell.say(from, admitted(3, 1));
+    assert_eq!(handed(&mut shell, late), [("attach", 3, 1)]);
+    for (id, attach) in [(to, 1), (other, 2), (late, 3)] {
+        assert_eq!(shell.say(id, ToBroker::Attached { attach }), Flow::Continue);
+    }
+    assert_eq!(handed(&mut shell, late), [("successor", 3, 2)]);
+    for id in [from, to, other, late] {
         shell.hang_up(id);
     }
     shell.is_empty();
@@ -161,8 +181,9 @@ fn a_false_generation_ends_its_session() {
     }
     // Asked for in generation 1, admitted in 0.
     let mut shell = Shell::new(Limits::default());
-    let (from, _, _) = attached(&mut shell);
+    let (from, to, _) = attached(&mut shell);
     grow(&mut shell, from, 1);
+    shell.say(to, ToBroker::Attached { attach: 1 });
     let other = shell.native("o");
     shell.say(other, ToBroker::Subscribe(subscribe(1, 1, "t")));
     let page = shell.fd("page");
@@ -184,6 +205,8 @@ fn a_false_generation_ends_its_session() {
         shell.is_empty();
     };
     violates(grow_frame(1), Code::OutOfOrder);
+    // One at a time.
+    violates(grow_frame(2), Code::OutOfOrder);
     violates(grow_frame(0), Code::OutOfOrder);
     violates(GrowStream { req: 0, ..grow_frame(2) }, Code::BadId);
     violates(GrowStream { stream: 78, ..grow_frame(2) }, Code::BadId);
@@ -227,24 +250,26 @@ fn a_growth_beyond_a_limit_is_refused_by_name_and_the_stream_goes_on() {
     shell.bad_ring = Some("it has holes".to_owned());
     assert_eq!(refused(&mut shell, grow_frame(3)).1, Code::BadDescriptor.number());
     grow(&mut shell, from, 4);
-    shell.hears(from, &[grown(4)]);
     assert_eq!(handed(&mut shell, to), [("successor", 1, 4)]);
+    shell.say(to, ToBroker::Attached { attach: 1 });
+    shell.hears(from, &[grown(4)]);
     // The first is still held: a third does not fit beside it.
     let answer = refused(&mut shell, grow_frame(5));
     assert_eq!(answer.2, Some(("rings_bytes_max".to_owned(), 3 * BYTES + 4096)));
     shell.say(from, ToBroker::GenerationLeft { stream: 77, generation: 0 });
-    shell.say(to, ToBroker::Attached { attach: 1 });
     shell.say(to, ToBroker::Released { attach: 1, generation: 0 });
     grow(&mut shell, from, 6);
+    shell.say(to, ToBroker::Attached { attach: 1 });
     shell.hears(from, &[grown(6)]);
 }
 
 #[test]
 fn generations_that_nobody_lets_go_are_bounded() {
     let mut shell = Shell::new(Limits::default());
-    let (from, _, _) = attached(&mut shell);
+    let (from, to, _) = attached(&mut shell);
     for generation in 1..STREAM_GENERATIONS_MAX {
         grow(&mut shell, from, generation);
+        shell.say(to, ToBroker::Attached { attach: 1 });
         shell.hears(from, &[grown(generation)]);
     }
     grow(&mut shell, from, STREAM_GENERATIONS_MAX);
@@ -298,6 +323,7 @@ fn a_stream_that_ends_still_hands_over_all_of_its_memory() {
     let mut shell = Shell::new(Limits::default());
     let (from, to, _) = attached(&mut shell);
     grow(&mut shell, from, 1);
+    shell.pass(Limits::default().attach_timeout_millis.into());
     grow(&mut shell, from, 2);
     shell.hang_up(from);
     assert_eq!(handed(&mut shell, to), [("successor", 1, 1)]);
