@@ -28,6 +28,7 @@ use std::sync::Arc;
 mod generation;
 mod loan;
 mod pack;
+mod waiting;
 
 use generation::Former;
 pub use generation::Generation;
@@ -257,12 +258,6 @@ impl Writer {
         found.map(ReaderState::give_up).is_some()
     }
 
-    /// How many messages are kept for late and lossy readers.
-    #[must_use]
-    pub fn depth(&self) -> u32 {
-        u32::try_from(self.depth).unwrap_or(u32::MAX)
-    }
-
     /// How many readers there are.
     #[must_use]
     pub fn reader_count(&self) -> usize {
@@ -340,33 +335,6 @@ impl Writer {
         self.skipped += 1;
         note(&self.ring.header().counters.skipped, self.skipped);
         seq
-    }
-
-    /// Says that the writer waits for room, so that readers ring their space bells. After this try again, and only
-    /// then sleep on the links' space bells; once woken, drain them, call this again and try again.
-    pub fn begin_wait(&mut self) {
-        if self.wait_epoch.is_multiple_of(2) {
-            self.waits += 1;
-            note(&self.ring.header().counters.waits, self.waits);
-        }
-        // A new odd epoch each time: a reader rings once in each.
-        self.wait_epoch += if self.wait_epoch.is_multiple_of(2) { 1 } else { 2 };
-        let wanted = self.oldest + ((self.head - self.oldest) / 4).max(1);
-        // A reader that is still in an earlier generation looks at that one's words.
-        for header in self.headers() {
-            protocol::await_room(header, self.wait_epoch, wanted);
-        }
-        step!("publish: waits");
-    }
-
-    /// Says that the writer waits no longer.
-    pub fn end_wait(&mut self) {
-        if !self.wait_epoch.is_multiple_of(2) {
-            self.wait_epoch += 1;
-            for header in self.headers() {
-                protocol::stop_waiting(header, self.wait_epoch);
-            }
-        }
     }
 
     /// Ends the stream: readers read to the end and are told. Also done when the writer is dropped.

@@ -116,6 +116,12 @@ impl Writer {
         Ok(())
     }
 
+    /// How many messages are kept for late and lossy readers.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        u32::try_from(self.depth).unwrap_or(u32::MAX)
+    }
+
     /// How many earlier generations are still mapped here.
     #[must_use]
     pub fn former_generations(&self) -> usize {
