@@ -159,7 +159,11 @@ impl Shared {
                 *lead = self.try_lead();
             }
             let every = if waiting.spins_on_memory() { SOCKET_EVERY } else { 1 };
-            if let Some(inbound) = lead.as_mut().filter(|_| turns.is_multiple_of(every)) {
+            // Who sleeps at once looks when the kernel says that something came, and not in vain before; unless the
+            // kernel was told to say nothing, because too much waits for somebody else.
+            let told = !waiting.spinner().spins() && !self.reading_paused.load(Ordering::Relaxed);
+            let looks = turns.is_multiple_of(every) && !told;
+            if let Some(inbound) = lead.as_mut().filter(|_| looks) {
                 let look = if turns.is_multiple_of(BELLS_EVERY) { Look::All } else { Look::Socket };
                 if self.drive(inbound, look, true)? {
                     turns = 1;
