@@ -222,7 +222,7 @@ impl Core {
             }
             attachment.stage = Stage::Piping;
         }
-        self.want_pipes(link);
+        self.want_pipes(link, attach);
         Ok(())
     }
 

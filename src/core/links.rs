@@ -152,8 +152,8 @@ impl Core {
         Ok(())
     }
 
-    /// Has the link's pipes made, or goes on if they are.
-    pub(super) fn want_pipes(&mut self, id: u64) {
+    /// Has the link's pipes made, or goes on with this attachment if they are.
+    pub(super) fn want_pipes(&mut self, id: u64, attach: u64) {
         let Some(link) = self.links.by_id.get_mut(&id) else { return };
         match link.pipes {
             Pipes::Asked => {}
@@ -161,7 +161,8 @@ impl Core {
                 link.pipes = Pipes::Asked;
                 self.actions.push_back(Action::MakePipes { link: id });
             }
-            Pipes::Made => self.all_piped(id),
+            // Not with all: one publisher may have ten thousand on one link.
+            Pipes::Made => self.piped(attach),
         }
     }
 
