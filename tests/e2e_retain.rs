@@ -112,13 +112,13 @@ impl Drop for Actor {
     }
 }
 
-/// Waits until a copy is there whose last message is not `before`; its description.
-fn retained(broker: &Broker, before: u64) -> serde_json::Value {
+/// Waits until what is kept is what this process left; its description.
+fn retained(broker: &Broker, pid: u32) -> serde_json::Value {
     let mut lines = broker.json();
     loop {
         let status = lines.ask(r#"{"op":"status"}"#);
         let kept = &status["status"]["retained"][0];
-        if !kept.is_null() && kept["last_seq"] != before {
+        if kept["pid"] == pid {
             return kept.clone();
         }
     }
@@ -144,7 +144,7 @@ fn the_last_messages_of_a_killed_publisher_are_there_for_everybody_who_asks() {
     assert_eq!(publisher.word(), "sent");
     let pid = publisher.child.id();
     publisher.kill();
-    let kept = retained(&broker, 0);
+    let kept = retained(&broker, pid);
     // Its ring had two messages' room, but the topic asks for more.
     assert_eq!((&kept["messages"], &kept["last_seq"], &kept["pid"]), (&5.into(), &100.into(), &pid.into()));
     assert_eq!(broker.ring_mappings(), 0);
@@ -196,7 +196,7 @@ fn the_last_messages_of_a_killed_publisher_are_there_for_everybody_who_asks() {
         assert_eq!(both.recv().unwrap().seq(), first);
     }
     next.close().unwrap();
-    let kept = retained(&broker, 100);
+    let kept = retained(&broker, std::process::id());
     assert_eq!((&kept["messages"], &kept["last_seq"]), (&1.into(), &first.into()));
     // One that says nothing does not.
     client.publisher("keep.a").open().unwrap().close().unwrap();
@@ -209,7 +209,6 @@ fn wherever_a_publisher_is_killed_only_whole_messages_stay() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(CONFIG);
     let client = broker.client("b");
-    let mut last = 0;
     for round in 0..10 {
         let mut publisher = Actor::start("publish without end", broker.socket());
         assert_eq!(publisher.word(), "ready");
@@ -218,9 +217,10 @@ fn wherever_a_publisher_is_killed_only_whole_messages_stay() {
         while lines.ask(r#"{"op":"status"}"#)["status"]["streams"][0]["ring"]["messages"].as_u64() < Some(50)
         {
         }
+        let pid = publisher.child.id();
         publisher.kill();
-        let kept = retained(&broker, last);
-        last = kept["last_seq"].as_u64().unwrap();
+        let kept = retained(&broker, pid);
+        let last = kept["last_seq"].as_u64().unwrap();
         assert_eq!(kept["messages"], 5, "round {round}");
         let mut subscription = client.subscription("keep.a").history(5).open().unwrap();
         assert_eq!(read(&mut subscription, 5), (last - 4, 0));
@@ -261,7 +261,8 @@ fn what_one_user_left_another_reads_in_place_from_the_brokers_memory() {
     };
     let mut publisher = as_user(PUBLISHER, "publish and wait");
     assert_eq!(publisher.word(), "sent");
+    let pid = publisher.child.id();
     publisher.kill();
-    assert_eq!(retained(&broker, 0)["uid"], PUBLISHER);
+    assert_eq!(retained(&broker, pid)["uid"], PUBLISHER);
     assert_eq!(as_user(READER, "read").word(), "read");
 }
