@@ -227,6 +227,28 @@ fn wherever_a_publisher_is_killed_only_whole_messages_stay() {
     }
 }
 
+#[test]
+fn the_last_word_by_socket_is_there_for_who_comes_later() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(CONFIG);
+    let mut lines = broker.json();
+    for n in 1..=7 {
+        lines.ask(&format!(r#"{{"op":"pub","topic":"keep.state","data":{n},"type":"state"}}"#));
+    }
+    drop(lines);
+    let client = broker.client("b");
+    let uid = rustix::process::geteuid().as_raw();
+    for rings in [true, false] {
+        let mut late = client.subscription("keep.>").history(2).rings(rings).open().unwrap();
+        for n in [6_u64, 7] {
+            let message = late.recv().unwrap();
+            assert_eq!((message.seq(), message.text().unwrap()), (n, n.to_string().as_str()));
+            assert_eq!((message.message_type(), message.publisher().uid), (Some("state"), uid));
+        }
+        assert!(late.recv_timeout(Duration::from_millis(10)).unwrap().is_none());
+    }
+}
+
 /// A copy of a program that any user may run.
 fn for_everybody(program: &Path, home: &Path, name: &str) -> PathBuf {
     let copy = home.join(name);

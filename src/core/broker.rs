@@ -9,6 +9,7 @@ use super::attachments::Attachment;
 use super::events::Event;
 use super::links::Links;
 use super::native::Violation;
+use super::past::Pasts;
 use super::quota::fits;
 use super::retained::Retention;
 use super::rings::Streams;
@@ -65,6 +66,7 @@ pub struct Core {
     pub(super) last_attachment: u64,
     pub(super) links: Links,
     pub(super) retention: Retention,
+    pub(super) pasts: Pasts,
     pub(super) timers: Timers,
     pub(super) actions: VecDeque<Action>,
     pub(super) dirty: VecDeque<SessionId>,
@@ -111,6 +113,7 @@ impl Core {
             last_attachment: 0,
             links: Links::default(),
             retention: Retention::default(),
+            pasts: Pasts::default(),
             timers: Timers::default(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),

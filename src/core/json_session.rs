@@ -229,6 +229,7 @@ impl Core {
             });
         };
         session.numbers.insert(taken, 0);
+        self.note_retain(taken);
         Ok(taken)
     }
 

@@ -66,6 +66,8 @@ mod gates;
 
 mod retained;
 
+mod past;
+
 mod proxies;
 
 mod events;

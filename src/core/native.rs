@@ -276,6 +276,7 @@ impl Core {
             );
             return Err(Violation::new(Code::LimitReached, message));
         };
+        self.note_retain(taken);
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
         let place = alias as usize;
         if session.aliases.len() <= place {

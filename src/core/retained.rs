@@ -62,7 +62,7 @@ pub(super) struct Retention {
 }
 
 impl Core {
-    fn retain_of(&self, topic: Key) -> u32 {
+    pub(super) fn retain_of(&self, topic: Key) -> u32 {
         let name = self.topics.get(topic).map(|entry| &*entry.name);
         let settings =
             name.and_then(|name| Topic::parse(name).ok()).and_then(|topic| self.access.settings(topic));
@@ -133,11 +133,12 @@ impl Core {
         let RetainedCopy { memory, generation, geometry, bytes, seqs } = made;
         self.keep_fd(memory);
         self.drop_retained(topic, false);
+        self.forget_past(topic);
         let (count_max, bytes_max) =
             (self.limits.retained_topics_max as usize, self.limits.retained_bytes_max);
         let rings_max = self.limits.rings_bytes_max;
-        while self.retention.by_topic.len() >= count_max
-            || self.retention.bytes + bytes > bytes_max
+        while self.retention.by_topic.len() + self.pasts.by_topic.len() >= count_max
+            || self.retention.bytes + self.pasts.bytes + bytes > bytes_max
             || self.streams.bytes + bytes > rings_max
         {
             if !self.drop_oldest_retained() {
@@ -165,7 +166,7 @@ impl Core {
     }
 
     /// Drops what is kept of a topic; `counted` if that is for want of room.
-    fn drop_retained(&mut self, topic: Key, counted: bool) {
+    pub(super) fn drop_retained(&mut self, topic: Key, counted: bool) {
         let Some(dropped) = self.retention.by_topic.remove(&topic) else { return };
         self.totals.retained_dropped += u64::from(counted);
         self.retention.bytes -= dropped.bytes;
@@ -226,6 +227,7 @@ impl Core {
                 self.one_less_retained(key);
             }
         }
+        self.queue_past(key, |name| Topic::parse(name).is_ok_and(|topic| filter.matches(topic)));
     }
 
     /// Offers what is kept of a topic to a subscription, which waits for it already. `false`: there is nothing.
@@ -237,7 +239,12 @@ impl Core {
         }
         let (number, proxy, subscriber) = (subscription.number, !subscription.rings, subscription.session);
         let mode = subscription.mode;
-        let start = retained.seqs.len().saturating_sub(subscription.history as usize);
+        let history =
+            (subscription.history as usize).saturating_sub(self.past_of(topic, subscription.history));
+        if history == 0 {
+            return false;
+        }
+        let start = retained.seqs.len().saturating_sub(history);
         let start_seq = retained.seqs.get(start).copied().unwrap_or(1);
         let (stream, from, copy) = (retained.stream, retained.from.clone(), retained.copy);
         self.keep_fd(copy.memory);
@@ -312,6 +319,7 @@ impl Core {
             })
         };
         let mut all: Vec<RetainedStatus> = self.retention.by_topic.iter().filter_map(describe).collect();
+        all.extend(self.past_status());
         all.sort_by(|one, other| one.topic.cmp(&other.topic));
         all
     }

@@ -53,8 +53,12 @@ impl Core {
         let Some(entry) = self.topics.get_mut(topic) else { return Routed::To(0) };
         entry.messages += 1;
         entry.bytes += payload_length;
+        let retain = entry.retain;
+        let name = entry.name.clone();
+        if retain > 0 {
+            self.keep_past(topic, from, bytes, retain);
+        }
         if !matches.is_empty() {
-            let name = entry.name.clone();
             let shared = OnceCell::new();
             let handed = Handed { from, topic, name: &name, bytes, message, payload_length, shared };
             for subscription in &matches {

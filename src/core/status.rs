@@ -185,9 +185,13 @@ impl Core {
             LimitStatus {
                 name: "retained_bytes_max",
                 value: limits.retained_bytes_max,
-                used: Some(self.retention.bytes),
+                used: Some(self.retention.bytes + self.pasts.bytes),
             },
-            counted("retained_topics_max", limits.retained_topics_max, self.retention.by_topic.len()),
+            counted(
+                "retained_topics_max",
+                limits.retained_topics_max,
+                self.retention.by_topic.len() + self.pasts.by_topic.len(),
+            ),
             LimitStatus { name: "ring_bytes_max", value: limits.ring_bytes_max, used: None },
             each("frame_bytes_max", limits.frame_bytes_max),
             each("session_subscriptions_max", limits.session_subscriptions_max),

@@ -40,6 +40,9 @@ impl Core {
             return 0;
         };
         let Some(topic) = session.aliases.get(alias as usize).copied().flatten() else { return 0 };
+        if self.topics.get(topic).is_some_and(|entry| entry.retain > 0) {
+            return 0;
+        }
         let matches = self.topics.take_matches(topic);
         let mut pieces = std::mem::take(&mut self.pieces);
         let consumed = match self.room_of_all(&matches) {

@@ -24,6 +24,8 @@ pub(super) struct TopicEntry {
     pub(super) bytes: u64,
     /// Streams open on it.
     pub(super) streams: Vec<u64>,
+    /// How many messages stay readable after their publisher, once somebody publishes.
+    pub(super) retain: u32,
     /// Publishers' aliases, numbers and streams that refer to it.
     uses: u32,
     /// Whether it stands in `Topics::idle`.
@@ -101,6 +103,7 @@ impl Topics {
             messages: 0,
             bytes: 0,
             streams: Vec::new(),
+            retain: 0,
             uses: 1,
             idle: false,
             version: 0,

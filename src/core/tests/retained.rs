@@ -287,3 +287,78 @@ fn the_oldest_goes_where_limits_are_reached_and_live_rings_go_first() {
     assert_eq!(shell.core.snapshot(shell.now).totals.retained_dropped, 5);
     shell.is_empty();
 }
+
+#[test]
+fn the_last_messages_by_socket_are_kept_too_and_all_together_as_many_as_the_topic_retains() {
+    let mut shell = shell(Limits::default());
+    gone(&mut shell, "t.a", 7, &[1, 2, 3]);
+    let from = shell.native("socket");
+    shell.say(from, ToBroker::Topic { alias: 0, topic: "t.a" });
+    shell.say(from, ToBroker::Topic { alias: 1, topic: "x" });
+    shell.say(from, publish(1, 9, b"not kept"));
+    shell.say(from, publish(0, 11, b"x"));
+    let kept: Vec<u64> = shell.core.snapshot(shell.now).retained.iter().map(|each| each.messages).collect();
+    assert_eq!(kept, [3, 1]);
+    // Two of the copy, then the one by socket.
+    let to = shell.native("s");
+    shell.say(to, ToBroker::Subscribe(history(1, ">", 3)));
+    assert!(told(&mut shell, to).contains(&"offer 1 true".to_owned()));
+    accept(&mut shell, to, 1, true);
+    let first = told(&mut shell, to);
+    assert_eq!(first[0], "attach 1 1 2");
+    assert_eq!(first.iter().filter(|each| each.starts_with("message")).collect::<Vec<_>>(), ["message 11"]);
+    // As many as are retained, from living publishers as well; the copy is too old now.
+    for seq in 12..=15 {
+        shell.say(from, publish(0, seq, b"x"));
+    }
+    told(&mut shell, to);
+    shell.say(to, ToBroker::Subscribe(history(2, "t.a", 9)));
+    let all = told(&mut shell, to);
+    let messages: Vec<&String> = all.iter().filter(|each| each.starts_with("message")).collect();
+    assert_eq!(messages, ["message 13", "message 14", "message 15"]);
+    assert!(!all.iter().any(|each| each.starts_with("offer")), "{all:?}");
+    shell.say(to, ToBroker::Subscribe(history(3, "t.a", 1)));
+    assert!(told(&mut shell, to).contains(&"message 15".to_owned()));
+    // Without history nothing; by lines the same.
+    shell.say(to, ToBroker::Subscribe(subscribe(4, 4, "t.a")));
+    assert_eq!(told(&mut shell, to), ["subscribed 0"]);
+    let lines = shell.json();
+    shell.line(lines, r#"{"op":"pub","topic":"t.a","data":1}"#);
+    shell.line(lines, r#"{"op":"sub","topic":"t.a","history":2}"#);
+    let heard = String::from_utf8(shell.read(lines)).unwrap();
+    let ops: Vec<&str> = heard.lines().filter_map(|line| line.get(..20)).collect();
+    assert!(ops[1].starts_with(r#"{"ok":true"#) && heard.matches(r#""op":"msg""#).count() == 2, "{heard}");
+    // What a ring left afterwards is later.
+    shell.hang_up(lines);
+    shell.asked();
+    gone(&mut shell, "t.a", 8, &[20]);
+    let status = shell.core.snapshot(shell.now);
+    assert_eq!(status.retained.iter().map(|each| each.last_seq).collect::<Vec<_>>(), [20]);
+    assert_eq!(shell.core.pasts.bytes, 0);
+}
+
+#[test]
+fn messages_by_socket_share_the_limits() {
+    let mut shell = shell(Limits { retained_topics_max: 2, retained_bytes_max: 1_200, ..Limits::default() });
+    let from = shell.native("socket");
+    for (alias, topic) in [(0, "t.a"), (1, "t.b"), (2, "t.c")] {
+        shell.say(from, ToBroker::Topic { alias, topic });
+    }
+    let kept = |shell: &Shell| -> Vec<(String, u64)> {
+        let all = shell.core.snapshot(shell.now).retained;
+        all.iter().map(|each| (each.topic.clone(), each.messages)).collect()
+    };
+    for seq in 1..=9 {
+        shell.say(from, publish(0, seq, &[0; 200]));
+    }
+    shell.say(from, publish(1, 1, &[0; 10]));
+    assert_eq!(kept(&shell), [("t.a".to_owned(), 3), ("t.b".to_owned(), 1)]);
+    assert_eq!(shell.core.snapshot(shell.now).totals.retained_dropped, 0);
+    // One topic too many, and one message too large.
+    shell.say(from, publish(2, 1, b"x"));
+    assert_eq!(shell.core.snapshot(shell.now).totals.retained_dropped, 1);
+    shell.say(from, publish(0, 10, &[0; 2_000]));
+    assert_eq!(kept(&shell), [("t.b".to_owned(), 1)]);
+    assert_eq!(shell.core.snapshot(shell.now).totals.retained_dropped, 2);
+    assert!(shell.core.pasts.bytes < 200);
+}
