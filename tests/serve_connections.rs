@@ -9,6 +9,7 @@ use raw::Raw;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use support::Broker;
 use tramline_wire::{Code, preamble};
@@ -199,7 +200,7 @@ fn connections_above_the_limit_are_refused_in_their_own_language() {
 #[test]
 fn role_of_a_client_that_is_killed() {
     let Some(socket) = std::env::var_os("ROLE_SOCKET") else { return };
-    let socket = std::path::Path::new(&socket);
+    let socket = Path::new(&socket);
     let topic = format!("killed.{}", std::process::id());
     let (mut subscriber, _) = Raw::open(socket, "subscriber");
     subscriber.subscribe(1, &topic);
@@ -241,6 +242,35 @@ fn killed_clients_leave_no_descriptor_and_no_mapping_behind() {
         wait_until(|| broker.open_files() <= files && broker.ring_mappings() <= mappings);
     }
     assert_eq!(watcher.ask(r#"{"op":"ping"}"#)["ok"], true);
+}
+
+/// Not a test by itself: what the next one runs in a process of its own.
+#[test]
+fn role_of_a_test_that_aborts() {
+    if std::env::var_os("ROLE_ABORTS").is_none() {
+        return;
+    }
+    let broker = Broker::start();
+    println!("\nbroker {}", broker.pid());
+    std::process::abort();
+}
+
+#[test]
+fn a_test_that_aborts_leaves_no_broker_behind() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["role_of_a_test_that_aborts", "--exact", "--nocapture"])
+        .env("ROLE_ABORTS", "1")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout);
+    let pid = said.lines().find_map(|line| line.strip_prefix("broker ")).unwrap();
+    let program = format!("/proc/{pid}/exe");
+    // Gone, or somebody else's number by now.
+    wait_until(|| {
+        std::fs::read_link(&program)
+            .map_or(true, |program| program != Path::new(env!("CARGO_BIN_EXE_tramline")))
+    });
 }
 
 #[test]

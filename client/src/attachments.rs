@@ -11,10 +11,12 @@ use crate::inbox::{Inbox, Item, NewStream};
 use crate::reactor::lock;
 use crate::session::{Admission, Reading, ReadingLink, Session};
 use crate::shared::Shared;
+use crate::socket::Passed;
 use rustix::event::epoll;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::vec;
 use tramline_ring::{
     NewPage, ReadMode, Reader, ReaderLink, RingError, RingIdentity, Start, Successor, WriterLink,
 };
@@ -28,12 +30,21 @@ fn read_mode(mode: Mode) -> ReadMode {
 }
 
 impl Inbound {
-    /// The descriptors that a frame declares.
-    pub(crate) fn take_fds<const N: usize>(&mut self) -> Result<[OwnedFd; N]> {
-        let fds: Vec<OwnedFd> = self.fds.drain(..N.min(self.fds.len())).collect();
-        fds.try_into().map_err(|fds: Vec<OwnedFd>| {
-            Error::Protocol(format!("a frame with {} file descriptors, which declares {N}", fds.len()).into())
-        })
+    /// The descriptors that a frame declares; `None` if this process had no room for all of them.
+    pub(crate) fn take_fds(&mut self, declared: u8) -> Result<Option<vec::IntoIter<OwnedFd>>> {
+        let mut fds = Vec::new();
+        while fds.len() < declared.into() {
+            match self.fds.pop_front() {
+                Some(Passed::Fd(fd)) => fds.push(fd),
+                Some(Passed::Lost) => return Ok(None),
+                None => {
+                    let came = fds.len();
+                    let message = format!("a frame with {came} file descriptors, which declares {declared}");
+                    return Err(Error::Protocol(message.into()));
+                }
+            }
+        }
+        Ok(Some(fds.into_iter()))
     }
 }
 
@@ -110,13 +121,13 @@ impl Shared {
 
     /// The memory of a stream that admitted one of this client's subscriptions.
     pub(crate) fn attached(&self, inbound: &mut Inbound, attach: &Attach) -> Result<()> {
-        let (memory, bells) = if attach.bells {
-            let [memory, doorbell, space] = inbound.take_fds()?;
-            (memory, Some((doorbell, space)))
-        } else {
-            let [memory] = inbound.take_fds()?;
-            (memory, None)
+        let Some(mut fds) = inbound.take_fds(1 + 2 * u8::from(attach.bells))? else {
+            self.cannot_take(inbound, attach.attach);
+            return Ok(());
         };
+        let (memory, doorbell, space) = (fds.next(), fds.next(), fds.next());
+        let Some(memory) = memory else { return Ok(()) };
+        let bells = doorbell.zip(space);
         step!("attach: memory came");
         let mut session = lock(&self.session);
         let Some(reading) = session.readings.get_mut(&attach.attach) else {
@@ -132,6 +143,11 @@ impl Shared {
         let Some(known) = session.reading_links.get(&link_number) else { return Ok(()) };
         let (link, link_token) = (Arc::clone(&known.link), known.token);
         drop(session);
+        if bells.is_none() && link.doorbell().is_none() {
+            // They came with an attachment that could not be taken.
+            self.cannot_take(inbound, attach.attach);
+            return Ok(());
+        }
         let identity = RingIdentity {
             stream,
             generation: attach.generation,
@@ -198,6 +214,22 @@ impl Shared {
         Ok(())
     }
 
+    /// This process had no room for what came with an attachment: it is refused, its user is told, and everything else
+    /// goes on.
+    pub(crate) fn cannot_take(&self, inbound: &mut Inbound, attach: u64) {
+        let reading = lock(&self.session).readings.remove(&attach);
+        self.refuse(attach, Code::NoResources);
+        if let Some(reading) = reading {
+            let message = format!(
+                "a stream on {} could not be attached: this process may open no more files (RLIMIT_NOFILE, `ulimit -n`)",
+                reading.source.topic
+            );
+            let error = Error::refused(Code::NoResources.number(), &message, None);
+            inbound.add(&reading.inbox, Item::Detached(reading.token));
+            inbound.add(&reading.inbox, Item::Fault(Box::new(error)));
+        }
+    }
+
     /// This side ends an attachment, unless the broker did, or it belonged to an earlier connection.
     pub(crate) fn leave(&self, attach: u64, token: u64, code: u16) {
         let mut session = lock(&self.session);
@@ -240,19 +272,13 @@ impl Shared {
 
     /// A reader for one of this client's streams.
     pub(crate) fn asked_to_admit(&self, inbound: &mut Inbound, admit: &Admit<'_>) -> Result<()> {
-        let page = match admit.page {
-            Some(declared) => {
-                let [page] = inbound.take_fds()?;
-                Some((page, declared))
-            }
-            None => None,
+        let declared = u8::from(admit.page.is_some()) + 2 * u8::from(admit.bells);
+        let Some(mut fds) = inbound.take_fds(declared)? else {
+            self.refuse(admit.attach, Code::NoResources);
+            return Ok(());
         };
-        let bells = if admit.bells {
-            let [doorbell, space] = inbound.take_fds()?;
-            Some((doorbell, space))
-        } else {
-            None
-        };
+        let page = admit.page.and_then(|declared| Some((fds.next()?, declared)));
+        let bells = fds.next().zip(fds.next());
         step!("admit: asked");
         match self.admit(admit, page, bells) {
             Ok(start) => {

@@ -168,8 +168,11 @@ impl Shared {
 
     /// The memory of a later generation for one of this client's attachments.
     pub(crate) fn succeeded(&self, inbound: &mut Inbound, frame: &tramline_wire::Successor) -> Result<()> {
-        let [memory] = inbound.take_fds()?;
         let attach = frame.attach;
+        let Some(memory) = inbound.take_fds(1)?.and_then(|mut fds| fds.next()) else {
+            self.cannot_take(inbound, attach);
+            return Ok(());
+        };
         let session = lock(&self.session);
         let Some(reading) = session.readings.get(&attach) else {
             drop(session);

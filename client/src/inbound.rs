@@ -14,10 +14,9 @@ use crate::reactor::{KICK_TOKEN, lock};
 use crate::reconnect::Phase;
 use crate::run::{self, Growing};
 use crate::shared::Shared;
-use crate::socket::{Moved, Socket};
+use crate::socket::{Moved, Passed, Socket};
 use rustix::event::{Timespec, epoll};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -54,7 +53,7 @@ pub(crate) struct Inbound {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    pub(crate) fds: VecDeque<OwnedFd>,
+    pub(crate) fds: VecDeque<Passed>,
     pub(crate) sources: Vec<Option<Arc<Source>>>,
     /// Which subscriptions have heard of which source.
     heard: HashSet<(u32, u32)>,

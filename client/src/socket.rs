@@ -1,7 +1,7 @@
 //! The Unix socket: bytes and file descriptors, non-blocking, nothing else.
 //!
-//! Every descriptor that arrives is owned at once and closed on exec. A control message that was cut
-//! short means that descriptors are missing, so the connection is of no use any more.
+//! Every descriptor that arrives is owned at once and closed on exec. Where a process has no room for all that came
+//! with a frame, the kernel throws the rest away; that is noted in their place, and the frame can be refused.
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -20,6 +20,14 @@ const READ_FDS_MAX: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
+}
+
+/// What came in the place of a descriptor.
+#[derive(Debug)]
+pub(crate) enum Passed {
+    Fd(OwnedFd),
+    /// This process had no room for this one and those that came with the same frame behind it.
+    Lost,
 }
 
 /// What a non-blocking call achieved.
@@ -70,7 +78,7 @@ impl Socket {
     }
 
     /// Reads what is there; descriptors are appended to `fds`.
-    pub(crate) fn recv(&self, buffer: &mut [u8], fds: &mut VecDeque<OwnedFd>) -> io::Result<Moved> {
+    pub(crate) fn recv(&self, buffer: &mut [u8], fds: &mut VecDeque<Passed>) -> io::Result<Moved> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(READ_FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -78,13 +86,11 @@ impl Socket {
         let cut_short = matches!(&result, Ok(message) if message.flags.contains(ReturnFlags::CTRUNC));
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
-                fds.extend(received);
+                fds.extend(received.map(Passed::Fd));
             }
         }
         if cut_short {
-            return Err(io::Error::other(
-                "file descriptors were lost on the way: this process has no room for more",
-            ));
+            fds.push_back(Passed::Lost);
         }
         moved(result.map(|message| message.bytes)).map(|result| match result {
             Moved::Bytes(0) => Moved::End,

@@ -473,9 +473,19 @@ impl Core {
         {
             tracing::info!("attachment {attach} of stream {:016x} was ended: {code}", attachment.stream);
         }
+        let stage = attachment.stage;
+        let lost = match stage {
+            Stage::Attaching if from_subscriber => attachment.subscriber_fds > 1,
+            Stage::Admitting if !from_subscriber => attachment.publisher_fds > 0,
+            _ => false,
+        };
+        if lost && code == Code::NoResources.number() {
+            let link = attachment.link;
+            self.abandon_link(link);
+        }
         if from_subscriber {
             self.reader_ended(attach, code);
-        } else if attachment.stage.is_known_to_publisher() {
+        } else if stage.is_known_to_publisher() {
             self.source_ended(attach, code);
         } else {
             return Err(Self::foreign(attach));

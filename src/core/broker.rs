@@ -199,10 +199,11 @@ impl Core {
         self.refuse_line(key, Code::FrameTooLarge, &message, now)
     }
 
-    /// A session sent more descriptors than may be in flight; `message` says which limit that is.
-    pub fn too_many_descriptors(&mut self, session: SessionId, message: &str, now: Now) -> Flow {
+    /// Descriptors of a session were thrown away, so that its frames cannot be understood any more: it sent too many, or
+    /// this process has no room. `message` says which limit that is.
+    pub fn descriptors_missing(&mut self, session: SessionId, code: Code, message: &str, now: Now) -> Flow {
         if let Some(key) = self.by_id.get(&session).copied() {
-            self.violated(key, &Violation::new(Code::BadDescriptor, message));
+            self.violated(key, &Violation::new(code, message));
             self.settle(now);
         }
         Flow::Close

@@ -228,6 +228,17 @@ impl Core {
         self.drop_link_if_done(id);
     }
 
+    /// A side had no room for the descriptors that make a link: what is attached later between the same two gets a link
+    /// of its own.
+    pub(super) fn abandon_link(&mut self, id: u64) {
+        let Some(link) = self.links.by_id.get_mut(&id) else { return };
+        link.closing = true;
+        let ends = (link.publisher, link.subscription);
+        if self.links.by_ends.get(&ends) == Some(&id) {
+            self.links.by_ends.remove(&ends);
+        }
+    }
+
     /// One side of these links has ended.
     pub(super) fn close_links(&mut self, of: impl Fn(Key, Key) -> bool) {
         let ended: Vec<u64> =
@@ -245,7 +256,10 @@ impl Core {
             return;
         }
         let Some(link) = self.links.by_id.remove(&id) else { return };
-        self.links.by_ends.remove(&(link.publisher, link.subscription));
+        let ends = (link.publisher, link.subscription);
+        if self.links.by_ends.get(&ends) == Some(&id) {
+            self.links.by_ends.remove(&ends);
+        }
         if link.proxy {
             self.actions.push_back(Action::ProxyLinkEnded { link: id });
         }

@@ -25,5 +25,6 @@ pub mod page;
 
 pub mod metrics;
 
+pub use page::Door;
 pub use source::{SnapshotAnswer, SnapshotRequests, SnapshotSource, snapshots};
-pub use worker::Worker;
+pub use worker::{Worker, serve_connection};

@@ -51,6 +51,8 @@ mod descriptors;
 
 mod open_files;
 
+pub use opening::{First, first};
+
 use crate::config::Config;
 use socket::{Access, BoundSocket, SocketError};
 use std::os::unix::net::UnixListener;

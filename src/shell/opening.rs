@@ -25,13 +25,28 @@ use tramline_wire::{Code, ToClient};
 const UNKNOWN_LANGUAGE: &[u8] =
     b"This is a Tramline broker. It speaks JSON lines (try {\"op\":\"help\"}), HTTP (GET /status), and its own frames.\n";
 
-/// What a connection begins with.
-enum First {
+/// What a connection's first byte says about its language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// A preamble, then frames.
     Native,
+    /// JSON lines.
     Json,
+    /// A request of HTTP.
     Http,
+    /// No language that is spoken here.
     Other(u8),
-    Nothing,
+}
+
+/// The language that begins with this byte.
+#[must_use]
+pub const fn first(byte: u8) -> First {
+    match byte {
+        preamble::FIRST_BYTE => First::Native,
+        b'{' | b' ' | b'\t' | b'\r' | b'\n' => First::Json,
+        letter if letter.is_ascii_alphabetic() => First::Http,
+        other => First::Other(other),
+    }
 }
 
 /// Finds out who connected and what it speaks, and serves it until it has ended.
@@ -43,72 +58,75 @@ pub(super) async fn open(shell: Rc<Shell>, connection: UnixStream, _place: Place
         Err(error) => return tracing::warn!("a connection without credentials was closed: {error}"),
     };
     let socket = connection;
-    let first = tokio::time::timeout_at(open_by, first_byte(&socket)).await.unwrap_or(First::Nothing);
+    let first = tokio::time::timeout_at(open_by, first_byte(&socket)).await.unwrap_or(None);
     match first {
-        First::Native => native(&shell, peer, socket, open_by).await,
-        First::Json => serve(&shell, peer, socket, Language::Json, open_by).await,
-        First::Http => http(&shell, &peer, socket),
-        First::Other(byte) => {
+        Some(First::Native) => native(&shell, peer, socket, open_by).await,
+        Some(First::Json) => serve(&shell, peer, socket, Language::Json, open_by).await,
+        Some(First::Http) => http(&shell, &peer, socket),
+        Some(First::Other(byte)) => {
             tracing::debug!(
                 pid = peer.pid,
                 uid = peer.uid,
                 byte,
                 "a connection in an unknown language was closed"
             );
-            say_last(&socket, UNKNOWN_LANGUAGE);
+            say_last(&shell, &socket, UNKNOWN_LANGUAGE);
         }
-        First::Nothing => {
+        None => {
             tracing::debug!(pid = peer.pid, uid = peer.uid, "a connection without a first byte was closed");
         }
     }
 }
 
-async fn first_byte(socket: &UnixStream) -> First {
+/// `None`: it has ended before it began.
+async fn first_byte(socket: &UnixStream) -> Option<First> {
     let mut byte = [0_u8];
     loop {
-        if socket.readable().await.is_err() {
-            return First::Nothing;
-        }
+        socket.readable().await.ok()?;
         match recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return First::Nothing,
-            Ok(_) => break,
+            Ok((_, 0)) => return None,
+            Ok(_) => return Some(first(byte[0])),
             Err(Errno::AGAIN) => not_ready(socket),
             Err(Errno::INTR) => {}
-            Err(_) => return First::Nothing,
+            Err(_) => return None,
         }
-    }
-    match byte[0] {
-        preamble::FIRST_BYTE => First::Native,
-        b'{' | b' ' | b'\t' | b'\r' | b'\n' => First::Json,
-        letter if letter.is_ascii_alphabetic() => First::Http,
-        other => First::Other(other),
     }
 }
 
 /// Takes the preamble, answers it, and goes on with frames.
 async fn native(shell: &Rc<Shell>, peer: Peer, socket: UnixStream, open_by: Instant) {
-    let Ok(Some(request)) = tokio::time::timeout_at(open_by, preamble_of(&socket)).await else { return };
+    let mut fds = Vec::new();
+    let taken = tokio::time::timeout_at(open_by, preamble_of(&socket, &mut fds)).await;
+    let came = fds.len();
+    shell.close_all(fds);
+    let Ok(Some(request)) = taken else { return };
     let (answer, version) = match preamble::answer(request) {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(pid = peer.pid, uid = peer.uid, "a connection was closed: {error}");
-            return say_last(&socket, UNKNOWN_LANGUAGE);
+            return say_last(shell, &socket, UNKNOWN_LANGUAGE);
         }
     };
     say(&socket, &answer);
+    if version != 0 && came > 0 {
+        let message = "file descriptors came with the preamble; they travel with the first byte of the frame that declares them";
+        let (pid, uid) = (peer.pid, peer.uid);
+        tracing::warn!(pid, uid, "a connection was closed: {came} {message}");
+        return refuse(shell, &socket, Language::Native, Code::BadDescriptor, message);
+    }
     if version != 0 {
         serve(shell, peer, socket, Language::Native, open_by).await;
     }
 }
 
-/// The first eight bytes, and no more.
-async fn preamble_of(socket: &UnixStream) -> Option<[u8; PREAMBLE_BYTES]> {
+/// The first eight bytes, and no more. What comes along as descriptors is appended to `fds`.
+async fn preamble_of(socket: &UnixStream, fds: &mut Vec<OwnedFd>) -> Option<[u8; PREAMBLE_BYTES]> {
     let (mut bytes, mut length) = ([0; PREAMBLE_BYTES], 0);
     while length < PREAMBLE_BYTES {
         socket.readable().await.ok()?;
-        match recv(socket, &mut bytes[length..], RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return None,
-            Ok((_, count)) => length += count,
+        match socket_io::read(socket, &mut bytes[length..], fds) {
+            Ok(read) if read.bytes == 0 => return None,
+            Ok(read) => length += read.bytes,
             Err(Errno::AGAIN) => not_ready(socket),
             Err(Errno::INTR) => {}
             Err(_) => return None,
@@ -138,25 +156,25 @@ async fn serve(shell: &Rc<Shell>, peer: Peer, socket: UnixStream, language: Lang
         }
         Err(Refusal { code, message }) => {
             tracing::warn!(pid, uid, code = code.as_str(), "a connection was refused: {message}");
-            refuse(&socket, language, code, &message);
+            refuse(shell, &socket, language, code, &message);
         }
     }
 }
 
-fn refuse(socket: &UnixStream, language: Language, code: Code, message: &str) {
+fn refuse(shell: &Shell, socket: &UnixStream, language: Language, code: Code, message: &str) {
     let mut last = Vec::new();
     match language {
         Language::Native => ToClient::Close { code: code.number(), message }.encode(&mut last),
         Language::Json => crate::json::write_close(&mut last, code, message),
     }
-    say_last(socket, &last);
+    say_last(shell, socket, &last);
 }
 
 /// Hands a connection to the thread that serves HTTP, which has a limit of its own.
 fn http(shell: &Rc<Shell>, peer: &Peer, socket: UnixStream) {
     if let Err((code, message)) = shell.access.connect(peer) {
         tracing::warn!(pid = peer.pid, uid = peer.uid, code = code.as_str(), "HTTP was refused: {message}");
-        return say_last(&socket, http_refusal("403 Forbidden", &message).as_bytes());
+        return say_last(shell, &socket, http_refusal("403 Forbidden", &message).as_bytes());
     }
     let Ok(stream) = socket.into_std() else { return };
     if let Err(stream) = shell.http.serve(stream) {
@@ -186,14 +204,15 @@ const FAREWELL_BYTES_MAX: usize = 64 * 1024;
 
 /// Says why a connection is closed. What the other side has sent so far is read away first: a socket that is closed with
 /// bytes unread is reset, and the other side would meet an error behind the sentence.
-fn say_last(socket: &UnixStream, bytes: &[u8]) {
-    let (mut away, mut total) = ([0; 4096], 0);
+fn say_last(shell: &Shell, socket: &UnixStream, bytes: &[u8]) {
+    let (mut away, mut fds, mut total) = ([0; 4096], Vec::new(), 0);
     while total < FAREWELL_BYTES_MAX
-        && let Ok((_, count)) = recv(socket, &mut away[..], RecvFlags::DONTWAIT)
-        && count > 0
+        && let Ok(read) = socket_io::read(socket, &mut away, &mut fds)
+        && read.bytes > 0
     {
-        total += count;
+        total += read.bytes;
     }
+    shell.close_all(fds);
     say(socket, bytes);
 }
 

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::time::Instant;
-use tramline_wire::Framed;
+use tramline_wire::{Code, Framed};
 
 /// Most bytes taken from one session before the others have their turn.
 pub(super) const TURN_BYTES_MAX: usize = 128 * 1024;
@@ -400,16 +400,21 @@ impl Shell {
             Language::Json => received.into_iter().for_each(|fd| self.workers.close(fd.into())),
         }
         let most = self.settings.limits.session_fds_in_flight_max;
-        let flood = if read.fds_cut_off {
+        let flood = if read.fds_cut_off && read.fds < socket_io::READ_FDS_MAX {
+            let message = "its file descriptors did not arrive: the broker has no more free (LimitNOFILE=, `ulimit -n`)";
+            Some((Code::NoResources, message.to_owned()))
+        } else if read.fds_cut_off {
             let most = socket_io::READ_FDS_MAX;
-            Some(format!("more than {most} file descriptors at once, or the broker has no more free"))
+            Some((Code::BadDescriptor, format!("more than {most} file descriptors at once")))
         } else if session.fds.len() > most as usize {
-            Some(format!("more than {most} file descriptors ahead (limits.session_fds_in_flight_max)"))
+            let message =
+                format!("more than {most} file descriptors ahead (limits.session_fds_in_flight_max)");
+            Some((Code::BadDescriptor, message))
         } else {
             None
         };
-        if let Some(message) = flood {
-            core.too_many_descriptors(id, &message, clock::now());
+        if let Some((code, message)) = flood {
+            core.descriptors_missing(id, code, &message, clock::now());
             drop(state);
             self.settle_soon();
             return Turn::Close;

@@ -12,7 +12,7 @@ use super::{clock, socket_io};
 use crate::core::{Action, Bells, Chunk, SessionId};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -65,6 +65,11 @@ pub(super) async fn settle_always(shell: Rc<Shell>) {
 }
 
 impl Shell {
+    /// Closes descriptors that nobody wants, on another thread.
+    pub(super) fn close_all(&self, fds: Vec<OwnedFd>) {
+        fds.into_iter().for_each(|fd| self.workers.close(fd.into()));
+    }
+
     /// Carries out and writes what the core wants, behind everything else that is ready.
     pub(super) fn settle_soon(&self) {
         self.settling.notify_one();

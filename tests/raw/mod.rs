@@ -151,6 +151,14 @@ impl Raw {
         }
     }
 
+    /// Whether something has come that was not read yet.
+    pub(crate) fn has_more(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !self.received.is_empty() || poll(&mut polled, Some(&now)) == Ok(1)
+    }
+
     /// The next frame's body.
     pub(crate) fn body(&mut self) -> Vec<u8> {
         self.try_body().expect("another frame, but the broker closed the connection")

@@ -2,7 +2,7 @@
 
 use super::{Raw, shown};
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use tramline_ring::{ReadMode, RingSpec, Writer, WriterLink};
@@ -14,6 +14,8 @@ pub(crate) struct RawPublisher {
     pub(crate) writer: Writer,
     pub(crate) stream: u64,
     links: HashMap<u64, Arc<WriterLink>>,
+    /// The doorbells once more, for who rings nonsense.
+    pub(crate) bells: Vec<OwnedFd>,
 }
 
 impl RawPublisher {
@@ -36,7 +38,7 @@ impl RawPublisher {
             fds: 1,
         };
         raw.send_with(&ToBroker::OpenStream(open), &[writer.memory()]);
-        let mut publisher = Self { raw, writer, stream, links: HashMap::new() };
+        let mut publisher = Self { raw, writer, stream, links: HashMap::new(), bells: Vec::new() };
         let readers = publisher.admit_until_opened();
         (publisher, readers)
     }
@@ -69,7 +71,8 @@ impl RawPublisher {
             (0..admit.fds).map(|_| self.raw.fds.pop_front().expect("descriptors come with their frame"));
         let page = admit.page.map(|declared| (declared, fds.next().unwrap()));
         if admit.bells {
-            let (doorbell, space) = (fds.next().unwrap(), fds.next().unwrap());
+            let (doorbell, space): (OwnedFd, OwnedFd) = (fds.next().unwrap(), fds.next().unwrap());
+            self.bells.push(doorbell.try_clone().unwrap());
             self.links.insert(admit.link, Arc::new(WriterLink::new(doorbell, space).unwrap()));
         }
         drop(fds);

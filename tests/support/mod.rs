@@ -75,6 +75,25 @@ pub(crate) fn is_root(untested: &str) -> bool {
     root
 }
 
+/// The same for a broker, which the kernel kills when the thread that started it ends: a test that aborts leaves none
+/// behind.
+fn broker_program() -> Command {
+    let plain = tramline();
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("setpriv").is_file()));
+    if !found {
+        return plain;
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(plain.get_program());
+    for (name, value) in plain.get_envs() {
+        if value.is_none() {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// A running broker.
 pub(crate) struct Broker {
     home: TempDir,
@@ -98,7 +117,7 @@ impl Broker {
     /// The same, in a directory that the test has prepared; the socket is `t.sock` in it.
     pub(crate) fn with_config_in(home: TempDir, yaml: &str) -> Self {
         let socket = home.path().join("t.sock");
-        let mut command = tramline();
+        let mut command = broker_program();
         command.arg("serve").arg("--socket").arg(&socket);
         if !yaml.is_empty() {
             let file = home.path().join("tramline.yaml");
@@ -308,6 +327,11 @@ impl JsonLines {
         let answer = self.hear();
         serde_json::from_str(&answer)
             .unwrap_or_else(|error| panic!("{line} was answered by {answer:?}: {error}"))
+    }
+
+    /// The connection's reading side.
+    pub(crate) fn reader(&mut self) -> &mut BufReader<UnixStream> {
+        &mut self.stream
     }
 
     /// The connection itself.

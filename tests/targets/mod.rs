@@ -4,6 +4,12 @@
 //! people have found so far. A function panics when a promise is broken; bytes that are refused are
 //! fine. They live here, and not in `fuzz/`, because a package carries its tests along.
 
+mod config;
+
+mod conversation;
+
+mod opening;
+
 use tramline::json::{self, Op};
 use tramline_wire::codec::{Framed, split_frame};
 use tramline_wire::{Code, Filter, HeaderBlock, ToBroker, ToClient, Topic, limits, preamble};
@@ -25,6 +31,9 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("topics", topics),
     ("preamble", first_bytes),
     ("json", json_line),
+    ("conversation", conversation::conversation),
+    ("opening", opening::opening),
+    ("config", config::config),
 ];
 
 /// Splits `bytes` into frame bodies as a connection would, and hands each to `decode`.
