@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures again what docs/benchmarks.md shows. Prints the tables, and keeps the JSON beside them.
+# Measures again what docs/benchmarks.md shows. Prints the tables, keeps them, and draws
+# docs/benchmarks.svg.
 #
 #   benches/table.sh [DIRECTORY]     default: target/bench
 #
@@ -19,7 +20,10 @@ measure() {
     echo
     echo "\$ tramline bench $*"
     "$tramline" bench "$@" | tee "$out/$name.txt"
-    "$tramline" bench "$@" --json >"$out/$name.json"
 }
 measure all all
 measure rate latency --rate 10000 --duration 2 --pin none
+sizes=64,256,1KiB,4KiB,16KiB,64KiB,256KiB,1MiB,4MiB
+"$tramline" bench latency --size "$sizes" --pin none --json >"$out/latency.json"
+"$tramline" bench throughput --size "$sizes" --json >"$out/throughput.json"
+benches/plot.py "$out/latency.json" "$out/throughput.json" >docs/benchmarks.svg

@@ -219,6 +219,20 @@ fn a_reader_page_is_what_the_document_says() {
     let Next::Message(next) = reader.try_next(&mut scratch).unwrap() else { panic!("messages were sent") };
     assert!(next.lost > 0 && next.seq == 501 + next.lost);
     assert_eq!(memory.number(at, "lost"), next.lost);
+
+    // However many messages come, a sleeping reader is rung once.
+    while let Next::Message(_) = reader.try_next(&mut scratch).unwrap() {}
+    for _ in 0..2 {
+        assert!(!reader.arm());
+        for number in 0..3_u8 {
+            writer.try_send(Meta::default(), b"", &[number]).unwrap();
+        }
+        rung.clear();
+        reading.drain(&mut rung);
+        assert_eq!(rung, [slot]);
+        reader.disarm();
+        while let Next::Message(_) = reader.try_next(&mut scratch).unwrap() {}
+    }
     drop(reader);
     assert_eq!(memory.number(at, "cursor"), u64::MAX);
 }

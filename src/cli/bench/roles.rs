@@ -247,7 +247,9 @@ impl Common {
     fn outlet(&self, client: &Client, topic: &'static str) -> Result<Outlet, Failure> {
         match self.path {
             Path::Ring => {
-                let messages = payload::slots(self.bytes).clamp(RING_MESSAGES_MIN, RING_MESSAGES_MAX);
+                // Untouched messages of all sizes take the same way: through a ring for few.
+                let most = if self.untouched { RING_MESSAGES_MIN } else { RING_MESSAGES_MAX };
+                let messages = payload::slots(self.bytes).clamp(RING_MESSAGES_MIN, most);
                 let messages = u32::try_from(messages).expect("clamped to a small number");
                 Ok(Outlet::Ring(client.publisher(topic).capacity(self.bytes, messages).open()?))
             }
