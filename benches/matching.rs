@@ -43,8 +43,8 @@ impl Bench {
         };
         let (publisher, subscriber) = (connect(), connect());
         let mut bench = Self { core, publisher, subscriber, request: 0 };
-        bench.say(publisher, &ToBroker::Hello { name: "publisher" });
-        bench.say(subscriber, &ToBroker::Hello { name: "subscriber" });
+        bench.say(publisher, &ToBroker::Hello { name: "publisher", client: 0 });
+        bench.say(subscriber, &ToBroker::Hello { name: "subscriber", client: 0 });
         for alias in 0..TOPICS {
             let topic = topic(alias);
             bench.say(publisher, &ToBroker::Topic { alias, topic: &topic });

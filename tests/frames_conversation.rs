@@ -35,7 +35,7 @@ fn greeting_ping_and_farewell() {
     let mut broker = Broker::start();
     let mut client = Raw::connect(broker.socket());
     client.write(&[0x93, b'T', b'R', b'A', b'M', 1, 9, 0]);
-    client.send(&ToBroker::Hello { name: "anna" });
+    client.send(&ToBroker::Hello { name: "anna", client: 0 });
     let mut answer = [0; 8];
     client.read_exact(&mut answer);
     assert_eq!(answer, [0x93, b'T', b'R', b'A', b'M', preamble::VERSION_MAX, 1, preamble::VERSION_MAX]);
@@ -92,6 +92,7 @@ fn a_message_its_confirmation_and_the_end_of_a_subscription() {
         name: "writer",
         uid,
         pid,
+        client: 0,
     }));
     let payload_length = sent.payload.len() as u64;
     reader.expect(&ToClient::Deliver(Deliver { sub: 7, source: 0, payload_length, message: sent }));
@@ -155,7 +156,7 @@ fn account(reader: &mut Raw, last: u64) -> (u64, u64) {
                     return (received, lost);
                 }
             }
-            ToClient::Gap { sub: 1, topic: "a.b", lost: more } => {
+            ToClient::Gap { sub: 1, topic: "a.b", lost: more, source: Some(0) } => {
                 assert!(more > 0);
                 lost += more;
                 expected += more;
@@ -304,8 +305,15 @@ impl Pair {
     /// The subscriber is offered the stream, and takes it with a new page.
     fn offer_and_accept(&mut self) -> (u64, u64, u32, PageDeclaration) {
         let (uid, pid) = own_ids();
-        let source =
-            Source { alias: 0, topic: "cam", session: self.writer_session, name: "writer", uid, pid };
+        let source = Source {
+            alias: 0,
+            topic: "cam",
+            session: self.writer_session,
+            name: "writer",
+            uid,
+            pid,
+            client: 0,
+        };
         self.reader.expect(&ToClient::Source(source));
         let body = self.reader.body();
         let Ok(ToClient::Offer(offer)) = ToClient::decode(&body) else { panic!("{}", shown(&body)) };

@@ -89,7 +89,7 @@ fn bytes_that_are_no_frame_end_the_session() {
 #[test]
 fn frames_out_of_order_end_the_session() {
     let mut stage = Stage::new("");
-    stage.closes(Code::OutOfOrder, |client| client.send(&ToBroker::Hello { name: "again" }));
+    stage.closes(Code::OutOfOrder, |client| client.send(&ToBroker::Hello { name: "again", client: 0 }));
     let mut early = Raw::connect(stage.broker.socket());
     early.write(&preamble::request());
     early.send(&ToBroker::Ping { req: 1 });
@@ -97,7 +97,7 @@ fn frames_out_of_order_end_the_session() {
     early.expect_close(Code::OutOfOrder);
     let mut long = Raw::connect(stage.broker.socket());
     long.write(&preamble::request());
-    long.send(&ToBroker::Hello { name: &"n".repeat(65) });
+    long.send(&ToBroker::Hello { name: &"n".repeat(65), client: 0 });
     long.read_exact(&mut [0; preamble::PREAMBLE_BYTES]);
     long.expect_close(Code::Malformed);
     stage.undisturbed();

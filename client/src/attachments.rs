@@ -225,7 +225,7 @@ impl Shared {
                 reading.source.topic
             );
             let error = Error::refused(Code::NoResources.number(), &message, None);
-            inbound.add(&reading.inbox, Item::Detached(reading.token));
+            inbound.add(&reading.inbox, Item::Detached { token: reading.token, gone: false });
             inbound.add(&reading.inbox, Item::Fault(Box::new(error)));
         }
     }
@@ -357,7 +357,8 @@ impl Shared {
         }
         if let Some(reading) = reading {
             let inbox = reading.inbox;
-            inbound.add(&inbox, Item::Detached(reading.token));
+            let gone = code == Code::PeerGone.number();
+            inbound.add(&inbox, Item::Detached { token: reading.token, gone });
         }
     }
 

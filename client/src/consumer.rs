@@ -1,6 +1,7 @@
 //! The consuming half of a subscription: the inbox's items and the rings' messages as one sequence.
 
 use crate::error::{Error, Result};
+use crate::heard::Heard;
 use crate::inbox::{Inbox, Item, SIGNAL_TOKEN};
 use crate::message::{Message, Source};
 use crate::reading::{Found, Rings};
@@ -60,6 +61,8 @@ pub(crate) struct Consumer {
     pub(crate) events: VecDeque<PublisherEvent>,
     /// Publishers heard by socket.
     by_socket: Vec<Arc<Source>>,
+    /// Up to which numbers publishers have been heard on earlier connections.
+    heard: Heard,
     spinner: Spinner,
     taken: u32,
     closed: Option<Option<Box<str>>>,
@@ -76,6 +79,7 @@ impl Consumer {
             lost: 0,
             events: VecDeque::new(),
             by_socket: Vec::new(),
+            heard: Heard::default(),
             spinner,
             taken: 0,
             closed: None,
@@ -158,8 +162,13 @@ impl Consumer {
         match found {
             Found::Nothing => Ok(None),
             Found::Message(message) => Ok(Some(self.pass(message))),
-            Found::Ended { source, lost } => {
+            Found::Ended { source, lost, last, gone } => {
                 self.gap = self.gap.saturating_add(lost);
+                if gone {
+                    self.heard.left(&source, last);
+                } else {
+                    self.heard.ring_ended(&source, last);
+                }
                 self.note(PublisherEvent::Left(source));
                 Ok(None)
             }
@@ -230,7 +239,25 @@ impl Consumer {
                     }
                 }
                 Item::Gap(lost) => self.gap = self.gap.saturating_add(lost),
+                Item::GapOf(source, lost) => self.heard.told(&source, lost),
+                Item::First(source, seq) => {
+                    let in_ring = self.rings.last_of(&source);
+                    self.gap = self.gap.saturating_add(self.heard.missing(&source, seq, in_ring));
+                }
+                Item::Cut(numbers) => {
+                    numbers.iter().for_each(|(source, last)| self.heard.left(source, *last));
+                }
+                Item::Lost => {
+                    // Who is still there comes by the next connection anew.
+                    self.by_socket.clear();
+                    self.heard.cut();
+                    self.rings.each_last(|source, last| self.heard.left(source, last));
+                }
                 Item::Stream(stream) => {
+                    if !self.rings.reads(stream.stream) {
+                        let missing = self.heard.missing(&stream.source, stream.first_seq, None);
+                        self.gap = self.gap.saturating_add(missing);
+                    }
                     self.note(PublisherEvent::Appeared(Arc::clone(&stream.source)));
                     if inbox.wish.mode == Mode::Gated && stream.mode == Mode::Lossy {
                         self.note(PublisherEvent::Lossy(Arc::clone(&stream.source)));
@@ -246,7 +273,7 @@ impl Consumer {
                         return Err(error.into());
                     }
                 }
-                Item::Detached(token) => self.rings.detached(token),
+                Item::Detached { token, gone } => self.rings.detached(token, gone),
                 Item::Mode { token, source, mode, blocked } => {
                     if let Some(token) = token {
                         self.rings.set_mode(token, mode);

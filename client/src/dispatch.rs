@@ -45,20 +45,16 @@ impl Shared {
                     session: source.session,
                     uid: source.uid,
                     pid: source.pid,
+                    client: source.client,
                 },
             ),
             ToClient::SourceGone { alias } => {
-                if let Some(source) = inbound.source_gone(*alias) {
+                if let Some(source) = inbound.source_gone(*alias, true) {
                     lock(&self.session).end_links(|_, link| link.publisher == source.session);
                 }
                 Ok(())
             }
-            ToClient::Gap { sub, lost, .. } => {
-                if let Some(inbox) = inbound.find(self, *sub) {
-                    inbound.add(&inbox, Item::Gap(*lost));
-                }
-                Ok(())
-            }
+            ToClient::Gap { sub, lost, source, .. } => inbound.told_gap(self, *sub, *lost, *source),
             ToClient::Offer(offer) => self.offered(inbound, offer),
             ToClient::Admit(admit) => self.asked_to_admit(inbound, admit),
             ToClient::Attach(attach) => self.attached(inbound, attach),

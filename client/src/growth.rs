@@ -191,7 +191,7 @@ impl Shared {
             Err(error) => {
                 lock(&self.session).readings.remove(&attach);
                 self.refuse(attach, ring_code(&error));
-                inbound.add(&inbox, Item::Detached(token));
+                inbound.add(&inbox, Item::Detached { token, gone: false });
                 inbound.add(&inbox, Item::Fault(Box::new(error.into())));
             }
         }

@@ -16,7 +16,8 @@ use crate::run::{self, Growing};
 use crate::shared::Shared;
 use crate::socket::{Moved, Passed, Socket};
 use rustix::event::{Timespec, epoll};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -47,6 +48,14 @@ pub(crate) enum Look {
     All,
 }
 
+/// Whom a message is for.
+struct Receiver {
+    inbox: Arc<Inbox>,
+    source: Arc<Source>,
+    /// It is the first of that publisher on this connection.
+    first: bool,
+}
+
 pub(crate) struct Inbound {
     pub(crate) phase: Phase,
     pub(crate) socket: Option<Arc<Socket>>,
@@ -55,8 +64,8 @@ pub(crate) struct Inbound {
     end: usize,
     pub(crate) fds: VecDeque<Passed>,
     pub(crate) sources: Vec<Option<Arc<Source>>>,
-    /// Which subscriptions have heard of which source.
-    heard: HashSet<(u32, u32)>,
+    /// Which subscriptions have heard of which source, and up to which number they have an account of it.
+    heard: HashMap<(u32, u32), u64>,
     /// Subscriptions as looked up before.
     known: HashMap<u32, Arc<Inbox>>,
     /// Items of one subscription on their way to its inbox.
@@ -78,7 +87,7 @@ impl Inbound {
             end: 0,
             fds: VecDeque::new(),
             sources: Vec::new(),
-            heard: HashSet::new(),
+            heard: HashMap::new(),
             known: HashMap::new(),
             batch: Vec::new(),
             batch_for: None,
@@ -118,21 +127,64 @@ impl Inbound {
         if self.sources.len() <= place {
             self.sources.resize(place + 1, None);
         }
+        // A number that was used before is given another meaning: what was heard under it is not forgotten.
+        self.source_gone(alias, false);
         self.sources[place] = Some(Arc::new(source));
-        self.heard.retain(|(_, heard)| *heard != alias);
         Ok(())
     }
 
-    /// A publisher has gone: tells the subscriptions that heard of it, and says who it was.
-    pub(crate) fn source_gone(&mut self, alias: u32) -> Option<Arc<Source>> {
+    /// An alias means nothing any more: tells the subscriptions that heard of its publisher, and says who it was. With
+    /// `left` the publisher has gone.
+    pub(crate) fn source_gone(&mut self, alias: u32, left: bool) -> Option<Arc<Source>> {
         self.hand_out();
         let source = self.sources.get_mut(alias as usize).and_then(Option::take)?;
-        for (subscription, _) in self.heard.extract_if(|(_, heard)| *heard == alias) {
+        for ((subscription, _), last) in self.heard.extract_if(|(_, heard), _| *heard == alias) {
             if let Some(inbox) = self.known.get(&subscription) {
-                inbox.push(Item::Left(Arc::clone(&source)));
+                if left {
+                    inbox.push(Item::Left(Arc::clone(&source)));
+                }
+                inbox.push(Item::Cut(vec![(Arc::clone(&source), last)]));
             }
         }
         Some(source)
+    }
+
+    /// The connection is lost: tells each subscription up to which numbers it has heard its publishers.
+    pub(crate) fn cut(&mut self) {
+        self.hand_out();
+        let mut last: HashMap<u32, Vec<(Arc<Source>, u64)>> = HashMap::new();
+        for ((subscription, alias), number) in self.heard.drain() {
+            if let Some(source) = self.sources.get(alias as usize).and_then(Option::as_ref) {
+                last.entry(subscription).or_default().push((Arc::clone(source), number));
+            }
+        }
+        for (subscription, numbers) in last {
+            if let Some(inbox) = self.known.get(&subscription) {
+                inbox.push(Item::Cut(numbers));
+            }
+        }
+    }
+
+    /// The broker says that messages of a subscription were lost.
+    pub(crate) fn told_gap(
+        &mut self,
+        shared: &Shared,
+        sub: u32,
+        lost: u64,
+        source: Option<u32>,
+    ) -> Result<()> {
+        let Some(inbox) = self.find(shared, sub) else { return Ok(()) };
+        if let Some(alias) = source {
+            match self.heard.get_mut(&(sub, alias)) {
+                Some(last) => *last = last.saturating_add(lost),
+                None => {
+                    let source = Arc::clone(self.source(alias)?);
+                    self.add(&inbox, Item::GapOf(source, lost));
+                }
+            }
+        }
+        self.add(&inbox, Item::Gap(lost));
+        Ok(())
     }
 
     /// Gives the batch to its subscription.
@@ -168,38 +220,53 @@ impl Inbound {
             return Ok(());
         }
         self.end_run(shared, buffer);
-        if let Some((inbox, source)) = self.receiver(shared, deliver)? {
+        if let Some(Receiver { inbox, source, first }) = self.receiver(shared, deliver)? {
+            if first {
+                self.add(&inbox, Item::First(Arc::clone(&source), deliver.message.seq));
+            }
             self.run = Some(Growing::new(inbox, deliver, source, at, end));
         }
         Ok(())
     }
 
     fn deliver(&mut self, shared: &Shared, deliver: &Deliver<'_>) -> Result<()> {
-        let Some((inbox, source)) = self.receiver(shared, deliver)? else { return Ok(()) };
+        let Some(Receiver { inbox, source, first }) = self.receiver(shared, deliver)? else { return Ok(()) };
         if let Some(after) = deliver.message.after {
             self.add(&inbox, Item::After(after));
+        }
+        if first {
+            self.add(&inbox, Item::First(Arc::clone(&source), deliver.message.seq));
         }
         self.add(&inbox, Item::Message(run::message(deliver, &source)));
         Ok(())
     }
 
     /// Whom a message is for, unless that was dropped, and from whom it is, which its receiver hears first.
-    fn receiver(
-        &mut self,
-        shared: &Shared,
-        deliver: &Deliver<'_>,
-    ) -> Result<Option<(Arc<Inbox>, Arc<Source>)>> {
+    fn receiver(&mut self, shared: &Shared, deliver: &Deliver<'_>) -> Result<Option<Receiver>> {
         let Some(inbox) = self.find(shared, deliver.sub) else { return Ok(None) };
         let source = Arc::clone(self.source(deliver.source)?);
-        if self.heard.insert((deliver.sub, deliver.source)) {
+        let first = match self.heard.entry((deliver.sub, deliver.source)) {
+            Entry::Occupied(mut last) => {
+                *last.get_mut() = deliver.message.seq;
+                false
+            }
+            Entry::Vacant(place) => {
+                place.insert(deliver.message.seq);
+                true
+            }
+        };
+        if first {
             self.add(&inbox, Item::Appeared(Arc::clone(&source)));
         }
-        Ok(Some((inbox, source)))
+        Ok(Some(Receiver { inbox, source, first }))
     }
 
     /// Adds the messages that followed each other, before anything else is added.
     fn end_run(&mut self, shared: &Shared, buffer: &[u8]) {
         if let Some(run) = self.run.take() {
+            if let Some(last) = self.heard.get_mut(&run.from()) {
+                *last = run.last_seq();
+            }
             let (inbox, item) = run.finish(buffer, &shared.spare_buffers);
             self.add(&inbox, item);
         }
@@ -220,7 +287,7 @@ impl Inbound {
 
     fn forget(&mut self, subscription: u32) {
         self.known.remove(&subscription);
-        self.heard.retain(|(heard, _)| *heard != subscription);
+        self.heard.retain(|(heard, _), _| *heard != subscription);
     }
 
     fn make_room(&mut self, needed: usize) {

@@ -67,11 +67,23 @@ pub(crate) enum Item {
     After(After),
     /// Lost before the next message.
     Gap(u64),
+    /// Of these, among others, that gap was; the publisher was not heard on this connection before.
+    GapOf(Arc<Source>, u64),
+    /// The next message of the socket is the first of this publisher on this connection, and has this number.
+    First(Arc<Source>, u64),
+    /// These publishers are not heard on their sessions any more, after these numbers.
+    Cut(Vec<(Arc<Source>, u64)>),
+    /// The connection was lost.
+    Lost,
     Stream(Box<NewStream>),
     /// A later generation for the attachment with this token.
     Successor(u64, Box<Successor>),
-    /// No more is published to the attachment with this token; what the ring holds is still to be read.
-    Detached(u64),
+    /// No more is published to the attachment with this token; what the ring holds is still to be read. `gone`: the
+    /// publisher's session is over, but perhaps not the publisher.
+    Detached {
+        token: u64,
+        gone: bool,
+    },
     /// The stream with this token, if this client reads it itself, is read in another mode from now on; for how long it
     /// held its publisher up.
     Mode {

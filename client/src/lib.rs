@@ -78,7 +78,9 @@
 //!   happens. An async client has none.
 //! * **The broker may go.** Rings that are attached go on. The connection is restored with growing pauses,
 //!   subscriptions and publishers are declared again, and numbering continues. What would need the broker
-//!   meanwhile fails with [`Error::Disconnected`], which [is retryable](Error::is_retryable).
+//!   meanwhile fails with [`Error::Disconnected`], which [is retryable](Error::is_retryable). A plain publish
+//!   that the broker took into its death, or that was still waiting to be written, is not sent again: it shows as
+//!   a gap ([`Message::lost_before`]) with the next message. Use `publish_confirmed` where that must be known.
 //! * **Event loops.** [`Subscription`] and [`Publisher`] implement `AsFd`.
 //! * **Fork.** A child gets [`Error::Forked`] from every call and connects anew; what it drops concerns nobody.
 //!   Memory of rings is not inherited: a message held in place and a loan are empty there (bytes that
@@ -180,6 +182,8 @@ mod attachments;
 mod reconnect;
 
 mod session;
+
+mod heard;
 
 mod inbox;
 

@@ -26,6 +26,8 @@ pub struct Source {
     pub uid: u32,
     /// The publisher's process.
     pub pid: u32,
+    /// The number it keeps on all its connections; 0: none.
+    pub(crate) client: u64,
 }
 
 /// Bytes in the message itself, aligned so that most types can be viewed in them.

@@ -41,9 +41,22 @@ struct Stream {
     next: Option<Box<NewStream>>,
     /// What the attachment before this one has brought already: up to this number.
     past: u64,
+    /// The broker said that the publisher's session is over.
+    gone: bool,
 }
 
 impl Stream {
+    fn ended(self, lost: u64) -> Found {
+        let last = self.reader.last_seq();
+        Found::Ended { source: self.source, lost, last, gone: self.gone }
+    }
+
+    /// Whether it is of this publisher and topic.
+    fn is_of(&self, source: &Source) -> bool {
+        let own = &self.source;
+        own.client == source.client && own.pid == source.pid && own.topic == source.topic
+    }
+
     /// Whether each message that comes is simply the next one.
     fn is_plain(&self) -> bool {
         self.next.is_none() && self.reader.last_seq() >= self.past
@@ -68,6 +81,10 @@ pub(crate) enum Found {
     Ended {
         source: Arc<Source>,
         lost: u64,
+        /// The last number that was read, or is known lost.
+        last: u64,
+        /// Its publisher's session is over, but perhaps not the publisher.
+        gone: bool,
     },
     /// A stream said something impossible, or failed; it is not read any more.
     Failed {
@@ -155,6 +172,7 @@ impl Rings {
             misses: 0,
             next: None,
             past: 0,
+            gone: false,
         });
     }
 
@@ -209,7 +227,7 @@ impl Rings {
     }
 
     /// The broker says that an attachment has ended: what its ring holds is still read.
-    pub(crate) fn detached(&mut self, token: u64) {
+    pub(crate) fn detached(&mut self, token: u64, gone: bool) {
         let found = self
             .streams
             .iter()
@@ -218,9 +236,26 @@ impl Rings {
             if let Some(stream) = self.streams[index].as_mut() {
                 // It was told behind all memory that there was to give.
                 stream.reader.no_successor();
+                stream.gone = gone;
             }
             self.end_writing(index);
         }
+    }
+
+    /// Whether this stream is read.
+    pub(crate) fn reads(&self, id: u64) -> bool {
+        self.streams.iter().flatten().any(|stream| stream.id == id)
+    }
+
+    /// How far a ring of this publisher and topic has been read, if one is being read.
+    pub(crate) fn last_of(&self, source: &Source) -> Option<u64> {
+        let streams = self.streams.iter().flatten().filter(|stream| stream.is_of(source));
+        streams.map(|stream| stream.reader.last_seq()).max()
+    }
+
+    /// How far each ring has been read.
+    pub(crate) fn each_last(&self, mut note: impl FnMut(&Source, u64)) {
+        self.streams.iter().flatten().for_each(|stream| note(&stream.source, stream.reader.last_seq()));
     }
 
     fn end_writing(&mut self, index: usize) {
@@ -411,9 +446,9 @@ impl Rings {
             Ok(Next::Ended { lost }) => match self.take_out(index) {
                 Some(ended) if ended.past > before => {
                     let lost = ended.newly_lost(lost, ended.reader.last_seq() + 1);
-                    Found::Ended { source: ended.source, lost }
+                    ended.ended(lost)
                 }
-                Some(ended) => Found::Ended { source: ended.source, lost },
+                Some(ended) => ended.ended(lost),
                 None => Found::Nothing,
             },
             Err(error) => {

@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::inbound::Inbound;
+use crate::inbox::Item;
 use crate::reactor::lock;
 use crate::session::Restoring;
 use crate::shared::Shared;
@@ -76,7 +77,7 @@ impl Shared {
         let mut outbound = lock(&self.outbound);
         outbound.begin(socket).map_err(Error::io("watching the broker's socket"))?;
         outbound.push_bytes(&tramline_wire::preamble::request());
-        outbound.push(&ToBroker::Hello { name: &self.options.name });
+        outbound.push(&ToBroker::Hello { name: &self.options.name, client: self.number });
         outbound.flush();
         Ok(())
     }
@@ -84,6 +85,7 @@ impl Shared {
     /// The connection is of no more use.
     pub(crate) fn lost(&self, inbound: &mut Inbound, error: Error) {
         lock(&self.outbound).end();
+        inbound.cut();
         inbound.reset();
         let again = self.options.reconnect
             && inbound.was_open
@@ -95,6 +97,9 @@ impl Shared {
         };
         let mut session = lock(&self.session);
         session.disconnected(&reason);
+        for inbox in session.subscriptions.values() {
+            inbox.push(Item::Lost);
+        }
         if again {
             let pause = (inbound.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
             inbound.backoff = pause;

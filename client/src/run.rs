@@ -153,6 +153,16 @@ impl Growing {
         Self { inbox, alias: deliver.source, source, start, end, messages: 1, next_seq }
     }
 
+    /// The subscription, and the source by its alias.
+    pub(crate) fn from(&self) -> (u32, u32) {
+        (self.inbox.id, self.alias)
+    }
+
+    /// The number of its last message.
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.next_seq.wrapping_sub(1)
+    }
+
     /// Takes the next frame of the buffer, which ends at `end`, if it goes on with this: the same subscription and
     /// source, and the number that is due.
     #[inline]
@@ -202,7 +212,14 @@ mod tests {
     }
 
     fn source() -> Arc<Source> {
-        Arc::new(Source { topic: "a".to_owned(), name: "n".to_owned(), session: 1, uid: 2, pid: 3 })
+        Arc::new(Source {
+            topic: "a".to_owned(),
+            name: "n".to_owned(),
+            session: 1,
+            uid: 2,
+            pid: 3,
+            client: 0,
+        })
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) gate_timer: Arc<GateTimer>,
     /// Where the broker was found.
     pub(crate) path: Mutex<PathBuf>,
+    /// What this client is called by on all its connections, so that its numbers are one sequence.
+    pub(crate) number: u64,
     owner: u32,
     mark: ForkMark,
 }
@@ -107,6 +109,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             gate_timer: Arc::default(),
             path: Mutex::default(),
+            number: crate::clock::random_id(),
             owner: std::process::id(),
             mark,
             options,

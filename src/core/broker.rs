@@ -91,8 +91,13 @@ impl Core {
     /// A broker without sessions. `instance` is chosen at random by the shell.
     #[must_use]
     pub fn new(limits: Limits, access: Access, instance: u64, version: &str) -> Self {
-        let identity =
-            Identity { session: 0, name: "tramline".to_owned(), uid: access.own_uid, pid: access.own_pid };
+        let identity = Identity {
+            session: 0,
+            name: "tramline".to_owned(),
+            uid: access.own_uid,
+            pid: access.own_pid,
+            client: 0,
+        };
         Self {
             topics: Topics::new(limits.topics_max, limits.match_cache_topics_max),
             limits,
@@ -551,7 +556,7 @@ impl Core {
         self.event("$tramline.connect", |core| match core.sessions.get(key) {
             None => serde_json::Value::Null,
             Some(session) => {
-                let Identity { session: id, name, uid, pid } = &*session.identity;
+                let Identity { session: id, name, uid, pid, .. } = &*session.identity;
                 let language = super::status::language_text(session.language);
                 json!({"session": id, "name": name, "uid": uid, "pid": pid, "language": language})
             }

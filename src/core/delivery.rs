@@ -6,16 +6,16 @@
 //! as a gap before the next message of that subscription. Nothing here decides who receives what.
 
 use super::broker::Core;
+use super::gaps::{alias_of, note_gone};
 use super::session::{Identity, Pause, Session, Stage};
-use super::sources::Sources;
-use super::subscription::{Entry, Gap, Subscription, Waiting, cost};
+use super::subscription::{Entry, Subscription, Waiting, cost};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
 use super::{Action, Language, Now};
 use crate::json::{self, MessageLine, Payload, Sender};
 use std::cell::OnceCell;
 use std::sync::Arc;
-use tramline_wire::{Code, Encoding, HeaderBlock, Message, SlowPolicy, Source, ToClient};
+use tramline_wire::{Code, Encoding, HeaderBlock, Message, SlowPolicy, ToClient};
 
 /// Control frames beyond outbox and one frame that a client may leave unread, in bytes.
 const CONTROL_BYTES_MAX: usize = 1024 * 1024;
@@ -58,53 +58,27 @@ pub(super) fn append(
     json_payload_bytes_max: usize,
     now: Now,
 ) -> bool {
-    let gap = subscription.gap.take();
     subscription.messages += 1;
     session.traffic.messages_out += 1;
     session.traffic.bytes_out += handed.payload_length;
     let Session { outbox, sources, .. } = session;
     let out = outbox.buffer();
     let number = subscription.number;
-    if let Some(gap) = gap {
-        append_gap(out, subscription, &gap);
+    let mut defined = false;
+    if !subscription.gaps.is_empty() {
+        defined = subscription.gaps.append(out, number, subscription.language, sources);
     }
     match subscription.language {
         Language::Native => {
-            let (alias, defined) = source_alias(sources, out, handed.from, handed.topic, handed.name);
+            let (alias, new) = alias_of(sources, out, handed.from, handed.topic, handed.name);
             ToClient::encode_deliver(out, number, alias, handed.payload_length, handed.bytes);
-            defined
+            defined || new
         }
         Language::Json => {
             let line = line(number, handed, now);
             json::write_message(out, &line, json_payload_bytes_max);
             false
         }
-    }
-}
-
-/// The alias under which a session knows this publisher and topic. `true`: a new one, whose definition was appended.
-pub(super) fn source_alias(
-    sources: &mut Sources,
-    out: &mut Vec<u8>,
-    from: &Identity,
-    topic: Key,
-    name: &str,
-) -> (u32, bool) {
-    if let Some(alias) = sources.find(from.session, topic) {
-        return (alias, false);
-    }
-    let alias = sources.define(from.session, topic);
-    let Identity { session, name: publisher, uid, pid } = from;
-    let (uid, pid, session) = (*uid, *pid, *session);
-    ToClient::Source(Source { alias, topic: name, session, name: publisher, uid, pid }).encode(out);
-    (alias, true)
-}
-
-fn append_gap(out: &mut Vec<u8>, subscription: &Subscription, gap: &Gap) {
-    let topic = gap.topic.as_deref().unwrap_or_default();
-    match subscription.language {
-        Language::Native => ToClient::Gap { sub: subscription.number, topic, lost: gap.lost }.encode(out),
-        Language::Json => json::write_gap(out, subscription.number, topic, gap.lost),
     }
 }
 
@@ -140,7 +114,9 @@ impl Core {
             && let Some(session) = self.sessions.get_mut(subscription.session)
             && session.outbox.len() < outbox_bytes_max
         {
-            append(session, subscription, handed, json_max, now);
+            if append(session, subscription, handed, json_max, now) {
+                note_gone(&mut session.sources, |id| self.by_id.contains_key(&id));
+            }
             self.totals.traffic.messages_out += 1;
             self.totals.traffic.bytes_out += handed.payload_length;
             if !session.dirty {
@@ -212,8 +188,12 @@ impl Core {
             return;
         }
         let Some(session) = self.sessions.get_mut(subscription.session) else { return };
-        if let Some(gap) = subscription.gap.take_if(|_| session.stage == Stage::Open) {
-            append_gap(session.outbox.buffer(), subscription, &gap);
+        if session.stage == Stage::Open && !subscription.gaps.is_empty() {
+            let Session { outbox, sources, .. } = session;
+            let (number, language) = (subscription.number, subscription.language);
+            if subscription.gaps.append(outbox.buffer(), number, language, sources) {
+                note_gone(sources, |id| self.by_id.contains_key(&id));
+            }
             let session = subscription.session;
             self.mark_dirty(session);
         }
@@ -284,7 +264,7 @@ impl Core {
                     continue;
                 }
                 Some(Entry::Loss(gap)) => {
-                    subscription.tell_next(gap);
+                    subscription.gaps.add(gap);
                     self.tell_gap(key);
                     continue;
                 }
@@ -302,8 +282,8 @@ impl Core {
                 shared: OnceCell::new(),
             };
             let defined = append(session, subscription, &handed, json_max, now);
-            if defined && handed.from.session != 0 && !self.by_id.contains_key(&handed.from.session) {
-                session.sources.publisher_gone(handed.from.session);
+            if defined {
+                note_gone(&mut session.sources, |id| self.by_id.contains_key(&id));
             }
             self.totals.traffic.messages_out += 1;
             self.totals.traffic.bytes_out += waiting.payload_length;

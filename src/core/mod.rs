@@ -50,6 +50,8 @@ mod router;
 
 mod delivery;
 
+mod gaps;
+
 mod sources;
 
 pub mod outbox;

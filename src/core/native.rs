@@ -6,6 +6,7 @@
 
 use super::access::TopicSettings;
 use super::broker::Core;
+use super::gaps::source;
 use super::quota::Refused;
 use super::router::Routed;
 use super::session::{Identity, Pause, Stage};
@@ -19,8 +20,8 @@ use std::sync::Arc;
 use tramline_wire as wire;
 use tramline_wire::limits::{ALIASES_MAX, NAME_BYTES_MAX, SUBSCRIPTION_ID_MAX};
 use tramline_wire::{
-    Code, DecodeError, Framed, Geometry, HeaderBlock, MessageFlags, Publish, Source, Subscribe, ToBroker,
-    ToClient, Topic, Welcome, split_frame,
+    Code, DecodeError, Framed, Geometry, HeaderBlock, MessageFlags, Publish, Subscribe, ToBroker, ToClient,
+    Topic, Welcome, split_frame,
 };
 
 /// Bytes that a delivered message needs in a frame's body besides itself.
@@ -149,7 +150,7 @@ impl Core {
         }
         match frame {
             ToBroker::Publish(publish) => return self.take_publish(key, body, &publish, now),
-            ToBroker::Hello { name } => self.greet(key, name)?,
+            ToBroker::Hello { name, client } => self.greet(key, name, client)?,
             ToBroker::Topic { alias, topic } => self.define_alias(key, alias, topic)?,
             ToBroker::Subscribe(subscribe) => self.take_subscribe(key, &subscribe, now)?,
             ToBroker::Unsubscribe { req, sub } => self.take_unsubscribe(key, req, sub)?,
@@ -217,7 +218,7 @@ impl Core {
         })
     }
 
-    fn greet(&mut self, key: Key, name: &str) -> Result<(), Violation> {
+    fn greet(&mut self, key: Key, name: &str, client: u64) -> Result<(), Violation> {
         if name.len() > NAME_BYTES_MAX {
             let message = format!("a name of {} bytes; at most {NAME_BYTES_MAX} are allowed", name.len());
             return Err(Violation::new(Code::Malformed, message));
@@ -225,7 +226,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
         session.stage = Stage::Open;
         let Identity { session: id, uid, pid, .. } = *session.identity;
-        session.identity = Arc::new(Identity { session: id, name: name.to_owned(), uid, pid });
+        session.identity = Arc::new(Identity { session: id, name: name.to_owned(), uid, pid, client });
         if let Some(at) = session.open_by.take() {
             self.timers.cancel(at, Timer::Open(key));
         }
@@ -424,15 +425,7 @@ impl Core {
         }
         let alias = session.sources.define(from.session, topic);
         let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) else { return alias };
-        let source = Source {
-            alias,
-            topic: &name,
-            session: from.session,
-            name: &from.name,
-            uid: from.uid,
-            pid: from.pid,
-        };
-        self.send_control(key, &ToClient::Source(source));
+        self.send_control(key, &ToClient::Source(source(alias, from, &name)));
         alias
     }
 }

@@ -8,6 +8,8 @@
 use super::attachments::Stage;
 use super::broker::Core;
 use super::delivery::Handed;
+use super::gaps::Gap;
+use super::table::Key;
 use super::{Action, FdId, Flow, Now, RingMessage};
 use std::cell::OnceCell;
 use tramline_wire::codec::encode_message;
@@ -55,10 +57,10 @@ impl Core {
         let (key, topic, from) = (attachment.subscription, attachment.topic, attachment.from.clone());
         let (publisher, stream) = (attachment.publisher, attachment.stream);
         let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) else { return Flow::Close };
-        self.note_ring_loss(key, &name, read.lost);
+        self.note_ring_loss(key, Gap { from: from.clone(), topic, name: name.clone(), lost: read.lost });
         let flags = MessageFlags::from_bits(read.flags);
         let Some((flags, head)) = flags.zip(HeaderBlock::parse(read.head).ok()) else {
-            self.note_ring_loss(key, &name, 1);
+            self.note_ring_loss(key, Gap { from, topic, name: name.clone(), lost: 1 });
             let message = format!(
                 "message {} of stream {stream:016x} on {name} carries flags {:#x} or a header block that cannot be",
                 read.seq, read.flags
@@ -93,11 +95,11 @@ impl Core {
         self.proxy_flow(attach)
     }
 
-    fn note_ring_loss(&mut self, key: super::table::Key, name: &std::sync::Arc<str>, lost: u64) {
-        if lost > 0
+    fn note_ring_loss(&mut self, key: Key, gap: Gap) {
+        if gap.lost > 0
             && let Some(subscription) = self.subscriptions.get_mut(key)
         {
-            subscription.lose_behind(name, lost);
+            subscription.lose_behind(gap);
         }
     }
 
@@ -126,9 +128,9 @@ impl Core {
     pub(super) fn proxy_is_done(&mut self, attach: u64, lost: u64, now: Now) {
         let Some(attachment) = self.attachments.get(&attach).filter(|each| each.proxy) else { return };
         let (key, topic, subscriber) = (attachment.subscription, attachment.topic, attachment.subscriber);
-        let draining = attachment.stage == Stage::Draining;
+        let (draining, from) = (attachment.stage == Stage::Draining, attachment.from.clone());
         if let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) {
-            self.note_ring_loss(key, &name, lost);
+            self.note_ring_loss(key, Gap { from, topic, name, lost });
         }
         if draining {
             self.remove_attachment(attach);

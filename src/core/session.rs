@@ -20,11 +20,13 @@ pub(super) struct Identity {
     pub(super) name: String,
     pub(super) uid: u32,
     pub(super) pid: u32,
+    /// What the client says is its number on all its connections; 0: none.
+    pub(super) client: u64,
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { session, name, uid, pid } = self;
+        let Self { session, name, uid, pid, .. } = self;
         let name = if name.is_empty() { "unnamed" } else { name };
         write!(f, "{name} (session {session}, pid {pid}, uid {uid})")
     }
@@ -104,7 +106,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(id: SessionId, peer: Peer, language: Language, now: u64) -> Self {
-        let identity = Identity { session: id, name: String::new(), uid: peer.uid, pid: peer.pid };
+        let identity = Identity { session: id, name: String::new(), uid: peer.uid, pid: peer.pid, client: 0 };
         Self {
             id,
             language,

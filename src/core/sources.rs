@@ -10,6 +10,10 @@ use foldhash::fast::FixedState;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tramline_wire::limits::ALIASES_MAX;
 
+/// Publishers of new aliases that are remembered until somebody looks. One message and what was lost before it define
+/// fewer than half as many.
+const FRESH_MAX: usize = 256;
+
 /// Source aliases of one receiving session.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
@@ -23,6 +27,8 @@ pub(super) struct Sources {
     /// Publishers that have ended while messages of theirs may still wait here.
     gone: BTreeSet<SessionId>,
     last: Option<(SessionId, Key, u32)>,
+    /// Publishers of aliases defined since the last look.
+    fresh: Vec<SessionId>,
 }
 
 impl Sources {
@@ -56,7 +62,19 @@ impl Sources {
         }
         *self.publishers.entry(publisher).or_default() += 1;
         self.aliases.insert((publisher, topic), alias);
+        if self.fresh.last() != Some(&publisher) {
+            // Most are defined for a publisher that is just publishing, and nobody looks.
+            if self.fresh.len() == FRESH_MAX {
+                self.fresh.drain(..FRESH_MAX / 2);
+            }
+            self.fresh.push(publisher);
+        }
         alias
+    }
+
+    /// Publishers of the aliases that were defined since the last call.
+    pub(super) fn take_fresh(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.fresh)
     }
 
     fn count_down(&mut self, publisher: SessionId) {

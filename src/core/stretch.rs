@@ -8,7 +8,7 @@
 
 use super::Language;
 use super::broker::Core;
-use super::delivery::source_alias;
+use super::gaps::alias_of;
 use super::session::Stage;
 use super::table::Key;
 use tramline_wire::codec::Framed;
@@ -130,7 +130,7 @@ impl Core {
             session.traffic.messages_out += messages;
             session.traffic.bytes_out += payload_bytes;
             let out = session.outbox.buffer();
-            let (source, _) = source_alias(&mut session.sources, out, &from, topic, &name);
+            let (source, _) = alias_of(&mut session.sources, out, &from, topic, &name);
             for Piece { start, end, payload_bytes } in pieces {
                 let message = &bytes[*start..*end];
                 ToClient::encode_deliver(out, subscription.number, source, *payload_bytes as u64, message);

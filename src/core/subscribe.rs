@@ -5,6 +5,7 @@
 
 use super::Now;
 use super::broker::Core;
+use super::gaps::Gaps;
 use super::quota::{Checked, Refused, allows, fits};
 use super::session::Pause;
 use super::subscription::{Asker, Confirmation, Subscription};
@@ -67,7 +68,7 @@ impl Core {
             held: VecDeque::new(),
             queue_bytes: 0,
             in_backlog: false,
-            gap: None,
+            gaps: Gaps::default(),
             confirmation: Some(confirmation),
             waiting: Vec::new(),
             block_until: None,

@@ -5,6 +5,7 @@
 //! policies are in `delivery`.
 
 use super::Language;
+use super::gaps::{Gap, Gaps};
 use super::session::Identity;
 use super::table::Key;
 use std::collections::{BTreeSet, VecDeque};
@@ -46,23 +47,6 @@ pub(super) enum Entry {
     Loss(Gap),
 }
 
-/// Loss that the subscriber has not been told yet.
-#[derive(Debug)]
-pub(super) struct Gap {
-    /// `None` for several topics.
-    pub(super) topic: Option<Arc<str>>,
-    pub(super) lost: u64,
-}
-
-impl Gap {
-    fn join(&mut self, other: Self) {
-        self.lost = self.lost.saturating_add(other.lost);
-        if self.topic != other.topic {
-            self.topic = None;
-        }
-    }
-}
-
 /// Who waits for the answer to a request.
 #[derive(Debug)]
 pub(super) enum Asker {
@@ -102,7 +86,7 @@ pub(super) struct Subscription {
     pub(super) queue_bytes: usize,
     /// Whether it stands in its session's backlog.
     pub(super) in_backlog: bool,
-    pub(super) gap: Option<Gap>,
+    pub(super) gaps: Gaps,
     pub(super) confirmation: Option<Confirmation>,
     /// Publishers that are held up, and until when.
     pub(super) waiting: Vec<Key>,
@@ -126,7 +110,7 @@ impl Subscription {
     pub(super) fn is_clear(&self) -> bool {
         self.queue.is_empty()
             && self.held.is_empty()
-            && self.gap.is_none()
+            && self.gaps.is_empty()
             && self.proxies == 0
             && self.retained_pending == 0
             && self.is_told()
@@ -148,29 +132,29 @@ impl Subscription {
     }
 
     /// Counts a loss that is told before the next message.
-    pub(super) fn lose(&mut self, topic: &Arc<str>, lost: u64) {
-        self.lost = self.lost.saturating_add(lost);
-        self.tell_next(Gap { topic: Some(topic.clone()), lost });
+    pub(super) fn lose(&mut self, gap: Gap) {
+        self.lost = self.lost.saturating_add(gap.lost);
+        self.gaps.add(gap);
     }
 
-    /// Counts a loss that is told behind everything that waits already. There are never more of these in the queue
-    /// than messages, and one at its end.
-    pub(super) fn lose_behind(&mut self, topic: &Arc<str>, lost: u64) {
-        let gap = Gap { topic: Some(topic.clone()), lost };
-        match self.queue.back_mut() {
-            None => return self.lose(topic, lost),
-            Some(Entry::Loss(last)) => last.join(gap),
-            Some(_) => self.queue.push_back(Entry::Loss(gap)),
+    /// Counts a loss that is told behind everything that waits already. At the end of the queue there is at most one for
+    /// each publisher and topic.
+    pub(super) fn lose_behind(&mut self, gap: Gap) {
+        if self.queue.is_empty() {
+            return self.lose(gap);
         }
-        self.lost = self.lost.saturating_add(lost);
-    }
-
-    /// A loss, counted before, is told before the next message.
-    pub(super) fn tell_next(&mut self, gap: Gap) {
-        match &mut self.gap {
-            None => self.gap = Some(gap),
-            Some(known) => known.join(gap),
+        self.lost = self.lost.saturating_add(gap.lost);
+        for entry in self.queue.iter_mut().rev() {
+            match entry {
+                Entry::Loss(last) if last.is_with(&gap) => {
+                    last.lost = last.lost.saturating_add(gap.lost);
+                    return;
+                }
+                Entry::Loss(_) => {}
+                _ => break,
+            }
         }
+        self.queue.push_back(Entry::Loss(gap));
     }
 
     /// Drops the oldest message that waits, and says whether there was one.
@@ -182,10 +166,11 @@ impl Subscription {
         };
         let Some(waiting) = dropped else { return false };
         self.queue_bytes -= waiting.cost();
-        self.lose(&waiting.name, 1);
+        let Waiting { from, topic, name, .. } = waiting;
+        self.lose(Gap { from, topic, name, lost: 1 });
         while matches!(self.queue.front(), Some(Entry::Loss(_))) {
             if let Some(Entry::Loss(gap)) = self.queue.pop_front() {
-                self.tell_next(gap);
+                self.gaps.add(gap);
             }
         }
         true

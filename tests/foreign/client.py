@@ -620,7 +620,7 @@ class Stream:
 
 # --- The session.
 
-Source = collections.namedtuple("Source", "topic session name uid pid")
+Source = collections.namedtuple("Source", "topic session name uid pid client")
 
 
 class Gone(Exception):
@@ -634,6 +634,7 @@ class Client:
         self.path, self.name, self.socket = path, name, None
         self.backoff, self.try_at = self.BACKOFF[0], 0.0
         # What outlives a connection.
+        self.number = random.getrandbits(64) or 1
         self.numbers, self.subscriptions, self.streams = {}, {}, {}
         self.attachments, self.last, self.to_hold, self.commands, self.instance = {}, {}, 0, bytearray(), 0
         self.reset()
@@ -693,7 +694,7 @@ class Client:
         self.socket = connection
         # In a call of its own: descriptors that ride with it would be lost.
         self.outgoing.append((PREAMBLE + bytes([1, 1, 0]), []))
-        self.send("Hello", text(self.name))
+        self.send("Hello", text(self.name) + u64(self.number))
         for number in self.subscriptions:
             self.subscribe(number)
         for stream in self.streams.values():
@@ -797,7 +798,7 @@ class Client:
 
     def on_source(self, body):
         alias = body.u32()
-        self.sources[alias] = Source(body.text(), body.u64(), body.text(), body.u32(), body.u32())
+        self.sources[alias] = Source(body.text(), body.u64(), body.text(), body.u32(), body.u32(), body.u64())
         body.end()
 
     def on_source_gone(self, body):
@@ -813,6 +814,7 @@ class Client:
 
     def on_gap(self, body):
         sub, topic, lost = body.u32(), body.text(), body.u64()
+        body.option(body.u32)
         body.end()
         tell("gap", sub=sub, topic=topic, lost=lost)
 
@@ -849,7 +851,7 @@ class Client:
 
     def on_offer(self, body):
         attach, sub, source, stream, link = self.attach(body), body.u32(), body.u32(), body.u64(), body.u64()
-        mode, in_place = body.u32(), body.flag()
+        mode, in_place, _retained = body.u32(), body.flag(), body.flag()
         body.end()
         link = self.links.setdefault(link, ReaderLink())
         attachment = Attachment(self, sub, self.sources[source], stream, link, mode, in_place)
@@ -966,7 +968,7 @@ class Client:
 
     def numbered(self, source, seq, ended=False):
         """How many messages of that publisher on that topic were lost before this number."""
-        key = (source.name, source.uid, source.pid, source.topic)
+        key = (source.client, source.pid, source.topic)
         lost = max(seq - self.last[key] - 1, 0) if key in self.last else 0
         if not ended:
             self.last[key] = seq

@@ -47,7 +47,7 @@ impl Raw {
     pub(crate) fn open(path: &Path, name: &str) -> (Self, u64) {
         let mut raw = Self::connect(path);
         raw.write(&preamble::request());
-        raw.send(&ToBroker::Hello { name });
+        raw.send(&ToBroker::Hello { name, client: 0 });
         let mut answer = [0; preamble::PREAMBLE_BYTES];
         raw.read_exact(&mut answer);
         assert_eq!(preamble::accept(answer), Ok(preamble::VERSION_MAX));

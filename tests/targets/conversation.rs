@@ -174,7 +174,7 @@ impl Stage {
         self.clients.insert(id, client);
         self.act();
         if native && !choices.one_in(8) {
-            self.say(id, &ToBroker::Hello { name: "someone" }, 0);
+            self.say(id, &ToBroker::Hello { name: "someone", client: 0 }, 0);
             for (alias, topic) in (0..).zip(TOPICS).take(4) {
                 self.say(id, &ToBroker::Topic { alias, topic }, 0);
             }

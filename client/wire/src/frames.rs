@@ -105,6 +105,9 @@ pub enum ToBroker<'a> {
     Hello {
         /// What the client calls itself, for people; up to 64 bytes.
         name: &'a str,
+        /// A random number that the client keeps for all its connections; 0 if its numbers do not go on from one
+        /// connection to the next. Subscribers are told it, see [`Source::client`].
+        client: u64,
     },
     /// Defines what an alias means for this session's publishes from here on (1).
     Topic {
@@ -233,6 +236,9 @@ pub enum ToClient<'a> {
         topic: &'a str,
         /// How many.
         lost: u64,
+        /// From whom, see [`ToClient::Source`]: the numbers that follow those received or told lost before. `None`
+        /// for several, or for one that cannot be said.
+        source: Option<u32>,
     },
     /// A subscription is active (8).
     Subscribed {

@@ -85,7 +85,7 @@ impl Stuff {
     fn to_broker(&self) -> Vec<ToBroker<'_>> {
         let ([a, b, c, ..], [x, y, ..]) = (self.small, self.large);
         vec![
-            ToBroker::Hello { name: &self.text },
+            ToBroker::Hello { name: &self.text, client: 0 },
             ToBroker::Topic { alias: a, topic: &self.more },
             ToBroker::Publish(Publish { alias: a, message: self.message() }),
             ToBroker::Subscribe(Subscribe {
@@ -165,10 +165,11 @@ impl Stuff {
                 name: &self.text,
                 uid: b,
                 pid: c,
+                client: 0,
             }),
             ToClient::SourceGone { alias: a },
             ToClient::Deliver(Deliver { sub: a, source: b, payload_length: x, message: self.message() }),
-            ToClient::Gap { sub: a, topic: &self.more, lost: x },
+            ToClient::Gap { sub: a, topic: &self.more, lost: x, source: self.flag.then_some(b) },
             ToClient::Subscribed { req: a, sub: b, streams: c, pending: d },
             ToClient::StreamOpened { req: a, stream: x, readers: b, pending: c },
             ToClient::Offer(Offer {

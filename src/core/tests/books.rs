@@ -268,7 +268,7 @@ impl World {
             let session = core.sessions.get(core.by_id[id]).unwrap();
             for (number, known) in &client.subscriptions {
                 let subscription = core.subscriptions.get(session.subscriptions[number]).unwrap();
-                let untold = subscription.gap.as_ref().map_or(0, |gap| gap.lost);
+                let untold = subscription.gaps.lost();
                 let held = subscription.held.len() as u64;
                 assert!(subscription.queue.is_empty());
                 assert_eq!(known.got + known.told_lost + untold + held, known.due, "{id} {number} {known:?}");

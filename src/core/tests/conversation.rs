@@ -14,7 +14,7 @@ fn shell() -> Shell {
 fn hello_is_answered_by_welcome() {
     let mut shell = shell();
     let id = shell.connect(1000, Language::Native);
-    assert_eq!(shell.say(id, ToBroker::Hello { name: "gps" }), Flow::Continue);
+    assert_eq!(shell.say(id, ToBroker::Hello { name: "gps", client: 0 }), Flow::Continue);
     shell.hears(
         id,
         &[ToClient::Welcome(Welcome {
@@ -52,7 +52,8 @@ fn a_message_arrives_as_it_was_published() {
     let full = tramline_wire::Message { flags, source_time: -5, head: b"\x01t", ..message(1, b"{\"x\":1}") };
     shell.say(from, ToBroker::Publish(Publish { alias: 9, message: full }));
     shell.hears(from, &[ToClient::Confirmed { alias: 9, seq: 1, receivers: 1 }]);
-    let source = Source { alias: 0, topic: "a.b", session: from, name: "gps", uid: 1000, pid: 1100 };
+    let source =
+        Source { alias: 0, topic: "a.b", session: from, name: "gps", uid: 1000, pid: 1100, client: 0 };
     shell.hears(
         to,
         &[
@@ -96,7 +97,7 @@ fn a_publisher_that_subscribes_hears_itself_and_nothing_after_unsubscribing() {
     shell.say(id, publish(0, 1, b"x"));
     let deliver =
         |sub| ToClient::Deliver(Deliver { sub, source: 0, payload_length: 1, message: message(1, b"x") });
-    let source = Source { alias: 0, topic: "t", session: id, name: "both", uid: 1000, pid: 1100 };
+    let source = Source { alias: 0, topic: "t", session: id, name: "both", uid: 1000, pid: 1100, client: 0 };
     let bytes = shell.read(id);
     let mut heard = 0;
     super::harness::each_frame(&bytes, |frame| match frame {
@@ -179,6 +180,7 @@ fn json_lines_and_frames_meet() {
                 name: "",
                 uid: 1000,
                 pid: 1100,
+                client: 0,
             }),
             ToClient::Deliver(Deliver { sub: 1, source: 0, payload_length: 11, message }),
         ],

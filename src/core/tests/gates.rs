@@ -136,7 +136,7 @@ fn who_wants_to_be_gated_or_nothing_is_refused_by_name() {
     shell.say(to, ToBroker::Subscribe(Subscribe { gated_only: true, ..gated(1, "t") }));
     shell.hears(to, &[ToClient::Subscribed { req: 1, sub: 1, streams: 0, pending: 0 }]);
     let other = publisher(&mut shell, 1001, "t", 8, GatedBy::OwnUid);
-    let source = Source { alias: 0, topic: "t", session: other, name: "p", uid: 1001, pid: 1101 };
+    let source = Source { alias: 0, topic: "t", session: other, name: "p", uid: 1001, pid: 1101, client: 0 };
     shell.hears(to, &[ToClient::Source(source), told(0, Mode::Lossy, 0)]);
     publisher(&mut shell, 1000, "t", 9, GatedBy::OwnUid);
     assert_eq!(offered(&mut shell, to), [Mode::Gated]);

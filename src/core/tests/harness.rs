@@ -72,7 +72,7 @@ impl Shell {
 
     pub(super) fn native_of(&mut self, uid: u32, name: &str) -> SessionId {
         let id = self.connect(uid, Language::Native);
-        assert_eq!(self.say(id, ToBroker::Hello { name }), Flow::Continue);
+        assert_eq!(self.say(id, ToBroker::Hello { name, client: 0 }), Flow::Continue);
         self.read(id);
         id
     }

@@ -78,9 +78,9 @@ fn the_first_frame_is_hello_and_the_only_one() {
     let id = shell.connect(1000, Language::Native);
     assert_eq!(shell.say(id, ToBroker::Ping { req: 1 }), Flow::Close);
     assert_eq!(shell.is_closed_with(id, Code::OutOfOrder), "the first frame must be Hello");
-    assert_eq!(ended_by(Code::OutOfOrder, ToBroker::Hello { name: "again" }), "a second Hello");
+    assert_eq!(ended_by(Code::OutOfOrder, ToBroker::Hello { name: "again", client: 0 }), "a second Hello");
     let id = shell.connect(1000, Language::Native);
-    shell.say(id, ToBroker::Hello { name: &"n".repeat(65) });
+    shell.say(id, ToBroker::Hello { name: &"n".repeat(65), client: 0 });
     assert!(shell.is_closed_with(id, Code::Malformed).contains("65 bytes"));
 }
 

@@ -76,6 +76,7 @@ fn a_stream_reaches_a_subscriber_step_by_step() {
                 name: "p",
                 uid: 1000,
                 pid: 1100,
+                client: 0,
             }),
             ToClient::Offer(Offer {
                 attach: 1,

@@ -255,26 +255,82 @@ fn other_subscriptions_of_a_slow_session_have_their_own_queues() {
     assert_eq!(rare, 1);
 }
 
+/// Gaps as they were told: source alias and topic, each once with all that it lost, and the last number before each.
+fn gaps(bytes: &[u8]) -> Vec<(Option<u32>, String, u64)> {
+    let mut gaps = Vec::new();
+    each_frame(bytes, |frame| {
+        if let ToClient::Gap { topic, lost, source, .. } = frame {
+            gaps.push((source, topic.to_owned(), lost));
+        }
+    });
+    gaps
+}
+
 #[test]
-fn loss_on_several_topics_is_told_as_one_gap_without_a_topic() {
+fn each_publishers_loss_on_each_topic_is_told_by_itself() {
     let mut shell = shell();
-    let (from, to) = (shell.native("p"), shell.native("s"));
-    shell.say(from, ToBroker::Topic { alias: 0, topic: "a" });
-    shell.say(from, ToBroker::Topic { alias: 1, topic: "b" });
+    let (from, other, to) = (shell.native("p"), shell.native("q"), shell.native("s"));
+    for id in [from, other] {
+        shell.say(id, ToBroker::Topic { alias: 0, topic: "a" });
+        shell.say(id, ToBroker::Topic { alias: 1, topic: "b" });
+    }
     shell.say(to, ToBroker::Subscribe(subscribe(1, 1, ">")));
     shell.read(to);
     for seq in 1..=100 {
         shell.say(from, publish(0, seq, &PAYLOAD));
         shell.say(from, publish(1, seq, &PAYLOAD));
+        shell.say(other, publish(0, seq, &PAYLOAD));
     }
-    let mut gaps = Vec::new();
-    each_frame(&shell.read(to), |frame| {
-        if let ToClient::Gap { topic, lost, .. } = frame {
-            gaps.push((topic.to_owned(), lost));
+    // Each source's numbers are accounted for: what comes follows on what came and what was told lost.
+    let mut accounts = std::collections::BTreeMap::new();
+    let (mut told, mut names) = (0, std::collections::BTreeMap::new());
+    each_frame(&shell.read(to), |frame| match frame {
+        ToClient::Source(source) => {
+            names.insert(source.alias, source.topic.to_owned());
         }
+        ToClient::Gap { topic, lost, source, .. } => {
+            let alias = source.expect("few publishers are told apart");
+            assert_eq!(names[&alias], topic);
+            *accounts.entry(alias).or_insert(0) += lost;
+            told += 1;
+        }
+        ToClient::Deliver(deliver) => {
+            let last = accounts.entry(deliver.source).or_insert(0);
+            assert_eq!(deliver.message.seq, *last + 1);
+            *last += 1;
+        }
+        _ => {}
     });
-    assert_eq!(gaps.len(), 1);
-    assert_eq!(gaps[0].0, "");
+    assert!(told >= 3);
+    assert!(accounts.len() == 3 && accounts.values().all(|last| *last == 100), "{accounts:?}");
+}
+
+#[test]
+fn losses_of_very_many_publishers_are_told_as_one_more_gap() {
+    let mut shell = shell();
+    let to = shell.native("s");
+    shell.say(to, ToBroker::Subscribe(subscribe(1, 1, ">")));
+    shell.read(to);
+    let from = shell.native("p");
+    for alias in 0..80 {
+        shell.say(from, ToBroker::Topic { alias, topic: &format!("t.{alias}") });
+    }
+    let mut sent = 0;
+    for seq in 1..=30 {
+        for alias in 0..80 {
+            shell.say(from, publish(alias, seq, &PAYLOAD));
+            sent += 1;
+        }
+    }
+    let bytes = shell.read(to);
+    let gaps = gaps(&bytes);
+    let (known, others): (Vec<_>, Vec<_>) = gaps.iter().partition(|(source, ..)| source.is_some());
+    assert!(known.len() >= 64 && others.iter().all(|(_, topic, _)| topic.is_empty()));
+    assert!(!others.is_empty());
+    let mut got = 0;
+    each_frame(&bytes, |frame| got += u64::from(matches!(frame, ToClient::Deliver(_))));
+    assert_eq!(got + gaps.iter().map(|(.., lost)| lost).sum::<u64>(), sent);
+    assert_eq!(shell.core.subscriptions.iter().next().unwrap().1.gaps.lost(), 0);
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub struct Source<'a> {
     pub uid: u32,
     /// Its process id, as the kernel vouches.
     pub pid: u32,
+    /// The number that the publisher says is its own on all its connections; 0: none. With the same process id, its
+    /// messages on one topic are one sequence, whichever session they come from.
+    pub client: u64,
 }
 
 /// Which limit refused something.
