@@ -212,7 +212,7 @@ fn the_soft_limit_on_files_is_raised_and_a_hard_one_that_does_not_suffice_is_tol
     let home = tempfile::tempdir().unwrap();
     let socket = home.path().join("t.sock");
     let config = home.path().join("few.yaml");
-    std::fs::write(&config, "limits:\n  connections_max: 512\n").unwrap();
+    std::fs::write(&config, "limits:\n  connections_max: 448\n").unwrap();
     let words = format!("serve --socket {} --config {}", socket.display(), config.display());
     let few = Broker::spawn(home, socket, with_files("-n 1024", &words));
     assert_eq!(few.log(), "");

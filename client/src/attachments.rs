@@ -90,6 +90,7 @@ impl Shared {
         };
         step!("attach: slot taken");
         let in_place = inbox.wish.in_place.unwrap_or(offer.in_place);
+        let trusted = offer.in_place && inbox.wish.in_place.is_none();
         let reading = Reading {
             token: session.token(),
             inbox,
@@ -98,6 +99,8 @@ impl Shared {
             link: offer.link,
             slot,
             in_place,
+            trusted,
+            generation: 0,
             mode: offer.mode,
             retained: offer.retained,
             attached: false,
@@ -136,6 +139,7 @@ impl Shared {
             return Ok(());
         };
         reading.attached = true;
+        reading.generation = attach.generation;
         let inbox = Arc::clone(&reading.inbox);
         let (token, stream, slot, in_place) = (reading.token, reading.stream, reading.slot, reading.in_place);
         let (source, link_number, mode) = (Arc::clone(&reading.source), reading.link, reading.mode);
@@ -322,7 +326,8 @@ impl Shared {
         let start = stream
             .admit(reader, admit.name, &link, admit.slot, read_mode(admit.mode), admit.history)
             .map_err(|error| ring_code(&error))?;
-        lock(&self.session).admissions.insert(admit.attach, Admission { stream, reader, link_token });
+        let admission = Admission { stream, reader, slot: admit.slot, link_token };
+        lock(&self.session).admissions.insert(admit.attach, admission);
         Ok(start)
     }
 
@@ -338,9 +343,10 @@ impl Shared {
         }
         if let Some(admission) = admission {
             let stream = Arc::clone(&admission.stream);
-            if code == Code::PeerGone.number() {
-                // The session is gone, its process perhaps not: messages that it holds in place must stay as they are
-                // until the link says by its hang-up that nobody holds any.
+            let parted = [Code::PeerGone, Code::Denied, Code::LimitReached].map(Code::number);
+            if parted.contains(&code) {
+                // Its session is gone, or it may not go on; its process may be there: messages that it holds in place must
+                // stay as they are until the link says by its hang-up that nobody holds any.
                 admission.stream.part_with(admission.reader);
                 session.old_admissions.push(admission);
             } else {

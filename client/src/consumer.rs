@@ -273,6 +273,7 @@ impl Consumer {
                         return Err(error.into());
                     }
                 }
+                Item::Adopted { token, source } => self.rings.adopted(token, source),
                 Item::Detached { token, gone } => self.rings.detached(token, gone),
                 Item::Mode { token, source, mode, blocked } => {
                     if let Some(token) = token {

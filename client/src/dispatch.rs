@@ -57,6 +57,7 @@ impl Shared {
             ToClient::Gap { sub, lost, source, .. } => inbound.told_gap(self, *sub, *lost, *source),
             ToClient::Offer(offer) => self.offered(inbound, offer),
             ToClient::Admit(admit) => self.asked_to_admit(inbound, admit),
+            ToClient::Adopted(adopted) => self.adopted(inbound, adopted),
             ToClient::Attach(attach) => self.attached(inbound, attach),
             ToClient::ModeTold(told) => self.mode_told(inbound, told),
             ToClient::Detach { attach, code } => {

@@ -173,12 +173,13 @@ impl Shared {
             self.cannot_take(inbound, attach);
             return Ok(());
         };
-        let session = lock(&self.session);
-        let Some(reading) = session.readings.get(&attach) else {
+        let mut session = lock(&self.session);
+        let Some(reading) = session.readings.get_mut(&attach) else {
             drop(session);
             self.answer(&ToBroker::Detach { attach, code: 0 });
             return Ok(());
         };
+        reading.generation = frame.generation;
         let (inbox, token, stream) = (Arc::clone(&reading.inbox), reading.token, reading.stream);
         drop(session);
         let Geometry { descriptors, arena_bytes } = frame.geometry;

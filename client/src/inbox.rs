@@ -78,6 +78,11 @@ pub(crate) enum Item {
     Stream(Box<NewStream>),
     /// A later generation for the attachment with this token.
     Successor(u64, Box<Successor>),
+    /// The stream with this token goes on under a new session of its publisher.
+    Adopted {
+        token: u64,
+        source: Arc<Source>,
+    },
     /// No more is published to the attachment with this token; what the ring holds is still to be read. `gone`: the
     /// publisher's session is over, but perhaps not the publisher.
     Detached {

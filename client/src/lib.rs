@@ -179,6 +179,8 @@ mod dispatch;
 
 mod attachments;
 
+mod adoption;
+
 mod reconnect;
 
 mod session;

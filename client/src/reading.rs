@@ -242,6 +242,13 @@ impl Rings {
         }
     }
 
+    /// The stream's publisher is on a new session.
+    pub(crate) fn adopted(&mut self, token: u64, source: Arc<Source>) {
+        if let Some(stream) = self.streams.iter_mut().flatten().find(|stream| stream.token == token) {
+            stream.source = source;
+        }
+    }
+
     /// Whether this stream is read.
     pub(crate) fn reads(&self, id: u64) -> bool {
         self.streams.iter().flatten().any(|stream| stream.id == id)

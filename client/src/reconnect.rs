@@ -1,10 +1,12 @@
 //! The life of a connection: greeting, loss, backoff, and what is asked for again on the next one.
 //!
 //! All of it is driven by the leader, which never waits here. Rings are not touched by a loss: messages
-//! go on flowing on those that are attached. On the next connection subscriptions are made again and
-//! streams are opened again with the memory they have; a subscription that reads a stream already goes
-//! over to the new attachment where the old one's messages end, and drops the old one.
+//! go on flowing on those that are attached. On the next connection the attachments that are left are named
+//! (`adoption`), subscriptions are made again and streams are opened again with the memory they have. A
+//! subscription to which a stream that it reads is offered nevertheless goes over to the new attachment where the
+//! old one's messages end, and drops the old one.
 
+use crate::adoption::name_what_is_left;
 use crate::error::{Error, Result};
 use crate::inbound::Inbound;
 use crate::inbox::Item;
@@ -150,6 +152,7 @@ impl Shared {
         let mut session = lock(&self.session);
         let mut outbound = lock(&self.outbound);
         outbound.open = true;
+        name_what_is_left(&session, &mut outbound);
         let inboxes: Vec<_> = session.subscriptions.values().cloned().collect();
         for inbox in inboxes {
             let req = session.request_number();

@@ -10,7 +10,7 @@ use crate::message::Source;
 use crate::stream::Stream;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tramline_ring::{ReaderLink, WriterLink};
 use tramline_wire::{Filter, GateLimits, Geometry, Mode, Topic, Welcome};
 
@@ -80,6 +80,10 @@ pub(crate) struct Reading {
     pub(crate) link: u64,
     pub(crate) slot: u32,
     pub(crate) in_place: bool,
+    /// Whether that is so because the broker trusts the publisher.
+    pub(crate) trusted: bool,
+    /// The latest generation that came.
+    pub(crate) generation: u32,
     /// As it was granted.
     pub(crate) mode: Mode,
     /// What a publisher left that has gone.
@@ -104,6 +108,7 @@ pub(crate) struct Admission {
     pub(crate) stream: Arc<Stream>,
     /// The reader's id within the writer.
     pub(crate) reader: u64,
+    pub(crate) slot: u32,
     pub(crate) link_token: u64,
 }
 
@@ -128,10 +133,11 @@ pub(crate) struct Session {
     pub(crate) streams: HashMap<u64, Arc<Stream>>,
     /// Generations to come, by stream.
     pub(crate) growths: HashMap<u64, Growth>,
+    /// By attachment, whose ids are unique across connections: what an earlier broker attached may be taken over by the next.
     pub(crate) readings: HashMap<u64, Reading>,
     pub(crate) reading_links: HashMap<u64, ReadingLink>,
     pub(crate) admissions: HashMap<u64, Admission>,
-    /// Admissions of earlier connections, which end when their link hangs up.
+    /// Readers whose session has ended: they are not waited for, and end when their link hangs up.
     pub(crate) old_admissions: Vec<Admission>,
     /// The writing side of this connection's links, by the broker's number: token and link.
     pub(crate) writing_links: HashMap<u64, (u64, Arc<WriterLink>)>,
@@ -205,9 +211,26 @@ impl Session {
         self.restoring.clear();
         // Whoever waits for one looks again, and begins it anew or learns that the broker is down.
         self.growths.retain(|_, growth| matches!(growth, Growth::Making));
-        self.readings.clear();
+        let subscriptions = &self.subscriptions;
+        let links = &self.reading_links;
+        self.readings.retain(|_, reading| {
+            if !reading.attached {
+                // Its publisher may have admitted it, and must not wait for a reader that there will never be.
+                if let Some(link) = links.get(&reading.link) {
+                    link.link.give_up_slot(reading.slot);
+                }
+                return false;
+            }
+            if !subscriptions.contains_key(&reading.inbox.id) {
+                // Only messages are still held of it: the next broker knows of no such subscription.
+                reading.inbox.unsubscribed.store(true, Ordering::Release);
+                return false;
+            }
+            // Its readers keep the link; the next broker gives links numbers of its own.
+            reading.link = 0;
+            true
+        });
         self.reading_links.clear();
         self.writing_links.clear();
-        self.old_admissions.extend(self.admissions.drain().map(|(_, admission)| admission));
     }
 }

@@ -175,6 +175,16 @@ impl Stream {
         self.readers.store(inner.names.len(), Ordering::Release);
     }
 
+    /// Whether this reader is waited for now.
+    pub(crate) fn mode_of(&self, id: u64) -> Option<ReadMode> {
+        lock(&self.inner).writer.mode_of(id)
+    }
+
+    /// The broker does not let this reader be waited for any more.
+    pub(crate) fn ungate(&self, id: u64) {
+        lock(&self.inner).writer.ungate(id);
+    }
+
     pub(crate) fn reader_count(&self) -> usize {
         self.readers.load(Ordering::Acquire)
     }

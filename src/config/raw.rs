@@ -82,6 +82,7 @@ section! {
         gate_window_millis: Count,
         gate_cooldown_millis: Count,
         attach_timeout_millis: Count,
+        adoption_grace_millis: Count,
         first_byte_timeout_millis: Count,
         json_payload_bytes_max: Bytes,
         history_messages_max: Count,

@@ -101,8 +101,12 @@ pub(super) struct Attachment {
 }
 
 impl Core {
-    /// Offers a stream to a subscription. The caller has seen to the limit.
+    /// Offers a stream to a subscription, unless they have an attachment already that outlived the broker before. The
+    /// caller has seen to the limit.
     pub(super) fn offer(&mut self, stream_id: u64, key: Key, for_stream: bool, for_subscription: bool) {
+        if self.adopt(stream_id, key, for_subscription) {
+            return;
+        }
         let Some(stream) = self.streams.by_id.get(&stream_id) else { return };
         let Some(subscription) = self.subscriptions.get(key) else { return };
         let (publisher, subscriber) = (stream.session, subscription.session);
@@ -118,8 +122,7 @@ impl Core {
         let (number, proxy, topic) = (subscription.number, !subscription.rings, stream.topic);
         let from = from.identity.clone();
         let link = self.link_between(publisher, key);
-        self.last_attachment += 1;
-        let attach = self.last_attachment;
+        let attach = self.new_attachment_id();
         self.attachments.insert(
             attach,
             Attachment {
@@ -172,11 +175,13 @@ impl Core {
         self.send_control(subscriber, &ToClient::Offer(offer));
     }
 
-    pub(super) fn late_or_false(&self, attach: u64) -> Result<(), Violation> {
-        if attach == 0 || attach > self.last_attachment {
-            return Err(Violation::new(Code::BadId, format!("there was never an attachment {attach}")));
+    /// A frame about an attachment that is not there: it has ended meanwhile, or is one of an earlier run that was not taken
+    /// over, if this client has named such.
+    pub(super) fn late_or_false(&self, key: Key, attach: u64) -> Result<(), Violation> {
+        if self.ids.was(attach) || self.sessions.get(key).is_some_and(|session| session.resumed) {
+            return Ok(());
         }
-        Ok(())
+        Err(Violation::new(Code::BadId, format!("there was never an attachment {attach}")))
     }
 
     pub(super) fn foreign(attach: u64) -> Violation {
@@ -186,7 +191,7 @@ impl Core {
     /// The subscriber takes an offer. A page that comes along is kept already, once.
     pub(super) fn accept(&mut self, key: Key, frame: &Accept, page: Option<FdId>) -> Result<(), Violation> {
         let Some(attachment) = self.attachments.get(&frame.attach) else {
-            return self.late_or_false(frame.attach);
+            return self.late_or_false(key, frame.attach);
         };
         if attachment.subscriber != key || attachment.proxy {
             return Err(Self::foreign(frame.attach));
@@ -373,7 +378,9 @@ impl Core {
         start: (u64, u64, u32),
         now: Now,
     ) -> Result<(), Violation> {
-        let Some(attachment) = self.attachments.get_mut(&attach) else { return self.late_or_false(attach) };
+        let Some(attachment) = self.attachments.get_mut(&attach) else {
+            return self.late_or_false(key, attach);
+        };
         if attachment.publisher != key {
             return Err(Self::foreign(attach));
         }
@@ -423,7 +430,7 @@ impl Core {
 
     /// The subscriber reads.
     pub(super) fn attached(&mut self, key: Key, attach: u64) -> Result<(), Violation> {
-        let Some(attachment) = self.attachments.get(&attach) else { return self.late_or_false(attach) };
+        let Some(attachment) = self.attachments.get(&attach) else { return self.late_or_false(key, attach) };
         if attachment.subscriber != key || attachment.proxy {
             return Err(Self::foreign(attach));
         }
@@ -463,7 +470,10 @@ impl Core {
 
     /// Either side ends or refuses an attachment.
     pub(super) fn detach(&mut self, key: Key, attach: u64, code: u16) -> Result<(), Violation> {
-        let Some(attachment) = self.attachments.get(&attach) else { return self.late_or_false(attach) };
+        if self.forget_claim(key, attach) {
+            return Ok(());
+        }
+        let Some(attachment) = self.attachments.get(&attach) else { return self.late_or_false(key, attach) };
         let from_subscriber = attachment.subscriber == key && !attachment.proxy;
         if !from_subscriber && attachment.publisher != key {
             return Err(Self::foreign(attach));

@@ -5,8 +5,10 @@
 //! waited are carried out, and what happened is told on `$tramline.>`. Only then does the shell see actions and
 //! outboxes. No rule of its own lives in this file.
 
+use super::adoption::Claims;
 use super::attachments::Attachment;
 use super::events::Event;
+use super::ids::Ids;
 use super::links::Links;
 use super::native::Violation;
 use super::past::Pasts;
@@ -63,7 +65,8 @@ pub struct Core {
     pub(super) topics: Topics,
     pub(super) streams: Streams,
     pub(super) attachments: BTreeMap<u64, Attachment>,
-    pub(super) last_attachment: u64,
+    pub(super) ids: Ids,
+    pub(super) claims: Claims,
     pub(super) links: Links,
     pub(super) retention: Retention,
     pub(super) pasts: Pasts,
@@ -115,7 +118,8 @@ impl Core {
             listeners: 0,
             streams: Streams::default(),
             attachments: BTreeMap::new(),
-            last_attachment: 0,
+            ids: Ids::default(),
+            claims: Claims::default(),
             links: Links::default(),
             retention: Retention::default(),
             pasts: Pasts::default(),
@@ -135,6 +139,13 @@ impl Core {
             resumed: VecDeque::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// Makes the ids of attachments unguessable, by a secret that the shell draws for each run. Before the first connection.
+    #[must_use]
+    pub fn with_secret(mut self, secret: [u64; 2]) -> Self {
+        self.ids.hide(secret);
+        self
     }
 
     /// A connection whose language is known (its first byte has arrived).
@@ -380,6 +391,7 @@ impl Core {
                 Timer::Subscribed(key) => self.subscription_is_due(key, now),
                 Timer::Stream(stream) => self.stream_is_due(stream),
                 Timer::Growth(stream) => self.tell_grown(stream, true),
+                Timer::Grace(key) => self.grace_is_over(key),
             }
             self.settle(now);
         }
@@ -525,6 +537,7 @@ impl Core {
             self.timers.cancel(at, Timer::Answers(key));
         }
         self.forget_held_up(key);
+        self.forget_claims(key);
         for subscription in subscriptions {
             self.end_subscription(subscription, code.number());
         }

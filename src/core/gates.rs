@@ -109,7 +109,10 @@ impl Core {
     /// A publisher does not wait for a reader any more, or does again.
     pub(super) fn mode_changed(&mut self, key: Key, frame: &ModeChanged) -> Result<(), Violation> {
         let attach = frame.attach;
-        let Some(attachment) = self.attachments.get_mut(&attach) else { return self.late_or_false(attach) };
+        self.claim_mode(key, attach, frame.mode);
+        let Some(attachment) = self.attachments.get_mut(&attach) else {
+            return self.late_or_false(key, attach);
+        };
         if attachment.publisher != key || !attachment.stage.is_reading() {
             return Err(Self::foreign(attach));
         }

@@ -77,6 +77,16 @@ impl Share {
         generation >= self.asked && self.owed.front() == Some(&generation)
     }
 
+    /// The share of a reader from before, which has the memory up to this generation. `None`: that cannot be.
+    pub(super) fn adopted(stream: &Stream, generation: u32) -> Option<Self> {
+        let mut share = Self { asked: stream.generation, ..Self::default() };
+        if generation < stream.generation {
+            share.owed.push_back(stream.generation);
+        }
+        share.held.insert(generation);
+        (generation <= stream.generation).then_some(share)
+    }
+
     /// Whether it is still to be given something.
     pub(super) fn is_owed(&self) -> bool {
         !self.owed.is_empty()
@@ -291,7 +301,9 @@ impl Core {
 
     /// A subscriber holds nothing of a generation any more.
     pub(super) fn released(&mut self, key: Key, attach: u64, generation: u32) -> Result<(), Violation> {
-        let Some(attachment) = self.attachments.get_mut(&attach) else { return self.late_or_false(attach) };
+        let Some(attachment) = self.attachments.get_mut(&attach) else {
+            return self.late_or_false(key, attach);
+        };
         if attachment.subscriber != key || attachment.proxy {
             return Err(Self::foreign(attach));
         }

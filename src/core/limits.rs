@@ -55,6 +55,8 @@ pub struct Limits {
     pub gate_cooldown_millis: u32,
     /// How long the other side of an attachment may take, in milliseconds.
     pub attach_timeout_millis: u32,
+    /// How long attachments of an earlier run wait for their other side, once a client has named them, in milliseconds.
+    pub adoption_grace_millis: u32,
     /// How long a connection may stay without its first byte, or a native one without `Hello`, in milliseconds.
     pub first_byte_timeout_millis: u32,
     /// Largest payload that JSON clients see whole, in bytes; above it they get `bytes` and a `preview`.
@@ -92,6 +94,7 @@ impl Default for Limits {
             gate_window_millis: 5_000,
             gate_cooldown_millis: 10_000,
             attach_timeout_millis: 1_000,
+            adoption_grace_millis: 5_000,
             first_byte_timeout_millis: 10_000,
             json_payload_bytes_max: 64 * 1024,
             history_messages_max: 4_096,

@@ -60,7 +60,11 @@ mod rings;
 
 mod generations;
 
+mod ids;
+
 mod attachments;
+
+mod adoption;
 
 mod links;
 

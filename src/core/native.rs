@@ -179,6 +179,8 @@ impl Core {
                     self.refuse(key, grow.req, &refused);
                 }
             }
+            ToBroker::StillReads(still) => self.still_reads(key, still, now)?,
+            ToBroker::StillAdmits(still) => self.still_admits(key, still, now)?,
             ToBroker::Attached { attach } => self.attached(key, attach)?,
             ToBroker::Detach { attach, code } => self.detach(key, attach, code)?,
             ToBroker::ModeChanged(changed) => self.mode_changed(key, &changed)?,

@@ -249,8 +249,7 @@ impl Core {
         let (stream, from, copy) = (retained.stream, retained.from.clone(), retained.copy);
         self.keep_fd(copy.memory);
         let link = self.link_alone(key);
-        self.last_attachment += 1;
-        let attach = self.last_attachment;
+        let attach = self.new_attachment_id();
         self.attachments.insert(
             attach,
             Attachment {

@@ -306,6 +306,7 @@ impl Core {
         for attach in attachments {
             self.source_ended(attach, code);
         }
+        self.end_claims_on(id, session, code);
         self.drop_if_done(id);
     }
 

@@ -92,6 +92,9 @@ pub(super) struct Session {
     pub(super) mute: bool,
     /// When `mute` begins, if the answers are not read by then.
     pub(super) mute_at: Option<u64>,
+    /// It has named attachments of an earlier connection; and until when they wait for their other sides.
+    pub(super) resumed: bool,
+    pub(super) grace_by: Option<u64>,
     /// The process that connected is known to have ended.
     pub(super) process_ended: bool,
     /// When it must have been opened.
@@ -133,6 +136,8 @@ impl Session {
             answers_dropped: 0,
             mute: false,
             mute_at: None,
+            resumed: false,
+            grace_by: None,
             process_ended: false,
             open_by: None,
             fds_in_flight: 0,

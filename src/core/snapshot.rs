@@ -266,6 +266,8 @@ pub struct Totals {
     pub evictions: u64,
     /// Times the last messages of a topic whose publisher has gone were not kept, or dropped, for want of room.
     pub retained_dropped: u64,
+    /// Attachments of an earlier run of the broker that were taken over.
+    pub adoptions: u64,
     /// Streams opened.
     pub streams_opened: u64,
     /// Attachments made.

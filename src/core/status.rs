@@ -210,6 +210,7 @@ impl Core {
             each("gate_window_millis", limits.gate_window_millis),
             each("gate_cooldown_millis", limits.gate_cooldown_millis),
             each("attach_timeout_millis", limits.attach_timeout_millis),
+            each("adoption_grace_millis", limits.adoption_grace_millis),
             each("first_byte_timeout_millis", limits.first_byte_timeout_millis),
         ]
     }

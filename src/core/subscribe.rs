@@ -132,9 +132,11 @@ impl Core {
     /// Ends a subscription and all it has. `code` is what the publishers of its streams are told.
     pub(super) fn end_subscription(&mut self, key: Key, code: u16) {
         let Some(subscription) = self.subscriptions.get(key) else { return };
+        let (session, number) = (subscription.session, subscription.number);
         for attach in subscription.attachments.iter().copied().collect::<Vec<_>>() {
             self.reader_ended(attach, code);
         }
+        self.end_claims_of(session, number);
         self.let_go(key);
         let Some(subscription) = self.subscriptions.remove(key) else { return };
         if let Ok(filter) = Filter::parse(&subscription.filter) {

@@ -26,6 +26,8 @@ pub(super) enum Timer {
     Stream(u64),
     /// A stream goes on in another generation with the readers that have it.
     Growth(u64),
+    /// A client has been back long enough for the other sides of its attachments to be back, too.
+    Grace(Key),
 }
 
 /// All timers, by time.

@@ -194,7 +194,7 @@ impl Moment {
     fn totals(&self, page: &mut Page<'_>) -> fmt::Result {
         let all = &self.0.totals;
         let traffic = &all.traffic;
-        let counters: [(&str, &str, u64); 17] = [
+        let counters: [(&str, &str, u64); 18] = [
             ("socket_messages_in", "Messages published by socket.", traffic.messages_in),
             ("socket_payload_bytes_in", "Bytes of payloads published by socket.", traffic.bytes_in),
             ("socket_messages_out", "Messages delivered by socket.", traffic.messages_out),
@@ -215,6 +215,7 @@ impl Moment {
             ),
             ("streams_opened", "Streams opened.", all.streams_opened),
             ("attachments", "Readers attached to streams.", all.attachments),
+            ("adoptions", "Attachments taken over from an earlier run of the broker.", all.adoptions),
             ("proxied_messages", "Ring messages delivered for clients without rings.", all.proxied_messages),
         ];
         counters.into_iter().try_for_each(|(name, help, value)| page.counter(name, help, value))

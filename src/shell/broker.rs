@@ -64,7 +64,8 @@ impl Shell {
             groups: settings.allow.groups.clone(),
             topics: settings.topics.clone(),
         };
-        let core = Core::new(settings.limits.clone(), access.clone(), random()?, env!("CARGO_PKG_VERSION"));
+        let core = Core::new(settings.limits.clone(), access.clone(), random()?, env!("CARGO_PKG_VERSION"))
+            .with_secret([random()?, random()?]);
         let spin = Duration::from_micros(settings.wait.spin_micros.into());
         Ok(Self {
             state: RefCell::new(State {

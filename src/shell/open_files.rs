@@ -22,7 +22,8 @@ pub(super) fn raise_limit(connections_max: u32) {
             Err(error) => tracing::warn!("the limit on open files stays at {open_files}: {error}"),
         }
     }
-    let needed = u64::from(connections_max) + OWN_FILES;
+    // The socket, and the process at its other end.
+    let needed = 2 * u64::from(connections_max) + OWN_FILES;
     if open_files < needed {
         tracing::warn!(
             "this process may open {open_files} files, but limits.connections_max ({connections_max}) connections need \

@@ -209,6 +209,15 @@ impl ReaderLink {
         }
     }
 
+    /// Lets a slot hold up nobody that will never have a reader, although a writer may have admitted one. It is not used
+    /// again.
+    pub fn give_up_slot(&self, slot: u32) {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = find(&own, slot) {
+            move_cursor(place.get(), u64::MAX);
+        }
+    }
+
     /// Takes the doorbell's reading end and the space bell's writing end; a second pair is ignored.
     ///
     /// # Errors

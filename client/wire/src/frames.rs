@@ -25,10 +25,12 @@ use crate::codes::Code;
 use crate::message::Message;
 use bincode::{BorrowDecode, Encode};
 
+mod adoption;
 mod gates;
 mod sessions;
 mod streams;
 
+pub use adoption::{Adopted, StillAdmits, StillReads};
 pub use gates::{GateLimits, ModeChanged, ModeTold};
 pub use sessions::{LimitInfo, Source, TopicSettings, Welcome};
 pub use streams::{
@@ -186,6 +188,10 @@ pub enum ToBroker<'a> {
     },
     /// The publisher does not wait for a reader any more, or does again (15).
     ModeChanged(ModeChanged),
+    /// The subscriber still reads a stream from an earlier connection (16). Before that subscription is asked for.
+    StillReads(StillReads),
+    /// The publisher still has a reader from an earlier connection (17). Before that stream is opened again.
+    StillAdmits(StillAdmits),
 }
 
 /// A frame from the broker to a client.
@@ -303,6 +309,8 @@ pub enum ToClient<'a> {
     Successor(Successor),
     /// A stream is read in another mode than before, or than was asked for (19).
     ModeTold(ModeTold),
+    /// An attachment of an earlier connection goes on (20).
+    Adopted(Adopted),
 }
 
 impl ToBroker<'_> {

@@ -4,9 +4,10 @@
 use proptest::prelude::*;
 use tramline_wire::codec::{DecodeError, Framed, decode_message, encode_message, split_frame};
 use tramline_wire::{
-    Accept, Admit, After, Attach, Deliver, GateLimits, GatedBy, Geometry, GrowStream, LimitInfo, Message,
-    MessageFlags, Mode, ModeChanged, ModeTold, Offer, OpenStream, PageDeclaration, Publish, SlowPolicy,
-    Source, Subscribe, Successor, ToBroker, ToClient, TopicSettings, Welcome,
+    Accept, Admit, Adopted, After, Attach, Deliver, GateLimits, GatedBy, Geometry, GrowStream, LimitInfo,
+    Message, MessageFlags, Mode, ModeChanged, ModeTold, Offer, OpenStream, PageDeclaration, Publish,
+    SlowPolicy, Source, StillAdmits, StillReads, Subscribe, Successor, ToBroker, ToClient, TopicSettings,
+    Welcome,
 };
 
 /// The numbers, texts and bytes from which a frame is made; frames borrow from it.
@@ -126,6 +127,14 @@ impl Stuff {
             ToBroker::Released { attach: x, generation: a },
             ToBroker::GenerationLeft { stream: x, generation: a },
             ToBroker::ModeChanged(ModeChanged { attach: x, mode: self.mode(), blocked_millis: a }),
+            ToBroker::StillReads(StillReads {
+                attach: x,
+                sub: a,
+                stream: y,
+                generation: b,
+                in_place: self.flag,
+            }),
+            ToBroker::StillAdmits(StillAdmits { attach: x, stream: y, slot: a, mode: self.mode() }),
         ]
     }
 
@@ -222,6 +231,7 @@ impl Stuff {
                 mode: self.mode(),
                 blocked_millis: c,
             }),
+            ToClient::Adopted(Adopted { attach: x, source: self.flag.then_some(a), mode: self.mode() }),
         ]
     }
 }

@@ -246,7 +246,7 @@ impl Shell {
         assert!(self.fds.is_empty(), "descriptors leak: {:?}", self.fds);
         let core = &self.core;
         assert_eq!(core.sessions.len() + core.subscriptions.len(), 0);
-        assert!(core.by_id.is_empty() && core.attachments.is_empty());
+        assert!(core.by_id.is_empty() && core.attachments.is_empty() && core.claims.is_empty());
         assert!(core.streams.by_id.is_empty() && core.streams.descriptors.is_empty());
         assert_eq!((core.streams.bytes, core.backlogs, core.listeners), (0, 0, 0));
         assert!(core.links.by_id.is_empty(), "{:?}", core.links);

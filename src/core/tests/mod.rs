@@ -27,4 +27,5 @@ mod proxies;
 
 mod world;
 
+mod adoption;
 mod books;

@@ -63,7 +63,7 @@ fn end(mut shell: Shell, sessions: &[SessionId]) {
     for id in sessions {
         shell.hang_up(*id);
     }
-    for attach in 1..=shell.core.last_attachment {
+    for attach in 1..=shell.core.ids.last {
         shell.core.proxy_ended(attach, 0, shell.now);
         shell.act();
     }

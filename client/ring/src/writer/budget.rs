@@ -118,6 +118,12 @@ impl Default for Gates {
 }
 
 impl Writer {
+    /// Whether this reader is waited for now; `None` if there is none of that id.
+    #[must_use]
+    pub fn mode_of(&self, id: u64) -> Option<ReadMode> {
+        self.readers.iter().find(|reader| reader.id == id).map(|reader| reader.mode)
+    }
+
     /// Sets how long gated readers may hold this writer up; for ever unless set.
     pub fn set_gate_budget(&mut self, budget: GateBudget) {
         self.gates.budget = budget;
