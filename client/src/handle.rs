@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::reactor::lock;
 use crate::shared::Shared;
 use crate::socket::Socket;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -25,7 +26,7 @@ pub(crate) struct Handle {
 impl Handle {
     /// Connects and waits until the session is open. With `background` a thread is started then.
     pub(crate) fn connect(options: Options, candidates: &[PathBuf]) -> Result<Arc<Self>> {
-        let (path, socket) = find(candidates)?;
+        let (path, socket) = find(candidates, |path| Socket::connect_within(path, options.request_timeout))?;
         Self::open(options, path, socket)
     }
 
@@ -49,7 +50,7 @@ impl Handle {
     #[cfg(feature = "tokio")]
     pub(crate) fn begin(options: Options, candidates: &[PathBuf]) -> Result<Arc<Self>> {
         let shared = Shared::new(options)?;
-        let (path, socket) = find(candidates)?;
+        let (path, socket) = find(candidates, Socket::connect)?;
         Self::greet(&shared, path, socket)?;
         Ok(Arc::new(Self { shared, thread: Mutex::new(None) }))
     }
@@ -70,13 +71,16 @@ pub(crate) fn opened(shared: &Shared) -> Result<Option<()>> {
 }
 
 /// Connects to the first candidate at which somebody listens.
-fn find(candidates: &[PathBuf]) -> Result<(PathBuf, Socket)> {
+fn find(
+    candidates: &[PathBuf],
+    connect: impl Fn(&Path) -> std::io::Result<Socket>,
+) -> Result<(PathBuf, Socket)> {
     let mut last = None;
     for path in candidates {
-        match Socket::connect(path) {
+        match connect(path) {
             Ok(socket) => return Ok((path.clone(), socket)),
-            // Denied is final: a broker is there, and another one further down is not meant.
-            Err(source) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            // Denied, or too many wait already: a broker is there, and another one further down is not meant.
+            Err(source) if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::WouldBlock) => {
                 return Err(Error::Connect { path: path.clone(), source });
             }
             Err(source) => last = Some((path.clone(), source)),

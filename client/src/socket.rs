@@ -4,6 +4,7 @@
 //! with a frame, the kernel throws the rest away; that is noted in their place, and the frame can be refused.
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -13,6 +14,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// Descriptors that one read can take: more than any frame declares.
 const READ_FDS_MAX: usize = 32;
@@ -42,17 +44,37 @@ pub(crate) enum Moved {
 }
 
 impl Socket {
-    /// Connects; on a Unix socket that does not wait for the other side to accept.
+    /// Connects, without waiting: `WouldBlock` when as many as may wait to be accepted do so already.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
+        let fd = Self::unconnected(path, SocketFlags::NONBLOCK)?;
+        rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
+        Ok(Self { fd })
+    }
+
+    /// Connects, and waits at most so long for a place among those that wait to be accepted.
+    pub(crate) fn connect_within(path: &Path, patience: Duration) -> io::Result<Self> {
+        let fd = Self::unconnected(path, SocketFlags::empty())?;
+        // On a Unix socket this bounds the connecting as well. Zero would be for ever.
+        let patience = patience.clamp(Duration::from_millis(1), Duration::from_secs(3600));
+        set_socket_timeout(&fd, Timeout::Send, Some(patience))?;
+        let address = SocketAddrUnix::new(path)?;
+        while let Err(error) = rustix::net::connect(&fd, &address) {
+            if error != Errno::INTR {
+                return Err(error.into());
+            }
+        }
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Self { fd })
+    }
+
+    fn unconnected(path: &Path, flags: SocketFlags) -> io::Result<OwnedFd> {
         let (bytes, max) = (path.as_os_str().len(), tramline_wire::path::SOCKET_PATH_BYTES_MAX);
         if bytes > max {
             let sentence = format!("the path has {bytes} bytes, and Linux takes at most {max}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
-        Ok(Self { fd })
+        let flags = flags | SocketFlags::CLOEXEC;
+        Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
     }
 
     /// Takes over a socket that is connected already.

@@ -47,6 +47,8 @@ enum Part {
         #[command(subcommand)]
         role: bench::BenchRole,
     },
+    /// Somebody who behaves badly beside a measurement
+    Offend(bench::Offend),
     /// A process of the demonstration
     Demo {
         #[command(subcommand)]
@@ -67,6 +69,7 @@ impl Role {
         match self.part {
             Part::Bare { role } => role.run(),
             Part::Bench { role } => role.run(),
+            Part::Offend(offend) => offend.run(),
             Part::Demo { role } => role.run(),
             Part::Serve { core, arguments } => {
                 core.map_or(Ok(()), bench::pin_to)?;

@@ -221,6 +221,15 @@ impl Scene {
         Failure::unavailable(format!("{} (pid {}) ended early: {status}", self.name(actor), self.pid(actor)))
     }
 
+    /// Stops an actor where it stands (SIGSTOP), until it is killed.
+    pub(super) fn freeze(&self, actor: ActorNumber) -> Result<(), Failure> {
+        let props = lock(&self.props);
+        let child =
+            props.children[actor].as_ref().ok_or_else(|| Failure::software("froze one that has ended"))?;
+        rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::STOP)
+            .map_err(|error| Failure::system(format!("cannot stop a process: {error}")))
+    }
+
     /// Asks an actor to end with SIGTERM and waits for it, at most a few seconds; then it is killed.
     pub(super) fn stop(&mut self, actor: ActorNumber) -> Result<ExitStatus, Failure> {
         if let Some(child) = &lock(&self.props).children[actor] {

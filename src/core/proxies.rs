@@ -14,7 +14,7 @@ use super::{Action, FdId, Flow, Now, RingMessage};
 use std::cell::OnceCell;
 use tramline_wire::codec::encode_message;
 use tramline_wire::limits::FRAME_OVERHEAD_BYTES;
-use tramline_wire::{Code, HeaderBlock, Message, MessageFlags, Mode, PageDeclaration};
+use tramline_wire::{Code, HeaderBlock, Message, MessageFlags, Mode, PageDeclaration, SlowPolicy};
 
 impl Core {
     pub(super) fn proxy_takes(&mut self, attach: u64, slot: u32, page: Option<(PageDeclaration, FdId)>) {
@@ -103,14 +103,21 @@ impl Core {
         }
     }
 
-    /// Whether a reliable subscription has room for more.
+    /// Whether a subscription has room for more. A lossy one that does not read is no reason to copy everything out of
+    /// the ring only to drop it: what its publisher overwrites meanwhile is lost, and counted, all the same.
     fn proxy_flow(&mut self, attach: u64) -> Flow {
         let Some(attachment) = self.attachments.get(&attach) else { return Flow::Close };
         let Some(subscription) = self.subscriptions.get_mut(attachment.subscription) else {
             return Flow::Close;
         };
-        let full = subscription.queue_bytes >= subscription.queue_bytes_max && !subscription.queue.is_empty();
-        if subscription.mode != Mode::Gated || !full {
+        let max = subscription.queue_bytes_max;
+        let full = match subscription.mode {
+            Mode::Gated => subscription.queue_bytes >= max,
+            // One that is to be disconnected for being slow has to come to that.
+            Mode::Lossy if subscription.slow == SlowPolicy::Disconnect => false,
+            Mode::Lossy => subscription.queue_bytes > max - max / 8,
+        };
+        if !full || subscription.queue.is_empty() {
             return Flow::Continue;
         }
         subscription.waiting_proxies.push(attach);

@@ -6,6 +6,7 @@
 
 use super::broker::Shell;
 use super::opening::open;
+use super::session::step_aside;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -95,6 +96,9 @@ pub(super) async fn accept_always(shell: Rc<Shell>, listener: UnixListener) {
                 episode.over();
                 reserve.fill();
                 tokio::task::spawn_local(open(Rc::clone(&shell), connection, Place::take(&shell)));
+                // One, then everybody who is there already: a newcomer costs more to take in than to send, and those
+                // who come in a loop must not take the time of those who talk.
+                step_aside().await;
                 continue;
             }
             Err(error) => error,

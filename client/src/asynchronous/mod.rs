@@ -22,7 +22,7 @@ use crate::topics::Topic;
 use driver::wait_until;
 pub use publisher::{AsyncPublisher, AsyncPublisherBuilder, AsyncPublisherMessage};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 pub use subscription::{AsyncSubscription, AsyncSubscriptionBuilder};
 use tramline_wire::Encoding;
 
@@ -33,6 +33,9 @@ pub struct AsyncClient {
     handle: Arc<Handle>,
 }
 
+/// Pause before connecting again where too many wait to be accepted.
+const CROWD_PAUSE: Duration = Duration::from_millis(5);
+
 impl ClientBuilder {
     /// As [`connect`](Self::connect), on the tokio runtime this is called on.
     ///
@@ -42,7 +45,18 @@ impl ClientBuilder {
         self.options.check()?;
         let candidates = self.options.candidates();
         let timeout = self.options.request_timeout;
-        let handle = Handle::begin(self.options, &candidates)?;
+        let began = Instant::now();
+        let handle = loop {
+            match Handle::begin(self.options.clone(), &candidates) {
+                // As many as may wait to be accepted do so already; the kernel does not say when that changes.
+                Err(Error::Connect { source, .. })
+                    if source.kind() == std::io::ErrorKind::WouldBlock && began.elapsed() < timeout =>
+                {
+                    tokio::time::sleep(CROWD_PAUSE).await;
+                }
+                result => break result?,
+            }
+        };
         driver::spawn(&handle.shared)?;
         let shared = &handle.shared;
         wait_until(shared, Some(timeout), "greeting from the broker", || opened(shared)).await?;
@@ -134,7 +148,7 @@ impl AsyncClient {
     /// # Errors
     /// As [`Client::ping`](crate::Client::ping).
     pub async fn ping(&self) -> Result<Duration> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         self.handle.shared.check_process()?;
         let request = self.handle.shared.send_ping()?;
         self.handle.shared.answer_async(request, "answer to a ping").await?;

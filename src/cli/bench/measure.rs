@@ -1,6 +1,7 @@
 //! One measurement: a broker of its own, the processes in their roles, and what the receivers counted.
 
 use super::baseline::{Unit, gigabytes_per_second};
+use super::offenders::Offender;
 use super::pin::Pin;
 use super::roles::{BenchRole, Common, IN_PLACE_BYTES_MIN, Path, Tally, Wait};
 use crate::cli::Failure;
@@ -102,6 +103,17 @@ impl Case {
         cores: &[usize],
         duration: Duration,
     ) -> Result<Outcome, Failure> {
+        self.run_beside(socket, cores, duration, None)
+    }
+
+    /// The same beside somebody who behaves badly.
+    pub(super) fn run_beside(
+        &self,
+        socket: Option<&PathBuf>,
+        cores: &[usize],
+        duration: Duration,
+        offender: Option<Offender>,
+    ) -> Result<Outcome, Failure> {
         let mut scene = Scene::open("bench")?;
         let socket = match socket {
             Some(socket) => socket.clone(),
@@ -125,7 +137,12 @@ impl Case {
             core: self.pin.core(cores, index),
         };
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let mut play = Play { scene, deadline: Instant::now() + duration + GRACE };
+        let mut play = Play { scene, deadline: Instant::now() + duration + GRACE, offenders: Vec::new() };
+        for (name, arguments) in offender.into_iter().flat_map(|offender| offender.processes(&socket)) {
+            let actor = play.start_with(&format!("offender {name}"), &arguments)?;
+            play.offenders.push(actor);
+        }
+        let stopped = offender.is_some_and(Offender::is_stopped);
         if self.kind == Kind::Latency && self.rate.is_none() {
             let pong = play.start("pong", &BenchRole::Pong { common: common(1) })?;
             let ping = play.start("ping", &BenchRole::Ping { common: common(0), millis })?;
@@ -142,6 +159,10 @@ impl Case {
         let role = BenchRole::Send { common: common(0), millis, readers, batch, rate };
         let sender = play.start("sender", &role)?;
         actors.push(sender);
+        if stopped {
+            // Only now: it is attached to what is measured, as far as it subscribed to that.
+            play.offenders.iter().try_for_each(|offender| play.scene.freeze(*offender))?;
+        }
         let tallies = play.perform(&actors, &[sender])?;
         Ok(self.one_way(&tallies[self.readers], &tallies[..self.readers]))
     }
@@ -194,12 +215,18 @@ fn per_second(tally: &Tally) -> f64 {
 struct Play {
     scene: Scene,
     deadline: Instant,
+    /// Processes that report nothing, and must not end.
+    offenders: Vec<ActorNumber>,
 }
 
 impl Play {
     /// Starts a process and waits until it is ready.
     fn start(&mut self, name: &str, role: &BenchRole) -> Result<ActorNumber, Failure> {
-        let actor = self.scene.start(name, &role.arguments(), None)?;
+        self.start_with(name, &role.arguments())
+    }
+
+    fn start_with(&mut self, name: &str, arguments: &[String]) -> Result<ActorNumber, Failure> {
+        let actor = self.scene.start(name, arguments, None)?;
         match self.scene.expect_line(actor, self.deadline)?.as_str() {
             READY => Ok(actor),
             other => Err(Failure::software(format!("{name} said {other:?} instead of being ready"))),

@@ -23,7 +23,12 @@ mod report;
 
 mod goals;
 
+mod isolation;
+
+mod offenders;
+
 pub(super) use bare::BareRole;
+pub(super) use offenders::Offend;
 pub(super) use pin::pin_to;
 pub(super) use roles::BenchRole;
 
@@ -54,7 +59,8 @@ const BATCH_DEFAULT: usize = 128;
     tramline bench latency --path ring --wait spin --pin split\n  \
     tramline bench latency --path socket --rate 10000 --duration 10\n  \
     tramline bench throughput --size 64,1MiB,8MiB --path ring\n  \
-    tramline bench fanout --readers 1,4,8 --json\n\n\
+    tramline bench fanout --readers 1,4,8 --json\n  \
+    tramline bench isolation\n\n\
     Sender, receivers and broker are processes of their own. A broker is started for each measurement unless --socket \
     names one. Limits are measured in the same run. Build with --release: other figures say nothing.")]
 pub(super) struct Bench {
@@ -117,6 +123,8 @@ enum What {
     Fanout,
     /// Only the limits of this machine
     Limits,
+    /// What somebody who behaves badly costs others
+    Isolation,
 }
 
 fn bytes(text: &str) -> Result<usize, String> {
@@ -157,6 +165,12 @@ impl Bench {
             progress.inc(1);
         };
         let plan = Plan { cores: &cores, duration: self.duration, rounds: self.rounds, progress: &step };
+        if self.what == What::Isolation {
+            let paths = or(&self.path, &[Path::Ring, Path::Socket]);
+            isolation::run(paths, &cores, self.duration, self.rounds, self.json, &step)?;
+            progress.finish_and_clear();
+            return Ok(());
+        }
         let baselines = baseline::measure_all(&plan)?;
         let mut measurements = Vec::new();
         for case in cases {
