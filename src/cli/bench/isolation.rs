@@ -92,6 +92,7 @@ fn on_plane(
         rate: None,
         lossy: false,
         untouched: false,
+        copied: false,
     };
     let paced = Case { batch: 1, rate: Some(RATE), ..full.clone() };
     let whom: Vec<Option<Offender>> = std::iter::once(None).chain(Offender::ALL.map(Some)).collect();

@@ -141,7 +141,7 @@ fn what_the_ring_lost_at_its_end_does_not_hold_anything_for_ever() {
 }
 
 #[test]
-fn a_reliable_subscriber_stops_the_reading_and_a_lossy_one_loses() {
+fn who_does_not_read_stops_the_reading_and_a_lossy_one_learns_what_the_ring_lost_meanwhile() {
     let limits = Limits { outbox_bytes_max: 1_000, queue_bytes_max: 2_000, ..Limits::default() };
     let mut shell = Shell::new(limits.clone());
     let (from, to) = proxied(&mut shell, Some(r#"{"op":"sub","topic":"t","reliable":true}"#));
@@ -163,10 +163,19 @@ fn a_reliable_subscriber_stops_the_reading_and_a_lossy_one_loses() {
 
     let mut shell = Shell::new(limits);
     let (from, to) = proxied(&mut shell, Some(r#"{"op":"sub","topic":"t"}"#));
-    for seq in 1..=200 {
-        assert_eq!(shell.core.proxy_message(1, ring_message(seq, &[b'x'; 100]), shell.now), Flow::Continue);
+    let mut seq = 1;
+    while shell.core.proxy_message(1, ring_message(seq, &[b'x'; 100]), shell.now) == Flow::Continue {
+        seq += 1;
+        assert!(seq < 200, "all of it is copied out of the ring although nobody reads");
     }
-    let text = String::from_utf8(shell.read(to)).unwrap();
+    shell.asked();
+    let mut text = String::from_utf8(shell.read(to)).unwrap();
+    assert!(!text.contains("\"gap\""), "{text}");
+    assert_eq!(shell.asked(), [Action::ProxyResume { attach: 1 }]);
+    // The publisher has gone on, and overwritten what was not read.
+    let overtaken = RingMessage { lost: 199 - seq, ..ring_message(200, &[b'x'; 100]) };
+    assert_eq!(shell.core.proxy_message(1, overtaken, shell.now), Flow::Continue);
+    text.push_str(&String::from_utf8(shell.read(to)).unwrap());
     let (mut seen, mut lost) = (0, 0);
     for line in text.lines().skip(1) {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
