@@ -841,6 +841,7 @@ class Client:
         body.text()
         body.option(body.u32, body.u64)
         body.option(body.u32)
+        body.u32()
         body.end()
 
     def attach(self, body):
@@ -851,6 +852,7 @@ class Client:
 
     def on_offer(self, body):
         attach, sub, source, stream, link = self.attach(body), body.u32(), body.u32(), body.u64(), body.u64()
+        # What a gone publisher left is read as any other ring: it is closed already.
         mode, in_place, _retained = body.u32(), body.flag(), body.flag()
         body.end()
         link = self.links.setdefault(link, ReaderLink())
