@@ -1,7 +1,7 @@
 //! Programs that behave badly, for `tramline bench isolation`: what they do must stay their own affair.
 //!
 //! Each prints [`READY`] when it has begun to misbehave and goes on until it is ended. Where somebody else has to
-//! publish for it to misbehave, a second process does ([`Offender::Feed`]); none of them touches what is measured.
+//! publish for it to misbehave, a second process does; none of them publishes what is measured.
 
 use crate::cli::Failure;
 use crate::cli::clock::{Pace, monotonic_nanos, wait_until};
