@@ -147,8 +147,8 @@ impl Shared {
         let Some(known) = session.reading_links.get(&link_number) else { return Ok(()) };
         let (link, link_token) = (Arc::clone(&known.link), known.token);
         drop(session);
-        if bells.is_none() && link.doorbell().is_none() {
-            // They came with an attachment that could not be taken.
+        if bells.is_none() && link.doorbell().is_none() && !retained {
+            // They came with an attachment that could not be taken. (What a publisher left behind rings no bell.)
             self.cannot_take(inbound, attach.attach);
             return Ok(());
         }
