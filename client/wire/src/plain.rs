@@ -102,7 +102,7 @@ impl<'a> Publish<'a> {
 
 impl<'a> Deliver<'a> {
     /// Reads the body of a `Deliver` whose message follows no ring, as most are. `None`: see
-    /// [`ToClient::decode`].
+    /// [`ToClient::decode`](crate::ToClient::decode).
     #[inline]
     #[must_use]
     pub fn decode_plain(body: &'a [u8]) -> Option<Self> {
