@@ -30,6 +30,10 @@ impl Shared {
             ToClient::StreamOpened { req, .. } => self.answered(*req, Answer::StreamOpened),
             ToClient::StreamGrown { stream, generation, .. } => self.grown(*stream, *generation),
             ToClient::Successor(next) => self.succeeded(inbound, next),
+            ToClient::Renew { stream } => {
+                self.renew(*stream);
+                Ok(())
+            }
             ToClient::Confirmed { alias, seq, receivers } => {
                 if let Some(place) = lock(&self.session).confirmations.get_mut(&(*alias, *seq)) {
                     *place = Some(Ok(*receivers));

@@ -103,7 +103,27 @@ impl Shared {
             self.reactor.changed();
             return Ok(());
         }
-        let mut next = larger(&spec, bytes, stream.messages.unwrap_or(MESSAGES), ring_bytes_max)?;
+        let next = larger(&spec, bytes, stream.messages.unwrap_or(MESSAGES), ring_bytes_max)?;
+        self.make_generation(stream, next, depth)
+    }
+
+    /// A reader has lost its access: the stream goes on where that one cannot follow.
+    pub(crate) fn renew(&self, id: u64) {
+        let mut session = lock(&self.session);
+        let Some(stream) = session.streams.get(&id).cloned() else { return };
+        if matches!(session.growths.get(&id), Some(Growth::Making | Growth::Announced { .. })) {
+            // That one is given to those who may read when the broker has checked it.
+            return;
+        }
+        session.growths.insert(id, Growth::Making);
+        drop(session);
+        let (spec, depth) = stream.spec();
+        if let Err(error) = self.make_generation(&stream, spec, depth) {
+            lock(&self.session).growths.insert(id, Growth::Failed(error));
+        }
+    }
+
+    fn make_generation(&self, stream: &Arc<Stream>, mut next: RingSpec, depth: u32) -> Result<()> {
         next.generation = stream.next_generation();
         let (shared, stream) = (self.weak.upgrade().ok_or(Error::Closed)?, Arc::clone(stream));
         let making = move || {

@@ -12,7 +12,8 @@ use tracing_subscriber::EnvFilter;
 /// Run a broker
 ///
 /// Without any argument it listens on the user's own socket, which it prints. It stops on SIGTERM or SIGINT,
-/// after giving its clients a moment to read their last messages; a second signal ends it at once.
+/// after giving its clients a moment to read their last messages; a second signal ends it at once. On SIGHUP it
+/// reads `allow` and `topics` of its configuration again.
 ///
 /// If the folder of the socket is missing it is made, private to the user; folders above it are not made.
 #[derive(Debug, clap::Args)]
@@ -36,12 +37,12 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
         let overrides = Overrides { file: self.config, socket: self.socket, log: self.log };
-        let mut config =
-            Config::load(overrides.or(Overrides::from_environment())).map_err(|error| match error {
-                ConfigError::Unreadable { .. } => Failure::no_input(error),
-                ConfigError::Override(_) => Failure::usage(error),
-                _ => Failure::config(error),
-            })?;
+        let overrides = overrides.or(Overrides::from_environment());
+        let mut config = Config::load(overrides.clone()).map_err(|error| match error {
+            ConfigError::Unreadable { .. } => Failure::no_input(error),
+            ConfigError::Override(_) => Failure::usage(error),
+            _ => Failure::config(error),
+        })?;
         if let Some(address) = self.http_listen {
             if !address.ip().is_loopback() {
                 return Err(Failure::usage(format!(
@@ -51,7 +52,7 @@ impl Serve {
             config.http.listen = Some(address);
         }
         log(&config.log.level)?;
-        crate::shell::serve(config, announce).map_err(failure)
+        crate::shell::serve(config, overrides, announce).map_err(failure)
     }
 }
 

@@ -104,6 +104,16 @@ impl Share {
     }
 }
 
+impl Stream {
+    /// The generation that its publisher writes to, as far as the broker has told it: number, size, memory, bytes.
+    pub(super) fn written(&self) -> (u32, Geometry, FdId, u64) {
+        let earlier = self.formers.iter().find(|former| former.generation == self.told);
+        let earlier =
+            earlier.and_then(|each| Some((each.generation, each.geometry, each.memory?, each.bytes)));
+        earlier.unwrap_or((self.generation, self.geometry, self.memory, self.memory_bytes))
+    }
+}
+
 impl Attachment {
     /// Whether a later generation is to be sent to its subscriber now.
     pub(super) fn wants_successor(&self) -> bool {
@@ -155,8 +165,11 @@ impl Core {
         self.make_room_for_ring(bytes);
         let limits = &self.limits;
         allows("ring_bytes_max", "bytes for a ring", limits.ring_bytes_max, bytes)?;
-        fits("rings_bytes_max", "bytes of rings", limits.rings_bytes_max, self.streams.bytes, bytes)?;
         let Some(stream) = self.streams.by_id.get_mut(&frame.stream) else { return Ok(()) };
+        // Whoever has lost its access must not go on reading because memory is scarce.
+        if !stream.renewing || bytes > stream.memory_bytes {
+            fits("rings_bytes_max", "bytes of rings", limits.rings_bytes_max, self.streams.bytes, bytes)?;
+        }
         let used = stream.formers.len() as u64 + 1;
         if used >= STREAM_GENERATIONS_MAX.into() {
             let message = format!(
@@ -209,6 +222,8 @@ impl Core {
             bytes: std::mem::replace(&mut stream.memory_bytes, bytes),
             publisher: true,
         });
+        // Whoever has lost its access is not among those it is given to.
+        stream.renewing = false;
         let attachments: Vec<u64> = stream.attachments.iter().copied().collect();
         let mut awaited = BTreeSet::new();
         for attach in attachments {
@@ -247,9 +262,13 @@ impl Core {
         let told = stream.handing.take_if(|handing| due || handing.awaited.is_empty());
         let Some(Handing { req, deadline, .. }) = told else { return };
         stream.told = stream.generation;
-        let (session, generation) = (stream.session, stream.generation);
+        let (session, generation, renewing) = (stream.session, stream.generation, stream.renewing);
         self.timers.cancel(deadline, Timer::Growth(id));
         self.answer(session, &ToClient::StreamGrown { req, stream: id, generation });
+        if renewing {
+            // This generation was handed to somebody who has lost its access since.
+            self.send_control(session, &ToClient::Renew { stream: id });
+        }
         self.settle_formers(id);
     }
 

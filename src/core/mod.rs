@@ -62,6 +62,8 @@ mod generations;
 
 mod ids;
 
+mod revocation;
+
 mod attachments;
 
 mod adoption;

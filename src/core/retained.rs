@@ -72,12 +72,12 @@ impl Core {
     /// A stream has ended: has its last messages copied, if its topic says so.
     pub(super) fn retain_stream(&mut self, id: u64) {
         let Some(stream) = self.streams.by_id.get(&id) else { return };
-        let (topic, memory, bytes) = (stream.topic, stream.memory, stream.memory_bytes);
+        let topic = stream.topic;
+        let (generation, geometry, memory, bytes) = stream.written();
         let messages = self.retain_of(topic);
         if messages == 0 || self.retention.making.contains_key(&id) {
             return;
         }
-        let (generation, geometry) = (stream.generation, stream.geometry);
         let Some(from) = self.sessions.get(stream.session).map(|session| session.identity.clone()) else {
             return;
         };

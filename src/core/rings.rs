@@ -71,6 +71,8 @@ pub(super) struct Stream {
     pub(super) handing: Option<Handing>,
     /// The generation that its publisher was told to go on in last.
     pub(super) told: u32,
+    /// Whether it is to go on in another generation because a reader has lost its access.
+    pub(super) renewing: bool,
     /// Earlier generations that somebody may still have mapped.
     pub(super) formers: Vec<Former>,
 }
@@ -193,6 +195,7 @@ impl Core {
                 handing: None,
                 told: frame.generation,
                 formers: Vec::new(),
+                renewing: false,
             },
         );
         self.actions.push_back(Action::VerifyRing {

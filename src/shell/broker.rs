@@ -9,11 +9,11 @@ use super::descriptors::Descriptors;
 use super::proxy::Proxies;
 use super::session::{BUFFER_BYTES, Session};
 use super::settle::settle_always;
-use super::signals::StopSignal;
+use super::signals::{ReloadSignal, StopSignal};
 use super::wait::AdaptiveWait;
 use super::workers::{Verified, Workers};
 use super::{ServeError, clock, systemd};
-use crate::config::Config;
+use crate::config::{Config, Overrides};
 use crate::core::{Access, Core, SessionId};
 use crate::http::{SnapshotRequests, Worker, snapshots};
 use std::cell::{Cell, RefCell};
@@ -32,7 +32,6 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Shell {
     pub(super) state: RefCell<State>,
     pub(super) settings: Config,
-    pub(super) access: Access,
     pub(super) workers: Workers,
     pub(super) http: Worker,
     pub(super) wait: AdaptiveWait,
@@ -57,14 +56,7 @@ pub(super) struct State {
 
 impl Shell {
     fn new(settings: Config, workers: Workers, http: Worker) -> Result<Self, ServeError> {
-        let access = Access {
-            own_uid: rustix::process::geteuid().as_raw(),
-            own_pid: std::process::id(),
-            users: settings.allow.users.clone(),
-            groups: settings.allow.groups.clone(),
-            topics: settings.topics.clone(),
-        };
-        let core = Core::new(settings.limits.clone(), access.clone(), random()?, env!("CARGO_PKG_VERSION"))
+        let core = Core::new(settings.limits.clone(), access(&settings), random()?, env!("CARGO_PKG_VERSION"))
             .with_secret([random()?, random()?]);
         let spin = Duration::from_micros(settings.wait.spin_micros.into());
         Ok(Self {
@@ -77,7 +69,6 @@ impl Shell {
                 buffer: vec![0; BUFFER_BYTES],
             }),
             settings,
-            access,
             workers,
             http,
             wait: AdaptiveWait::new(spin),
@@ -92,6 +83,25 @@ impl Shell {
         while let Some(Verified { stream, generation, result }) = verified.recv().await {
             self.state.borrow_mut().core.ring_verified(stream, generation, result, clock::now());
             self.settle_soon();
+        }
+    }
+
+    /// Reads the configuration again when it is asked to. What is wrong with it is said, and the former one stays. Never
+    /// returns before the broker ends.
+    async fn reload_always(self: Rc<Self>, mut asked: ReloadSignal, overrides: Overrides) {
+        loop {
+            asked.received().await;
+            let overrides = overrides.clone();
+            // Files and the user database may keep whoever asks waiting.
+            match tokio::task::spawn_blocking(move || Config::load(overrides)).await {
+                Ok(Ok(read)) => {
+                    tracing::info!("the configuration was read again: allow and topics are as it says now");
+                    self.state.borrow_mut().core.change_access(access(&read), clock::now());
+                    self.settle_soon();
+                }
+                Ok(Err(error)) => tracing::error!("{error}; the configuration stays as it was"),
+                Err(error) => tracing::error!("the configuration was not read again: {error}"),
+            }
         }
     }
 
@@ -112,14 +122,27 @@ impl Shell {
     }
 }
 
+/// Who may do what, as the configuration says.
+fn access(settings: &Config) -> Access {
+    Access {
+        own_uid: rustix::process::geteuid().as_raw(),
+        own_pid: std::process::id(),
+        users: settings.allow.users.clone(),
+        groups: settings.allow.groups.clone(),
+        topics: settings.topics.clone(),
+    }
+}
+
 /// Serves on `listener` until a signal asks to stop, then lets everybody read their last bytes. Calls `ready` when
 /// clients are served and signals are heard.
 pub(super) async fn serve(
     settings: Config,
+    overrides: Overrides,
     listener: UnixListener,
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
     let mut stop = StopSignal::install().map_err(|error| ServeError::System("handle signals", error))?;
+    let reload = ReloadSignal::install().map_err(|error| ServeError::System("handle signals", error))?;
     let (found, verified) = unbounded_channel();
     let (made, retained) = unbounded_channel();
     let workers =
@@ -137,6 +160,7 @@ pub(super) async fn serve(
     let settling = tokio::task::spawn_local(settle_always(Rc::clone(&shell)));
     tokio::task::spawn_local(Rc::clone(&shell).take_verified(verified));
     tokio::task::spawn_local(Rc::clone(&shell).take_retained(retained));
+    tokio::task::spawn_local(Rc::clone(&shell).reload_always(reload, overrides));
     let stopping = Rc::new(Notify::new());
     tokio::task::spawn_local(Rc::clone(&shell).answer_snapshots(requests, Rc::clone(&stopping)));
     let looking = Rc::clone(&shell);

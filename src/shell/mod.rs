@@ -53,7 +53,7 @@ mod open_files;
 
 pub use opening::{First, first};
 
-use crate::config::Config;
+use crate::config::{Config, Overrides};
 use socket::{Access, BoundSocket, SocketError};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -79,14 +79,15 @@ pub enum ServeError {
     System(&'static str, std::io::Error),
 }
 
-/// Runs a broker until it is asked to stop (SIGTERM or SIGINT). `listening` is called with the socket's path as soon as
+/// Runs a broker until it is asked to stop (SIGTERM or SIGINT). On SIGHUP it reads the configuration again, as `overrides`
+/// say where it is; what that may change are `allow` and `topics`. `listening` is called with the socket's path as soon as
 /// clients can connect to it.
 ///
 /// Blocks. Takes over the signals of this process.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn serve(config: Config, listening: impl FnOnce(&Path)) -> Result<(), ServeError> {
+pub fn serve(config: Config, overrides: Overrides, listening: impl FnOnce(&Path)) -> Result<(), ServeError> {
     let missing = tramline_ring::missing_features();
     if !missing.is_empty() {
         return Err(ServeError::Kernel(missing.join(", ")));
@@ -104,7 +105,7 @@ pub fn serve(config: Config, listening: impl FnOnce(&Path)) -> Result<(), ServeE
             listening(path);
         }
     };
-    let ended = runtime.block_on(broker::serve(config, listener, ready));
+    let ended = runtime.block_on(broker::serve(config, overrides, listener, ready));
     drop(bound);
     ended
 }

@@ -53,7 +53,7 @@ pub const fn first(byte: u8) -> First {
 pub(super) async fn open(shell: Rc<Shell>, connection: UnixStream, _place: Place) {
     let open_by =
         Instant::now() + Duration::from_millis(shell.settings.limits.first_byte_timeout_millis.into());
-    let peer = match peer::peer(&connection, !shell.access.groups.is_empty()) {
+    let peer = match peer::peer(&connection, !shell.state.borrow().core.access().groups.is_empty()) {
         Ok(peer) => peer,
         Err(error) => return tracing::warn!("a connection without credentials was closed: {error}"),
     };
@@ -172,7 +172,8 @@ fn refuse(shell: &Shell, socket: &UnixStream, language: Language, code: Code, me
 
 /// Hands a connection to the thread that serves HTTP, which has a limit of its own.
 fn http(shell: &Rc<Shell>, peer: &Peer, socket: UnixStream) {
-    if let Err((code, message)) = shell.access.connect(peer) {
+    let allowed = shell.state.borrow().core.access().connect(peer);
+    if let Err((code, message)) = allowed {
         tracing::warn!(pid = peer.pid, uid = peer.uid, code = code.as_str(), "HTTP was refused: {message}");
         return say_last(shell, &socket, http_refusal("403 Forbidden", &message).as_bytes());
     }

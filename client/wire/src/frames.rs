@@ -311,6 +311,12 @@ pub enum ToClient<'a> {
     ModeTold(ModeTold),
     /// An attachment of an earlier connection goes on (20).
     Adopted(Adopted),
+    /// A reader of this stream has lost its access (21): the publisher is to go on in another generation, which that
+    /// reader is not given.
+    Renew {
+        /// The stream.
+        stream: u64,
+    },
 }
 
 impl ToBroker<'_> {

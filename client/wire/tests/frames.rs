@@ -232,6 +232,7 @@ impl Stuff {
                 blocked_millis: c,
             }),
             ToClient::Adopted(Adopted { attach: x, source: self.flag.then_some(a), mode: self.mode() }),
+            ToClient::Renew { stream: x },
         ]
     }
 }

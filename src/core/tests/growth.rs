@@ -1,7 +1,7 @@
 //! Streams that go on in another generation, frame by frame.
 
-use super::harness::{Shell, each_frame, open_stream, subscribe};
-use crate::core::{Action, FdId, Flow, Limits, SessionId};
+use super::harness::{GEOMETRY, Shell, each_frame, open_stream, subscribe};
+use crate::core::{Access, Action, FdId, Flow, Limits, SessionId};
 use tramline_wire::limits::STREAM_GENERATIONS_MAX;
 use tramline_wire::{
     Accept, Code, Geometry, GrowStream, PageDeclaration, Subscribe, Successor, ToBroker, ToClient,
@@ -363,4 +363,53 @@ fn the_shell_reads_on_in_the_next_generation() {
     let before = shell.core.streams.bytes;
     shell.core.proxy_went_on(1, 2, shell.now);
     assert_eq!(before - shell.core.streams.bytes, 2 * BYTES + 4096);
+}
+
+#[test]
+fn who_loses_access_is_not_given_what_follows() {
+    let limits = Limits { rings_bytes_max: 2 * BYTES, ..Limits::default() };
+    let mut shell = Shell::new(limits);
+    let (from, to, _) = attached(&mut shell);
+    // Another user, 1001, reads as well, and a third, 1002, listens to something else.
+    let (other, third) = (shell.native_of(1001, "o"), shell.native_of(1002, "x"));
+    shell.say(other, ToBroker::Subscribe(subscribe(1, 1, "t")));
+    let page = shell.fd("page");
+    let accept = Accept { attach: 2, slot: 0, page: Some(PAGE), fds: 1 };
+    shell.say_with(other, ToBroker::Accept(accept), &[page]);
+    shell.say(from, admitted(2, 0));
+    shell.say(other, ToBroker::Attached { attach: 2 });
+    for id in [from, other, third] {
+        shell.read(id);
+    }
+    // Something is full: that must not keep the stream from moving on.
+    let memory = shell.fd("ring");
+    shell.say(from, ToBroker::Topic { alias: 1, topic: "u" });
+    shell.say_with(from, ToBroker::OpenStream(open_stream(2, 1, 78)), &[memory]);
+    shell.read(from);
+
+    let access = shell.core.access().clone();
+    let changed = Access { users: vec![1002], ..access.clone() };
+    shell.core.change_access(changed, shell.now);
+    shell.act();
+    let message = shell.is_closed_with(other, Code::Denied);
+    assert!(message.contains("uid 1001") && message.contains("allow.users"), "{message}");
+    let gone = Code::PeerGone.number();
+    let told = [ToClient::Detach { attach: 2, code: gone }, ToClient::Renew { stream: 77 }];
+    shell.hears(from, &told);
+    shell.hears(third, &[]);
+    let memory = shell.fd("ring");
+    let frame = GrowStream { req: 5, stream: 77, generation: 1, geometry: GEOMETRY, fds: 1 };
+    shell.say_with(from, ToBroker::GrowStream(frame), &[memory]);
+    assert_eq!(handed(&mut shell, to), [("successor", 1, 1)]);
+    shell.say(to, ToBroker::Attached { attach: 1 });
+    shell.hears(from, &[ToClient::StreamGrown { req: 5, stream: 77, generation: 1 }]);
+    shell.hears(other, &[]);
+    // Only once.
+    shell.core.change_access(access, shell.now);
+    shell.act();
+    shell.hears(from, &[]);
+    for id in [from, to, other, third] {
+        shell.hang_up(id);
+    }
+    shell.is_empty();
 }

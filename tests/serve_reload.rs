@@ -1,0 +1,90 @@
+//! SIGHUP: the broker reads its configuration again, and who has lost its access sees nothing more.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use support::{Broker, Watchdog};
+
+/// A user that no test machine has by another name.
+const READER: u32 = 61_234;
+
+fn configure(broker: &Broker, yaml: &str) {
+    std::fs::write(broker.home().join("tramline.yaml"), yaml).unwrap();
+    broker.signal(Signal::HUP);
+}
+
+/// Waits until the broker has logged this, asking it something meanwhile.
+fn wait_for_log(broker: &Broker, words: &str) {
+    let client = broker.client("asker");
+    while !broker.log().contains(words) {
+        client.ping().unwrap();
+    }
+}
+
+#[test]
+fn a_faulty_configuration_is_refused_with_its_fault_and_the_former_one_stays() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config("allow:\n  users: [61234]\n");
+    configure(&broker, "allow:\n  users: [61234]\nlimits:\n  frame_byte_max: 5\n");
+    wait_for_log(&broker, "frame_byte_max");
+    let log = broker.log();
+    assert!(log.contains("tramline.yaml:4:3") && log.contains("stays as it was"), "{log}");
+    configure(&broker, "allow:\n  users: []\n");
+    wait_for_log(&broker, "read again");
+}
+
+#[test]
+fn who_has_lost_its_access_sees_nothing_more() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: two users at once can only be tested by root");
+        return;
+    }
+    let _watchdog = Watchdog::start();
+    let home = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // The other user may not be able to reach where this was built.
+    let program = home.path().join("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_tramline"), &program).unwrap();
+    let socket = "socket:\n  mode: \"0666\"\n";
+    let broker = Broker::with_config_in(home, &format!("{socket}allow:\n  users: [{READER}]\n"));
+    let a = broker.client("a");
+    let mut own = broker.client("b").subscribe("t").unwrap();
+    let mut p = a.publisher("t").open().unwrap();
+    let mut command = Command::new(&program);
+    command.args(["sub", "t", "--socket"]).arg(broker.socket()).uid(READER).gid(READER);
+    let mut reader = command.current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap());
+    p.wait_for_subscribers(2, Duration::from_secs(30)).unwrap();
+    p.send(b"for both").unwrap();
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("for both"), "{line}");
+    assert_eq!(own.recv().unwrap().payload(), b"for both");
+
+    configure(&broker, socket);
+    let ended = reader.wait().unwrap();
+    assert_eq!(ended.code(), Some(77), "denied: {}", broker.log());
+    let generation = || {
+        let answer = broker.http("/status");
+        let status: serde_json::Value =
+            serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        status["streams"][0]["generation"].as_u64().unwrap()
+    };
+    while generation() == 0 {
+        a.ping().unwrap();
+    }
+    p.send(b"for one").unwrap();
+    let message = own.recv().unwrap();
+    assert_eq!((message.payload(), message.lost_before()), (b"for one".as_slice(), 0));
+    line.clear();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line, "", "the reader is gone");
+    assert!(broker.log().contains("has lost its access"), "{}", broker.log());
+}
