@@ -341,3 +341,35 @@ fn the_async_publisher_grows_without_blocking() {
         tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs");
     });
 }
+
+#[test]
+fn a_reader_that_holds_too_much_is_detached_and_keeps_it_while_the_stream_goes_on() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config("limits:\n  gate_budget_millis_max: 50\n");
+    let (a, b, c) = (broker.client("a"), broker.client("b"), broker.client("c"));
+    let mut own = b.subscribe("t").unwrap();
+    let mut greedy = c.subscription("t").lossy().open().unwrap();
+    let mut p = a.publisher("t").capacity(10_000, 8).open().unwrap();
+    let (mut held, mut fault) = (Vec::new(), None);
+    for number in 1..=40 {
+        send(&mut p, number, 10_000);
+        receive(&mut own, number);
+        match greedy.try_recv() {
+            Ok(message) => held.extend(message),
+            Err(error) => fault = Some(error),
+        }
+    }
+    assert_eq!(stream(&broker).0, 1, "one new generation was enough");
+    let error = loop {
+        match fault.take().map_or_else(|| greedy.recv(), Err) {
+            Ok(message) => held.push(message),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code(), Code::HeldTooMuch, "{error}");
+    assert!(error.to_string().contains("limits.held_bytes_max"), "{error}");
+    assert!(held.len() >= 4);
+    for message in &held {
+        check(message);
+    }
+}

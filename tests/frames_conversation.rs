@@ -57,6 +57,7 @@ fn greeting_ping_and_farewell() {
             publisher_millis: limits.gate_publisher_millis_max,
             window_millis: limits.gate_window_millis,
             cooldown_millis: limits.gate_cooldown_millis,
+            held_bytes_max: limits.held_bytes_max,
         },
     };
     assert_eq!(welcome, expected);

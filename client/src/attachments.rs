@@ -365,6 +365,15 @@ impl Shared {
             let inbox = reading.inbox;
             let gone = code == Code::PeerGone.number();
             inbound.add(&inbox, Item::Detached { token: reading.token, gone });
+            if code == Code::HeldTooMuch.number() {
+                let message = format!(
+                    "this subscription held more messages of '{}' in place than limits.held_bytes_max allows while \
+                     their publisher had no room, and reads it no longer",
+                    reading.source.topic
+                );
+                let error = Error::Refused { code: Code::HeldTooMuch, message, limit: None };
+                inbound.add(&inbox, Item::Fault(Box::new(error)));
+            }
         }
     }
 

@@ -76,6 +76,7 @@ impl Script {
                 publisher_millis: 5_000,
                 window_millis: 5_000,
                 cooldown_millis: 10_000,
+                held_bytes_max: 0,
             },
         })]);
     }

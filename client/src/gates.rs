@@ -11,7 +11,7 @@ use crate::stream::Stream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tramline_ring::{GateBudget, ReadMode, Writer};
-use tramline_wire::{GateLimits, Mode, ModeChanged, ToBroker};
+use tramline_wire::{Code, GateLimits, Mode, ModeChanged, ToBroker};
 
 /// When a budget is spent at the earliest; nanoseconds of the monotonic clock, `u64::MAX` for never.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ impl GateTimer {
     /// Whether somebody must be told of this time, or of changes.
     pub(crate) fn concerns(&self, writer: &Writer) -> bool {
         writer.has_mode_changes()
+            || writer.has_news_of_holders()
             || writer.look_again_at().is_some_and(|due| due < self.0.load(Ordering::Relaxed))
     }
 }
@@ -69,6 +70,9 @@ impl Shared {
     /// Sets the timer for a stream that is full, and tells the broker who is waited for no longer, or again.
     pub(crate) fn mind_gates(&self, stream: &Stream) {
         let (changes, due) = stream.gates();
+        for aside in stream.set_aside() {
+            self.detach_holder(stream, aside.reader);
+        }
         for change in changes {
             let session = lock(&self.session);
             let of = |(attach, admission): (&u64, &crate::session::Admission)| {
@@ -91,6 +95,20 @@ impl Shared {
             self.reactor.background.raise();
             self.reactor.kick();
         }
+    }
+
+    /// A reader held too much in place: it is told, and its bytes stay as they are until its link hangs up.
+    fn detach_holder(&self, stream: &Stream, reader: u64) {
+        let mut session = lock(&self.session);
+        let of = |(attach, admission): (&u64, &crate::session::Admission)| {
+            (admission.stream.id == stream.id && admission.reader == reader).then_some(*attach)
+        };
+        let Some(attach) = session.admissions.iter().find_map(of) else { return };
+        if let Some(admission) = session.admissions.remove(&attach) {
+            session.old_admissions.push(admission);
+        }
+        drop(session);
+        self.answer(&ToBroker::Detach { attach, code: Code::HeldTooMuch.number() });
     }
 
     /// Looks at streams that are full once a budget may be spent. Returns when to look again.

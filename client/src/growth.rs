@@ -123,6 +123,26 @@ impl Shared {
         }
     }
 
+    /// Begins a generation of the same size, unless one is on its way. `false`: it was refused just now, or the broker is
+    /// down.
+    pub(crate) fn make_way(&self, id: u64) -> bool {
+        let mut session = lock(&self.session);
+        match session.growths.get(&id) {
+            Some(Growth::Making | Growth::Announced { .. }) => return true,
+            Some(Growth::Failed(_)) => {
+                session.growths.remove(&id);
+                return false;
+            }
+            None => {}
+        }
+        let open = lock(&self.outbound).open;
+        drop(session);
+        if open {
+            self.renew(id);
+        }
+        open
+    }
+
     fn make_generation(&self, stream: &Arc<Stream>, mut next: RingSpec, depth: u32) -> Result<()> {
         next.generation = stream.next_generation();
         let (shared, stream) = (self.weak.upgrade().ok_or(Error::Closed)?, Arc::clone(stream));

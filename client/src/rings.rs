@@ -95,7 +95,8 @@ impl Shared {
             };
             return Err(Error::Limit { limit: Box::new(limit) });
         }
-        let gates = (wish.gated_by, crate::gates::budget(greeting.gate));
+        let budgets = (crate::gates::budget(greeting.gate), greeting.gate.held_bytes_max);
+        let gates = (wish.gated_by, budgets);
         let messages = wish.capacity.map(|(_, messages)| messages.max(1));
         let size = (depth.min(spec.descriptors), messages);
         let stream = Stream::create(self, Arc::clone(topic), &spec, size, gates)?;

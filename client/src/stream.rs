@@ -4,7 +4,7 @@
 //! announces that, lets go, and waits for the reactor to tell of room.
 
 use crate::clock::monotonic_nanos;
-use crate::error::{Error, Result};
+use crate::error::{Error, Full, Result};
 use crate::gates::{self, GateTimer};
 use crate::reactor::lock;
 use crate::shared::Shared;
@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tramline_ring::{
-    GateBudget, Generation, Meta, ModeChange, ReadMode, RingError, RingSpec, SendError, Start, Writer,
-    WriterLink,
+    GateBudget, Generation, Meta, ModeChange, ReadMode, RingError, RingSpec, SendError, SetAside, Start,
+    Writer, WriterLink,
 };
 use tramline_wire::{GatedBy, Geometry, OpenStream};
 
@@ -27,6 +27,8 @@ struct Inner {
     closed: bool,
     /// Generations that nothing of this process holds any more and that the broker has not been told of.
     left: Vec<u32>,
+    /// Name of the reader that was set aside last.
+    aside: Option<Box<str>>,
 }
 
 impl Inner {
@@ -63,11 +65,19 @@ impl Stream {
         topic: Arc<Topic>,
         spec: &RingSpec,
         (depth, messages): (u32, Option<u32>),
-        (gated_by, budget): (GatedBy, GateBudget),
+        (gated_by, (budget, held_bytes_max)): (GatedBy, (GateBudget, u64)),
     ) -> Result<Self> {
         let mut writer = Writer::create(spec, depth)?;
         writer.set_gate_budget(budget);
-        let inner = Inner { writer, names: HashMap::new(), waiting: false, closed: false, left: Vec::new() };
+        writer.set_held_bytes_max(held_bytes_max);
+        let inner = Inner {
+            writer,
+            names: HashMap::new(),
+            waiting: false,
+            closed: false,
+            left: Vec::new(),
+            aside: None,
+        };
         Ok(Self {
             id: spec.stream,
             topic,
@@ -220,6 +230,7 @@ impl Stream {
             gates::room(&mut inner.writer);
         }
         let concerns = self.gate_timer.concerns(&inner.writer);
+        let crowded = matches!(result, Err(SendError::Full { .. })) && inner.writer.has_set_aside();
         let result = match result {
             Ok(value) => {
                 if std::mem::take(&mut inner.waiting) {
@@ -240,7 +251,30 @@ impl Stream {
         if concerns {
             self.mind_gates();
         }
-        result
+        match result {
+            Err(Error::Full(full)) if crowded => Err(Error::Full(self.make_way(full))),
+            result => result,
+        }
+    }
+
+    /// Bytes are set aside, and there is no other room: goes on in a new generation if that is granted.
+    fn make_way(&self, mut full: Full) -> Full {
+        full.growing = self.shared.upgrade().is_some_and(|shared| shared.make_way(self.id));
+        if !full.growing && full.holder.is_none() {
+            full.holder.clone_from(&lock(&self.inner).aside);
+        }
+        full
+    }
+
+    /// Who was set aside since this was asked.
+    pub(crate) fn set_aside(&self) -> Vec<SetAside> {
+        let mut inner = lock(&self.inner);
+        let aside = inner.writer.take_set_aside();
+        for each in &aside {
+            inner.aside = inner.names.remove(&each.reader).or(inner.aside.take());
+        }
+        self.readers.store(inner.names.len(), Ordering::Release);
+        aside
     }
 
     fn mind_gates(&self) {

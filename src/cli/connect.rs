@@ -99,7 +99,9 @@ impl From<Error> for Failure {
                 Code::Denied | Code::ReservedTopic | Code::GateRefused => Self::denied(message),
                 Code::BadPayload | Code::PayloadTooLarge | Code::FrameTooLarge => Self::input(message),
                 Code::LimitReached | Code::NoResources | Code::TimedOut => Self::try_again(message),
-                Code::SlowSubscriber | Code::ShuttingDown | Code::PeerGone => Self::unavailable(message),
+                Code::SlowSubscriber | Code::HeldTooMuch | Code::ShuttingDown | Code::PeerGone => {
+                    Self::unavailable(message)
+                }
                 _ => Self::software(message),
             },
             Error::NoBroker { .. } | Error::Disconnected(_) | Error::BrokerDown { .. } | Error::Closed => {

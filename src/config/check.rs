@@ -172,6 +172,7 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         gate_publisher_millis_max: 1..=U32;
         gate_window_millis: 1..=U32;
         gate_cooldown_millis: 0..=U32;
+        held_bytes_max: 0..=1 << 40;
         attach_timeout_millis: 1..=600_000;
         adoption_grace_millis: 1..=600_000;
         first_byte_timeout_millis: 1..=600_000;

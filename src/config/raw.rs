@@ -81,6 +81,7 @@ section! {
         gate_publisher_millis_max: Count,
         gate_window_millis: Count,
         gate_cooldown_millis: Count,
+        held_bytes_max: Bytes,
         attach_timeout_millis: Count,
         adoption_grace_millis: Count,
         first_byte_timeout_millis: Count,

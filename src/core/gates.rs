@@ -53,6 +53,7 @@ impl Core {
             publisher_millis: limits.gate_publisher_millis_max,
             window_millis: limits.gate_window_millis,
             cooldown_millis: limits.gate_cooldown_millis,
+            held_bytes_max: limits.held_bytes_max,
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Limits {
     pub gate_window_millis: u32,
     /// How long a reader is lossy that held a publisher up for longer, in milliseconds.
     pub gate_cooldown_millis: u32,
+    /// Bytes of a ring that one reader may hold in place while its publisher has no room; 0 for a quarter of the arena.
+    pub held_bytes_max: u64,
     /// How long the other side of an attachment may take, in milliseconds.
     pub attach_timeout_millis: u32,
     /// How long attachments of an earlier run wait for their other side, once a client has named them, in milliseconds.
@@ -93,6 +95,7 @@ impl Default for Limits {
             gate_publisher_millis_max: 5_000,
             gate_window_millis: 5_000,
             gate_cooldown_millis: 10_000,
+            held_bytes_max: 0,
             attach_timeout_millis: 1_000,
             adoption_grace_millis: 5_000,
             first_byte_timeout_millis: 10_000,

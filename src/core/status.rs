@@ -209,6 +209,7 @@ impl Core {
             each("gate_publisher_millis_max", limits.gate_publisher_millis_max),
             each("gate_window_millis", limits.gate_window_millis),
             each("gate_cooldown_millis", limits.gate_cooldown_millis),
+            LimitStatus { name: "held_bytes_max", value: limits.held_bytes_max, used: None },
             each("attach_timeout_millis", limits.attach_timeout_millis),
             each("adoption_grace_millis", limits.adoption_grace_millis),
             each("first_byte_timeout_millis", limits.first_byte_timeout_millis),

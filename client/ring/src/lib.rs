@@ -164,5 +164,5 @@ pub use spec::{RingIdentity, RingSpec, verify_page, verify_ring};
 pub use wait::Spinner;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use writer::{
-    GateBudget, Generation, Loan, Meta, ModeChange, Pushed, ReadMode, SendError, Start, Writer,
+    GateBudget, Generation, Loan, Meta, ModeChange, Pushed, ReadMode, SendError, SetAside, Start, Writer,
 };

@@ -26,12 +26,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 mod generation;
+mod holding;
 mod loan;
 mod pack;
 mod waiting;
 
 use generation::Former;
 pub use generation::Generation;
+use holding::Holding;
+pub use holding::SetAside;
 pub use loan::Loan;
 use loan::Outstanding;
 pub use pack::Pushed;
@@ -146,6 +149,7 @@ pub struct Writer {
     loans: Vec<Outstanding>,
     /// Generations before this one that readers may still be in.
     formers: Vec<Former>,
+    holding: Holding,
     readers: Vec<ReaderState>,
     held: Vec<Held>,
     gates: budget::Gates,
@@ -182,6 +186,7 @@ impl Writer {
             wait_epoch: 0,
             loans: Vec::new(),
             formers: Vec::new(),
+            holding: Holding::default(),
             readers: Vec::new(),
             held: Vec::new(),
             gates: budget::Gates::default(),
@@ -246,9 +251,11 @@ impl Writer {
     ///
     /// Call it only when the reader has let go of its samples, or its process has gone.
     pub fn remove_reader(&mut self, id: u64) -> bool {
-        let before = self.readers.len();
+        let aside = &mut self.holding.aside;
+        let before = self.readers.len() + aside.len();
         self.readers.retain(|reader| reader.id != id);
-        self.readers.len() < before
+        aside.retain(|reader| reader.id != id);
+        self.readers.len() + aside.len() < before
     }
 
     /// Waits for this reader no longer, as if it were lossy. What it holds in place still stays until it lets go or
@@ -502,7 +509,8 @@ impl Writer {
 
     /// After the fence: what nobody holds is free, the rest is set aside.
     fn take_back(&mut self, retired: Range<u64>) {
-        let pins_used = self.readers.iter().any(|reader| protocol::pins_used(reader.slot.get()));
+        let aside = &self.holding.aside;
+        let pins_used = self.readers.iter().chain(aside).any(|reader| protocol::pins_used(reader.slot.get()));
         for position in retired {
             let entry = self.entries.pop_front().expect("there is an entry for every position that is kept");
             self.kept -= entry.messages;
@@ -515,7 +523,8 @@ impl Writer {
     }
 
     fn is_pinned(&self, position: u64) -> bool {
-        self.readers.iter().any(|reader| protocol::pinned(reader.slot.get(), position))
+        let mut holders = self.readers.iter().chain(&self.holding.aside);
+        holders.any(|reader| protocol::pinned(reader.slot.get(), position))
     }
 
     /// Frees what was held and is not any more. `false` if that is nothing.

@@ -77,6 +77,8 @@ codes! {
     Internal = 22, "internal";
     /// The process at the other side of an attachment has ended, so that nothing it had mapped is looked at any more.
     ProcessEnded = 23, "process_ended";
+    /// The reader held more of a ring in place than it may while its publisher had no room.
+    HeldTooMuch = 24, "held_too_much";
 }
 
 impl Code {

@@ -157,6 +157,7 @@ impl Stuff {
                     publisher_millis: self.small[1],
                     window_millis: self.small[2],
                     cooldown_millis: self.small[3],
+                    held_bytes_max: self.large[1],
                 },
             }),
             ToClient::Error {

@@ -32,6 +32,7 @@ fn hello_is_answered_by_welcome() {
                 publisher_millis: 5_000,
                 window_millis: 5_000,
                 cooldown_millis: 10_000,
+                held_bytes_max: 0,
             },
         })],
     );

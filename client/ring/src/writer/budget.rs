@@ -159,8 +159,12 @@ impl Writer {
             self.gates.stall = Some(Stall { since: now, due: Some(now), waits, ..stall });
             return true;
         }
+        if !blocked && self.set_aside_holder(now.saturating_sub(stall.began), budget.reader) {
+            self.gates.stall = Some(Stall { since: now, due: Some(now), waits, ..stall });
+            return true;
+        }
         let left = least.min(budget.writer.saturating_sub(self.gates.all.spent));
-        let due = now.checked_add(left).filter(|_| blocked);
+        let due = if blocked { now.checked_add(left) } else { self.holder_due(stall.began, budget.reader) };
         self.gates.stall = Some(Stall { since: now, due, waits, ..stall });
         false
     }

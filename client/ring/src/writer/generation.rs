@@ -107,6 +107,8 @@ impl Writer {
         self.entries.clear();
         self.kept = 0;
         self.held.clear();
+        // What is set aside lies in the generation that was left.
+        self.holding.aside.clear();
         self.oldest = self.head;
         if !self.wait_epoch.is_multiple_of(2) {
             self.begin_wait();

@@ -16,6 +16,9 @@ pub struct GateLimits {
     pub window_millis: u32,
     /// How long a reader is lossy whose budget was spent, in milliseconds.
     pub cooldown_millis: u32,
+    /// Bytes that one reader may hold in place while the publisher has no room for as long as `budget_millis`; 0 for a quarter
+    /// of the ring's arena.
+    pub held_bytes_max: u64,
 }
 
 /// A publisher no longer waits for a reader, or does again.
