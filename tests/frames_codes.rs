@@ -135,6 +135,7 @@ fn a_line_that_is_too_large_for_the_socket_says_what_takes_it() {
 const NOT_GIVEN: &[(Code, &str)] = &[
     (Code::Version, "a preamble without a common version is answered by the preamble, not by a frame"),
     (Code::BadPayload, "the broker looks into no payload; the client library gives it"),
+    (Code::HeldTooMuch, "a publisher gives it, and the broker passes it on: tests/client_growth.rs"),
     (Code::Internal, "it would be a fault of the broker itself"),
 ];
 

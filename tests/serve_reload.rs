@@ -42,8 +42,7 @@ fn a_faulty_configuration_is_refused_with_its_fault_and_the_former_one_stays() {
 
 #[test]
 fn who_has_lost_its_access_sees_nothing_more() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: two users at once can only be tested by root");
+    if !support::is_root("what one user sees after it has lost its access") {
         return;
     }
     let _watchdog = Watchdog::start();

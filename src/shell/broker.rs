@@ -56,8 +56,9 @@ pub(super) struct State {
 
 impl Shell {
     fn new(settings: Config, workers: Workers, http: Worker) -> Result<Self, ServeError> {
-        let core = Core::new(settings.limits.clone(), access(&settings), random()?, env!("CARGO_PKG_VERSION"))
-            .with_secret([random()?, random()?]);
+        let core =
+            Core::new(settings.limits.clone(), access(&settings), random()?, env!("CARGO_PKG_VERSION"))
+                .with_secret([random()?, random()?]);
         let spin = Duration::from_micros(settings.wait.spin_micros.into());
         Ok(Self {
             state: RefCell::new(State {
