@@ -223,6 +223,9 @@ impl Consumer {
                 if bytes > 0 {
                     shared.resume_reading();
                 }
+                if closed.is_some() {
+                    self.rings.no_more_generations();
+                }
                 self.closed = closed;
                 if self.queue.is_empty() {
                     return Ok(None);

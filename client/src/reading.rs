@@ -210,6 +210,16 @@ impl Rings {
         }
     }
 
+    /// The broker is gone for good: what carries on a stream behind its current generation will not come any more.
+    pub(crate) fn no_more_generations(&mut self) {
+        for index in 0..self.streams.len() {
+            if let Some(stream) = self.streams[index].as_mut() {
+                stream.reader.no_successor();
+                self.warm(index);
+            }
+        }
+    }
+
     /// A later generation for the attachment with this token.
     pub(crate) fn succeed(&mut self, token: u64, next: Successor) -> Result<(), RingError> {
         let of = |stream: &Stream| stream.token == token;
