@@ -7,7 +7,7 @@
 use super::broker::Core;
 use super::quota::{Checked, Refused};
 use super::router::Routed;
-use super::session::{Pause, Stage};
+use super::session::{Pause, Session, Stage};
 use super::subscribe::Wanted;
 use super::subscription::Asker;
 use super::table::Key;
@@ -46,11 +46,12 @@ impl Core {
 
     fn line_taken(&mut self, key: Key, now: Now) -> Flow {
         let limit = u64::from(self.limits.block_millis_max) * MILLI;
-        if self.sessions.get(key).is_some_and(|session| session.paused.is_none()) && self.answers_pile_up(key)
-        {
+        // A session that has just been ended is waited for no more; one that was resumed meanwhile has a timer already.
+        let waits = |session: &Session| session.paused.is_none() && session.stage != Stage::Closing;
+        if self.sessions.get(key).is_some_and(waits) && self.answers_pile_up(key) {
             let at = now.monotonic + limit;
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.mute_at = Some(at);
+            if let Some(former) = self.sessions.get_mut(key).and_then(|session| session.mute_at.replace(at)) {
+                self.timers.cancel(former, Timer::Answers(key));
             }
             self.timers.set(at, Timer::Answers(key));
         }
