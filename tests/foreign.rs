@@ -191,6 +191,7 @@ fn it_reads_rings_in_place_and_writes_its_own() {
     }
     // What it holds in place stays as it was, whatever is written meanwhile.
     foreign.tell("hold 2");
+    foreign.expect("holding");
     rust.tell("send from.rust 50000 2");
     foreign.take(2, "from.rust", 50_000, "in place", &mut by_rust);
     rust.tell("send from.rust 50000 40");

@@ -13,7 +13,7 @@ It takes commands on standard input, one a line, and tells what happens as one J
     open TOPIC DESCRIPTORS ARENA_BYTES  a ring
     send TOPIC BYTES COUNT              through that ring, waiting for those who may hold it up
     close TOPIC
-    hold COUNT                          keep the next so many large messages pinned until `release`
+    hold COUNT                          keep the next so many large messages pinned until `release`; told by `holding`
     release
 
 Byte i of the payload of message number s is (s + 7 * i) mod 256. The end of input ends the client.
@@ -1016,6 +1016,7 @@ class Client:
             self.request("CloseStream", ("closed", words[1]), u64(stream.id) + u64(stream.seq - 1))
         elif words[0] == "hold":
             self.to_hold = int(words[1])
+            tell("holding")
         elif words[0] == "release":
             for attachment in list(self.attachments.values()):
                 attachment.release()
