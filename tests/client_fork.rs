@@ -7,11 +7,11 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Lines, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::{Read, Write};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use support::{Broker, Watchdog, have};
+use support::{Actor, Broker, Watchdog, have, part, say};
 use tramline_client::{AsyncClient, Client, Error, OnFull, PublisherEvent};
 
 /// Held by each test: children inherit what any thread of this process has open, and some tests count that.
@@ -167,52 +167,10 @@ fn a_fork_of_an_async_client_is_refused_too() {
     });
 }
 
-/// A part played by another process, which has a child.
-struct Actor {
-    process: Child,
-    said: Lines<BufReader<ChildStdout>>,
-    lifeline: Option<ChildStdin>,
-}
-
-impl Actor {
-    fn start(part: &str, broker: &Broker) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "actor", "--nocapture", "--quiet"]).env("TRAMLINE_TEST_PART", part);
-        Self::of(command, broker)
-    }
-
-    fn of(mut command: Command, broker: &Broker) -> Self {
-        command.env("TRAMLINE_SOCKET", broker.socket()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let lifeline = process.stdin.take();
-        let said = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, said, lifeline }
-    }
-
-    fn word(&mut self) -> String {
-        loop {
-            let line = self.said.next().expect("nobody says anything any more").expect("words are text");
-            if let Some((_, word)) = line.split_once("says: ") {
-                return word.to_owned();
-            }
-        }
-    }
-
-    /// Kills the parent. Its child lives on.
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    /// The child has lived until now, and ends.
-    fn child_ends(mut self) {
-        drop(self.lifeline.take());
-        assert_eq!(self.word(), "child ends");
-    }
-}
-
-fn say(word: impl std::fmt::Display) {
-    println!("says: {word}");
+/// The child of a part that was killed has lived until now, and ends.
+fn child_ends(mut actor: Actor) {
+    drop(actor.input.take());
+    assert_eq!(actor.word(), "child ends");
 }
 
 /// A child that does nothing but live, holding what it has inherited, until this process's standard input ends.
@@ -229,7 +187,7 @@ fn have_a_child() {
 /// passes at once.
 #[test]
 fn actor() {
-    let Ok(part) = std::env::var("TRAMLINE_TEST_PART") else { return };
+    let Some(part) = part() else { return };
     let client = Client::builder().name(part.as_str()).connect().unwrap();
     match part.as_str() {
         "read and hold" => {
@@ -277,7 +235,7 @@ fn a_dead_subscriber_holds_nobody_up_although_its_child_lives() {
     let own_pages =
         || std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:tramline-page").count();
     let before = broker.open_files();
-    let mut reader = Actor::start("read and hold", &broker);
+    let mut reader = Actor::start("read and hold", broker.socket());
     assert_eq!(reader.word(), "ready");
     let (files, pages) = (own_files(), own_pages());
     assert_eq!(publisher.subscriber_count(), 1);
@@ -294,7 +252,7 @@ fn a_dead_subscriber_holds_nobody_up_although_its_child_lives() {
         client.ping().unwrap();
     }
     settles(&broker, &client, before);
-    reader.child_ends();
+    child_ends(reader);
 }
 
 #[test]
@@ -307,7 +265,7 @@ fn a_dead_publisher_is_read_to_its_end_although_its_child_lives() {
     let mut json = broker.json();
     assert!(json.ask(r#"{"op":"sub","topic":"$tramline.disconnect"}"#)["ok"].as_bool().unwrap());
     let before = broker.open_files();
-    let mut publisher = Actor::start("publish", &broker);
+    let mut publisher = Actor::start("publish", broker.socket());
     assert_eq!(publisher.word(), "published");
     publisher.kill();
     for n in 0..5_u8 {
@@ -325,7 +283,7 @@ fn a_dead_publisher_is_read_to_its_end_although_its_child_lives() {
     let event: serde_json::Value = serde_json::from_str(&json.hear()).unwrap();
     assert_eq!(event["data"]["reason"], "its process has ended", "{event}");
     settles(&broker, &client, before);
-    publisher.child_ends();
+    child_ends(publisher);
 }
 
 #[test]
@@ -356,11 +314,11 @@ os._exit(0)
 "#;
     let mut command = Command::new("python3");
     command.args(["-c", script]);
-    let mut dead = Actor::of(command, &broker);
-    assert!(dead.process.wait().unwrap().success());
+    let mut dead = Actor::of(command, "die", broker.socket());
+    assert!(dead.child.wait().unwrap().success());
     assert!(json.hear().contains("last words"));
     let event = json.hear();
     assert!(event.contains("tramline.disconnect"), "{event}");
     settles(&broker, &client, before);
-    dead.child_ends();
+    child_ends(dead);
 }

@@ -4,53 +4,16 @@
 
 mod support;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Lines};
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
-use support::{Broker, Watchdog};
+use support::{Actor, Broker, Watchdog, part, say};
 use tramline_client::{Client, Code};
 
-/// This test program, started again to play a part.
-struct Actor {
-    child: Child,
-    input: ChildStdin,
-    said: Lines<BufReader<ChildStdout>>,
-}
-
-impl Actor {
-    fn start(part: &str, socket: &Path) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "actor", "--nocapture", "--quiet"]).env("TRAMLINE_SOCKET", socket);
-        command.env("TRAMLINE_TEST_PART", part).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { input: child.stdin.take().unwrap(), child, said }
-    }
-
-    fn says(&mut self, wanted: &str) {
-        let found = self.said.by_ref().map(Result::unwrap).find(|line| line.contains("says: "));
-        assert!(found.as_ref().is_some_and(|line| line.contains(wanted)), "{found:?} instead of {wanted}");
-    }
-
-    /// Lets it go on.
-    fn goes_on(&mut self) {
-        use std::io::Write;
-        self.input.write_all(b"\n").unwrap();
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn say(word: impl std::fmt::Display) {
-    println!("\nsays: {word}");
+/// Lets a part go on that [`wait`]s.
+fn goes_on(actor: &mut Actor) {
+    use std::io::Write;
+    actor.input.as_mut().unwrap().write_all(b"\n").unwrap();
 }
 
 fn wait() {
@@ -69,7 +32,7 @@ fn is_stopped(pid: u32) -> bool {
 /// passes at once.
 #[test]
 fn actor() {
-    let Ok(part) = std::env::var("TRAMLINE_TEST_PART") else { return };
+    let Some(part) = part() else { return };
     let client = Client::builder().name(part.as_str()).reconnect(false).connect().unwrap();
     match part.as_str() {
         "few files" => few_files(&client),
@@ -126,18 +89,18 @@ fn a_subscriber_out_of_files_is_refused_the_stream_and_keeps_its_session() {
     let broker = Broker::start();
     let client = broker.client("publisher");
     let mut reader = Actor::start("few files", broker.socket());
-    reader.says("full");
+    assert_eq!(reader.word(), "full");
     let first = client.publisher("a.first").open().unwrap();
-    reader.says("refused true");
+    assert_eq!(reader.word(), "refused true");
     while first.subscriber_count() > 0 {
         client.ping().unwrap();
     }
-    reader.goes_on();
-    reader.says("room");
+    goes_on(&mut reader);
+    assert_eq!(reader.word(), "room");
     let mut second = client.publisher("a.second").open().unwrap();
     second.wait_for_subscribers(1, Duration::from_secs(50)).unwrap();
     second.send(b"second").unwrap();
-    reader.says("read");
+    assert_eq!(reader.word(), "read");
     assert!(reader.child.wait().unwrap().success());
     assert!(!broker.log().contains("broke the protocol"), "{}", broker.log());
 }
@@ -147,9 +110,8 @@ fn a_stopped_publisher_hangs_no_subscriber_and_is_attached_when_it_goes_on() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config("limits:\n  attach_timeout_millis: 200\n");
     let mut publisher = Actor::start("publish on demand", broker.socket());
-    publisher.says("ready");
-    let pid = Pid::from_child(&publisher.child);
-    kill_process(pid, Signal::STOP).unwrap();
+    assert_eq!(publisher.word(), "ready");
+    publisher.signal(Signal::STOP);
     // It stops soon; nothing of it runs from then on.
     while !is_stopped(publisher.child.id()) {
         std::thread::yield_now();
@@ -161,7 +123,7 @@ fn a_stopped_publisher_hangs_no_subscriber_and_is_attached_when_it_goes_on() {
     client.publish("other", b"meanwhile").unwrap();
     assert_eq!(other.recv().unwrap().payload(), b"meanwhile");
     assert!(subscription.try_recv().unwrap().is_none());
-    kill_process(pid, Signal::CONT).unwrap();
+    publisher.signal(Signal::CONT);
     assert_eq!(subscription.recv().unwrap().payload(), b"at last");
-    publisher.goes_on();
+    goes_on(&mut publisher);
 }

@@ -9,13 +9,12 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
-use support::{Broker, JsonLines};
+use support::{Actor, Broker, JsonLines, part, say};
 use tramline_client::{Client, Message, OnFull, Publisher, Subscription};
 
 /// Steps of a process that opens a ring, admits two readers, sends small and large messages and ends.
@@ -135,60 +134,28 @@ fn assert_whole(seq: u64, payload: &[u8]) {
     assert!(payload.iter().all(|each| *each == byte), "message {seq} is a mixture");
 }
 
-/// A part played by another process: this test program, started again. It ends when the test does.
-struct Actor {
-    child: Child,
-    said: Lines<BufReader<ChildStdout>>,
+/// Starts a part, to be killed the so-manieth time that it comes to a step.
+fn start(part: &str, socket: &Path, die_at: Option<(&str, u32)>) -> Actor {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if let Some((name, count)) = die_at {
+        command.env("TRAMLINE_DIE_AT", format!("{name}:{count}"));
+    }
+    Actor::of(command, part, socket)
 }
 
-impl Actor {
-    fn start(part: &str, socket: &Path, die_at: Option<(&str, u32)>) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "actor", "--nocapture", "--quiet"]).env("TRAMLINE_SOCKET", socket);
-        command.env("TRAMLINE_TEST_PART", part).stdin(Stdio::null()).stdout(Stdio::piped());
-        if let Some((name, count)) = die_at {
-            command.env("TRAMLINE_DIE_AT", format!("{name}:{count}"));
-        }
-        let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, said }
-    }
-
-    /// The next word it says about its part; `None` at its end.
-    fn word(&mut self) -> Option<String> {
-        loop {
-            let line = self.said.next()?.expect("words are text");
-            if let Some((_, word)) = line.split_once("says: ") {
-                return Some(word.to_owned());
-            }
-        }
-    }
-
-    /// All it still says; then it must have been killed.
-    fn dies(mut self, at: &str) -> Vec<String> {
-        let said = std::iter::from_fn(|| self.word()).collect();
-        let status = self.child.wait().unwrap();
-        assert_eq!(status.signal(), Some(9), "{at} was never reached: {status:?}, after {said:?}");
-        said
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn say(word: impl std::fmt::Display) {
-    println!("says: {word}");
+/// All it still says; then it must have been killed.
+fn dies(mut actor: Actor, at: &str) -> Vec<String> {
+    let said = std::iter::from_fn(|| actor.next_word()).collect();
+    let status = actor.child.wait().unwrap();
+    assert_eq!(status.signal(), Some(9), "{at} was never reached: {status:?}, after {said:?}");
+    said
 }
 
 /// What another process does when it is started for it. Without the variable this is no test of anything and
 /// passes at once.
 #[test]
 fn actor() {
-    let Ok(part) = std::env::var("TRAMLINE_TEST_PART") else { return };
+    let Some(part) = part() else { return };
     let client = Client::builder().name(part.as_str()).reconnect(false).connect().unwrap();
     match part.as_str() {
         "publish" => {
@@ -306,10 +273,10 @@ fn a_publisher_that_dies_at_any_step_leaves_whole_messages_a_clear_end_and_nothi
     for &(name, count) in OF_A_PUBLISHER {
         let at = format!("{name}:{count}");
         println!("{at}");
-        let dying = Actor::start("publish", broker.socket(), Some((name, count)));
+        let dying = start("publish", broker.socket(), Some((name, count)));
         let words = std::thread::spawn({
             let at = at.clone();
-            move || dying.dies(&at)
+            move || dies(dying, &at)
         });
         let mut words = Some(words);
         let mut said = None;
@@ -333,7 +300,7 @@ fn a_publisher_that_dies_at_any_step_leaves_whole_messages_a_clear_end_and_nothi
             reader.ping().unwrap();
         });
         // Another process takes the topic over, from its own first message on.
-        let mut next = Actor::start("publish", broker.socket(), None);
+        let mut next = start("publish", broker.socket(), None);
         let last = read_through(&mut subscription, |_, last| last == 60);
         view_through(&mut viewer, last);
         assert!(next.child.wait().unwrap().success());
@@ -363,18 +330,18 @@ fn a_subscriber_that_dies_at_any_step_holds_nobody_up_and_leaves_nothing() {
     for &(name, count) in OF_A_SUBSCRIBER {
         let at = format!("{name}:{count}");
         println!("{at}");
-        let mut dying = Actor::start("subscribe", broker.socket(), Some((name, count)));
+        let mut dying = start("subscribe", broker.socket(), Some((name, count)));
         // One message at a time, so that it sleeps in between; until it has read enough, or is dead.
-        while dying.word().is_some_and(|word| word != "left") {
+        while dying.next_word().is_some_and(|word| word != "left") {
             send_and_read(&mut publisher, &mut survivor);
         }
-        dying.dies(&at);
+        dies(dying, &at);
         // Many times around the ring, and nobody is waited for who is not there.
         for _ in 0..30 {
             send_and_read(&mut publisher, &mut survivor);
         }
-        let mut next = Actor::start("subscribe", broker.socket(), None);
-        while next.word().is_some_and(|word| word != "left") {
+        let mut next = start("subscribe", broker.socket(), None);
+        while next.next_word().is_some_and(|word| word != "left") {
             send_and_read(&mut publisher, &mut survivor);
         }
         assert!(next.child.wait().unwrap().success());
@@ -396,13 +363,13 @@ fn a_publisher_that_dies_while_it_is_left_leaves_nothing() {
     for &(name, count) in OF_WHO_IS_LEFT {
         let at = format!("{name}:{count}");
         println!("{at}");
-        let mut dying = Actor::start("be left", broker.socket(), Some((name, count)));
-        assert_eq!(dying.word().as_deref(), Some("ready"));
+        let mut dying = start("be left", broker.socket(), Some((name, count)));
+        assert_eq!(dying.word(), "ready");
         let mut subscription = client.subscribe("cam").unwrap();
         let message = subscription.recv().unwrap();
         assert_whole(message.seq(), message.payload());
         drop((message, subscription));
-        dying.dies(&at);
+        dies(dying, &at);
         settles(&broker, before, own, || {
             client.ping().unwrap();
         });

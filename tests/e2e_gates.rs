@@ -6,22 +6,20 @@
 
 mod support;
 
-use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
-use support::{Broker, Watchdog};
+use support::{Actor, Broker, Watchdog, part, say};
 use tramline_client::{Client, PublisherEvent};
 
 /// The part of the reader: without the variable this is no test of anything and passes at once.
 #[test]
 fn actor() {
-    if std::env::var_os("TRAMLINE_TEST_PART").is_none() {
+    if part().is_none() {
         return;
     }
     let client = Client::builder().name("stopped").reconnect(false).connect().unwrap();
     let mut subscription = client.subscribe("t").unwrap();
-    println!("says: ready");
+    say("ready");
     let (mut seen, mut evicted) = (0, false);
     loop {
         let message = subscription.recv().unwrap();
@@ -38,44 +36,7 @@ fn actor() {
         subscription.recv_timeout(Duration::from_millis(10)).unwrap();
         evicted = subscription.events().iter().any(|event| matches!(event, PublisherEvent::Evicted { .. }));
     }
-    println!("says: {seen} {}", subscription.lost());
-}
-
-struct Actor {
-    child: Child,
-    said: Lines<BufReader<ChildStdout>>,
-}
-
-impl Actor {
-    fn start(broker: &Broker) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "actor", "--nocapture", "--quiet"]).env("TRAMLINE_SOCKET", broker.socket());
-        command.env("TRAMLINE_TEST_PART", "reader").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, said }
-    }
-
-    /// The next word it says about its part; the test framework's own words are passed over.
-    fn word(&mut self) -> String {
-        loop {
-            let line = self.said.next().expect("the actor ended").expect("words are text");
-            if let Some((_, word)) = line.split_once("says: ") {
-                return word.to_owned();
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal).unwrap();
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    say(format!("{seen} {}", subscription.lost()));
 }
 
 #[test]
@@ -86,7 +47,7 @@ fn a_stopped_reader_holds_its_publisher_up_for_its_budget_and_is_told_when_it_go
     let broker = Broker::with_config(
         "limits:\n  gate_budget_millis_max: 400\n  gate_publisher_millis_max: 400\n  gate_window_millis: 400\n",
     );
-    let mut stopped: Vec<Actor> = (0..3).map(|_| Actor::start(&broker)).collect();
+    let mut stopped: Vec<Actor> = (0..3).map(|_| Actor::start("reader", broker.socket())).collect();
     stopped.iter_mut().for_each(|actor| assert_eq!(actor.word(), "ready"));
     let (a, b) = (broker.client("a"), broker.client("b"));
     let mut reads = b.subscribe("t").unwrap();

@@ -6,14 +6,13 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
-use support::{Broker, is_root};
+use support::{Actor, Broker, is_root, part, say};
 use tramline_client::{Client, Code, GatedBy, Message, OnFull};
 
 /// Held by each test: they count the mappings of their common process.
@@ -63,57 +62,11 @@ fn assert_whole(message: &Message) {
     assert!(whole, "message {} is a mixture", message.seq());
 }
 
-/// A part played by another process: this test program, started again. It ends when the test does.
-struct Actor {
-    child: Child,
-    said: Lines<BufReader<ChildStdout>>,
-}
-
-impl Actor {
-    fn start(part: &str, socket: &Path) -> Self {
-        Self::of(Command::new(std::env::current_exe().unwrap()), part, socket)
-    }
-
-    fn of(mut command: Command, part: &str, socket: &Path) -> Self {
-        command.args(["--exact", "actor", "--nocapture", "--quiet"]).env("TRAMLINE_SOCKET", socket);
-        command.env("TRAMLINE_TEST_PART", part).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, said }
-    }
-
-    /// The next word it says about its part; the test framework's own words are passed over.
-    fn word(&mut self) -> String {
-        loop {
-            let line = self.said.next().expect("the actor ended").expect("words are text");
-            if let Some((_, word)) = line.split_once("says: ") {
-                return word.to_owned();
-            }
-        }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn say(word: impl std::fmt::Display) {
-    println!("says: {word}");
-}
-
 /// What another process does when it is started for it. Without the variable this is no test of anything and
 /// passes at once.
 #[test]
 fn actor() {
-    let Ok(part) = std::env::var("TRAMLINE_TEST_PART") else { return };
+    let Some(part) = part() else { return };
     let connect = || Client::builder().name(part.as_str()).reconnect(false).connect();
     match part.as_str() {
         "publish without end" => {

@@ -6,13 +6,13 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
-use support::{Broker, Watchdog, have, is_root};
+use support::{Actor, Broker, Watchdog, have, is_root, part, say};
 use tramline_client::{Client, Message, PublisherEvent, Subscription};
 
 const CONFIG: &str = "topics:\n  - filter: keep.*\n    retain: 5\n";
@@ -20,7 +20,7 @@ const CONFIG: &str = "topics:\n  - filter: keep.*\n    retain: 5\n";
 /// Parts that other processes play. Without the variable this is no test of anything and passes at once.
 #[test]
 fn actor() {
-    let Ok(part) = std::env::var("TRAMLINE_TEST_PART") else { return };
+    let Some(part) = part() else { return };
     let client = Client::builder().name(part.as_str()).reconnect(false).connect().unwrap();
     match part.as_str() {
         "publish and wait" => {
@@ -28,12 +28,12 @@ fn actor() {
             for _ in 0..100 {
                 publish(&mut publisher);
             }
-            println!("says: sent");
+            say("sent");
             std::thread::park();
         }
         "publish without end" => {
             let mut publisher = client.publisher("keep.a").capacity(8192, 8).open().unwrap();
-            println!("says: ready");
+            say("ready");
             loop {
                 publish(&mut publisher);
             }
@@ -47,7 +47,7 @@ fn actor() {
                 // The broker's copy is trusted by whoever trusts the broker.
                 assert!(message.in_place());
             }
-            println!("says: read");
+            say("read");
         }
         other => panic!("nobody plays {other}"),
     }
@@ -69,47 +69,6 @@ fn assert_whole(message: &Message) {
     assert_eq!(message.payload(), number.to_le_bytes().repeat(1024), "message {number} is a mixture");
     assert_eq!(message.message_type(), Some("kept"));
     assert_eq!(message.header("number"), Some(number.to_string().as_bytes()));
-}
-
-struct Actor {
-    child: Child,
-    said: Lines<BufReader<ChildStdout>>,
-}
-
-impl Actor {
-    fn start(part: &str, socket: &Path) -> Self {
-        Self::of(Command::new(std::env::current_exe().unwrap()), part, socket)
-    }
-
-    fn of(mut command: Command, part: &str, socket: &Path) -> Self {
-        command.args(["--exact", "actor", "--nocapture", "--quiet"]).env("TRAMLINE_SOCKET", socket);
-        command.env("TRAMLINE_TEST_PART", part).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, said }
-    }
-
-    /// The next word it says about its part; the test framework's own words are passed over.
-    fn word(&mut self) -> String {
-        loop {
-            let line = self.said.next().expect("the actor ended").expect("words are text");
-            if let Some((_, word)) = line.split_once("says: ") {
-                return word.to_owned();
-            }
-        }
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Waits until what is kept is what this process left; its description.

@@ -1,7 +1,11 @@
 //! A broker as a process of its own, for tests: private socket, readiness by notification, logs on failure, gone
 //! at the end. Short verbs; whatever goes wrong panics with what the broker had to say.
-#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod actor;
+
+pub(crate) use actor::{Actor, part, say};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
