@@ -1,17 +1,18 @@
 //! A whole core, driven by what somebody invents: some clients of both languages, frames and lines in any order, half
-//! of them nonsense, descriptors, time, and hang-ups. Whatever happens, the core does not panic, closes every
-//! descriptor once, says only whole frames and lines, keeps what waits for a client bounded, and has nothing
-//! left when everybody has gone.
+//! of them nonsense, descriptors, time, hang-ups, access given and taken, and a shell that does its work at once or
+//! late. Whatever happens, the core does not panic, closes every descriptor once, says only whole frames and
+//! lines, keeps what waits for a client bounded, and has nothing left when everybody has gone but what it retains.
+
+mod says;
+
+mod shell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tramline::core::{
-    Access, Action, Bells, Core, FdId, Flow, Language, Limits, Now, Peer, RingMessage, SessionId,
+    Access, Action, Core, FdId, Flow, Language, Limits, Now, Peer, SessionId, TopicSettings,
 };
 use tramline_wire::codec::{Framed, split_frame};
-use tramline_wire::{
-    Accept, Encoding, GatedBy, Geometry, Message, MessageFlags, Mode, OpenStream, PageDeclaration, Publish,
-    SlowPolicy, Subscribe, ToBroker, ToClient,
-};
+use tramline_wire::{Code, ToBroker, ToClient};
 
 /// Steps of one conversation; what an input has behind them is not looked at.
 const STEPS_MAX: usize = 300;
@@ -69,6 +70,8 @@ struct Client {
     offered: Vec<u64>,
     admits: Vec<u64>,
     attaches: Vec<u64>,
+    /// Streams that this client has declared.
+    streams: Vec<u64>,
 }
 
 struct Stage {
@@ -79,6 +82,12 @@ struct Stage {
     clients: BTreeMap<SessionId, Client>,
     /// Attachments that the shell reads, with the next number of each.
     proxies: BTreeMap<u64, u64>,
+    /// Whether the shell is busy, and what it is still to do.
+    busy: bool,
+    work: VecDeque<Action>,
+    /// Copies of what gone publishers sent.
+    copies: BTreeSet<FdId>,
+    denied: bool,
 }
 
 fn limits() -> Limits {
@@ -94,20 +103,34 @@ fn limits() -> Limits {
         match_cache_topics_max: 3,
         block_millis_max: 40,
         attach_timeout_millis: 30,
+        adoption_grace_millis: 50,
+        retained_topics_max: 2,
         ..Limits::default()
     }
 }
 
+/// Who may connect: one other user, unless that is `denied`.
+fn access(denied: bool) -> Access {
+    let topics = [("a.b", 2), ("x", 3)];
+    let topics =
+        topics.map(|(filter, retain)| TopicSettings { filter: filter.into(), retain, ..Default::default() });
+    let users = if denied { Vec::new() } else { vec![1001] };
+    Access { own_uid: 1000, own_pid: 1, users, topics: topics.into(), ..Access::default() }
+}
+
 impl Stage {
     fn new() -> Self {
-        let access = Access { own_uid: 1000, own_pid: 1, users: vec![1001], ..Access::default() };
         Self {
-            core: Core::new(limits(), access, 0xfeed, "9.9.9"),
+            core: Core::new(limits(), access(false), 0xfeed, "9.9.9"),
             now: Now { monotonic: 1_000_000_000, unix: 1_700_000_000_000_000_000 },
             open: BTreeSet::new(),
             last_fd: 0,
             clients: BTreeMap::new(),
             proxies: BTreeMap::new(),
+            busy: false,
+            work: VecDeque::new(),
+            copies: BTreeSet::new(),
+            denied: false,
         }
     }
 
@@ -150,6 +173,7 @@ impl Stage {
                 self.core.line_too_long(id, choices.number() as usize, self.now);
                 self.act();
             }
+            23 => self.surprise(id, choices),
             _ if native => self.frame(id, what, choices),
             _ => self.line(id, choices),
         }
@@ -170,6 +194,7 @@ impl Stage {
             offered: Vec::new(),
             admits: Vec::new(),
             attaches: Vec::new(),
+            streams: Vec::new(),
         };
         self.clients.insert(id, client);
         self.act();
@@ -181,118 +206,22 @@ impl Stage {
         }
     }
 
-    /// A frame that makes some sense.
-    fn frame(&mut self, id: SessionId, what: u8, choices: &mut Choices<'_>) {
-        let client = &self.clients[&id];
-        let known = |of: &[u64], choices: &mut Choices<'_>| match of {
-            [] => choices.number().into(),
-            _ => choices.pick(of),
-        };
-        let attach = match what {
-            14 => known(&client.offered, choices),
-            15 => known(&client.admits, choices),
-            16 => known(&client.attaches, choices),
-            _ => u64::from(choices.number()),
-        };
-        match what {
-            10 => self.say(id, &ToBroker::Topic { alias: choices.number(), topic: choices.pick(&TOPICS) }, 0),
-            11 => {
-                let slow = match choices.byte() % 4 {
-                    0 => SlowPolicy::DropOldest,
-                    1 => SlowPolicy::Disconnect,
-                    _ => SlowPolicy::Block { millis: choices.number() },
-                };
-                let frame = Subscribe {
-                    req: choices.number(),
-                    sub: choices.number(),
-                    filter: choices.pick(&FILTERS),
-                    mode: choices.pick(&[Mode::Gated, Mode::Lossy]),
-                    rings: choices.one_in(2),
-                    history: choices.number(),
-                    slow,
-                    queue_bytes_max: choices.number(),
-                    gated_only: choices.one_in(4),
-                };
-                self.say(id, &ToBroker::Subscribe(frame), 0);
+    /// Something that no client says.
+    fn surprise(&mut self, id: SessionId, choices: &mut Choices<'_>) {
+        match choices.byte() % 8 {
+            0 => self.core.process_ended(id),
+            1 => self.core.timed_out(id, self.now),
+            2 => {
+                let flow = self.core.descriptors_missing(id, Code::NoResources, "no more files", self.now);
+                self.flowed(id, flow);
             }
-            12 => self.say(id, &ToBroker::Unsubscribe { req: choices.number(), sub: choices.number() }, 0),
-            13 => {
-                let geometry = Geometry {
-                    descriptors: choices.pick(&[64, 3, 2]),
-                    arena_bytes: choices.pick(&[8192, 4096, 5]),
-                };
-                let frame = OpenStream {
-                    req: choices.number(),
-                    alias: choices.number(),
-                    stream: choices.number().into(),
-                    generation: choices.pick(&[0, 0, 0, 1]),
-                    geometry,
-                    first_seq: choices.pick(&[1, 7, u64::MAX]),
-                    gated_by: choices.pick(&[GatedBy::OwnUid, GatedBy::Anyone, GatedBy::Nobody]),
-                    fds: 1,
-                };
-                self.say(id, &ToBroker::OpenStream(frame), choices.pick(&[1, 1, 1, 0]));
+            3 => {
+                self.denied = !self.denied;
+                self.core.change_access(access(self.denied), self.now);
             }
-            14 => {
-                let page = PageDeclaration {
-                    first_slot: choices.number(),
-                    slots: choices.pick(&[15, 1, 0, u32::MAX]),
-                };
-                let page = (choices.one_in(2)).then_some(page);
-                let fds = u8::from(page.is_some());
-                let frame = Accept { attach, slot: choices.number(), page, fds };
-                self.say(id, &ToBroker::Accept(frame), fds);
-            }
-            15 => {
-                let (start, start_seq) = (choices.number().into(), choices.number().into());
-                self.say(
-                    id,
-                    &ToBroker::Admitted { attach, start, start_seq, generation: choices.number() % 2 },
-                    0,
-                );
-            }
-            16 => self.say(id, &ToBroker::Attached { attach }, 0),
-            17 => {
-                let code = u16::from(choices.byte() % 30);
-                self.say(id, &ToBroker::Detach { attach, code }, 0);
-            }
-            18 => {
-                let (req, stream) = (choices.number(), choices.number().into());
-                self.say(id, &ToBroker::CloseStream { req, stream, last_seq: 0 }, 0);
-            }
-            19 => self.say(id, &ToBroker::Ping { req: choices.number() }, 0),
-            _ => {
-                let payload = vec![b'x'; choices.number() as usize % 2000];
-                let flags = MessageFlags::new(Encoding::Binary);
-                let (seq, time) = (choices.number().into(), 1);
-                let message =
-                    Message { flags, seq, time, source_time: 0, after: None, head: &[], payload: &payload };
-                let alias = choices.number() % 5;
-                self.say(id, &ToBroker::Publish(Publish { alias, message }), 0);
-            }
+            4 => self.busy = !self.busy,
+            _ => self.work_on(choices.byte()),
         }
-    }
-
-    fn line(&mut self, id: SessionId, choices: &mut Choices<'_>) {
-        let (topic, filter, number) = (choices.pick(&TOPICS), choices.pick(&FILTERS), choices.byte());
-        let line = match choices.byte() % 8 {
-            0 => format!(r#"{{"op":"pub","topic":"{topic}","data":{number},"id":{number}}}"#),
-            1 => format!(
-                r#"{{"op":"pub","topic":"{topic}","text":"{}"}}"#,
-                "x".repeat(usize::from(number) * 9)
-            ),
-            2 => format!(r#"{{"op":"sub","topic":"{filter}","reliable":{}}}"#, number % 2 == 0),
-            3 => format!(r#"{{"op":"unsub","sub":{}}}"#, number % 9),
-            4 => r#"{"op":"status"}"#.to_owned(),
-            5 => r#"{"op":"help"}"#.to_owned(),
-            6 => String::from_utf8_lossy(choices.bytes()).replace('\n', " "),
-            _ => format!(r#"{{"op":"ping","id":"{number}"}}"#),
-        };
-        if self.clients[&id].paused || self.clients[&id].closed {
-            return;
-        }
-        let flow = self.core.json_line(id, line.as_bytes(), self.now);
-        self.flowed(id, flow);
         self.act();
     }
 
@@ -391,128 +320,26 @@ impl Stage {
         self.act();
     }
 
-    /// The shell reads a ring in somebody's place, and finds this or that.
-    fn proxy_step(&mut self, choices: &mut Choices<'_>) {
-        let attaches: Vec<u64> = self.proxies.keys().copied().collect();
-        if attaches.is_empty() {
-            return;
-        }
-        let attach = choices.pick(&attaches);
-        match choices.byte() % 8 {
-            0 => {
-                self.proxies.remove(&attach);
-                self.core.proxy_ended(attach, choices.number().into(), self.now);
-            }
-            1 => {
-                self.proxies.remove(&attach);
-                self.core.proxy_cheated(attach, "an impossible length", self.now);
-            }
-            _ => {
-                let lost = u64::from(choices.byte() % 3);
-                let next = self.proxies.get_mut(&attach).expect("it was just picked");
-                let seq = next.saturating_add(lost);
-                *next = seq.saturating_add(1);
-                let (head, payload) = (choices.bytes(), choices.bytes());
-                let message = RingMessage {
-                    seq,
-                    lost,
-                    flags: u16::from_le_bytes([choices.byte(), choices.byte()]),
-                    time: choices.number().into(),
-                    source_time: 0,
-                    head,
-                    payload,
-                    payload_length: payload.len() as u64,
-                };
-                self.core.proxy_message(attach, message, self.now);
-            }
-        }
-        self.act();
-    }
-
-    /// What a shell does.
-    fn act(&mut self) {
-        while let Some(action) = self.core.next_action() {
-            match action {
-                Action::CloseFd(fd) => assert!(self.open.remove(&fd), "{fd:?} is closed twice"),
-                Action::VerifyRing { stream, generation, geometry, .. } => {
-                    let result = if geometry.arena_bytes == 4096 { Err("holes".to_owned()) } else { Ok(()) };
-                    self.core.ring_verified(stream, generation, result, self.now);
-                }
-                Action::MakePipes { link } => {
-                    let bells = if link % 7 == 6 {
-                        Err("no more files".to_owned())
-                    } else {
-                        Ok(Bells {
-                            doorbell_read: self.fd(),
-                            doorbell_write: self.fd(),
-                            space_read: self.fd(),
-                            space_write: self.fd(),
-                        })
-                    };
-                    self.core.pipes_made(link, bells, self.now);
-                }
-                Action::CloseSession(id) => {
-                    if let Some(client) = self.clients.get_mut(&id) {
-                        client.closed = true;
-                    }
-                }
-                Action::Resume(id) => {
-                    if let Some(client) = self.clients.get_mut(&id) {
-                        client.paused = false;
-                    }
-                    self.give_native(id);
-                }
-                Action::Status { session, request } => {
-                    let snapshot = self.core.snapshot(self.now);
-                    self.core.status_filled(session, request.as_deref(), &snapshot, self.now);
-                }
-                Action::ProxyOffer { attach, link, .. } if link % 5 == 4 => {
-                    self.core.proxy_refuse(attach, "no memory", self.now);
-                }
-                Action::ProxyOffer { attach, .. } => {
-                    let (page, slot) = (self.fd(), u32::try_from(attach % 1024).unwrap_or(0));
-                    let declaration = PageDeclaration { first_slot: slot, slots: 1 };
-                    self.core.proxy_accept(attach, slot, Some((declaration, page)), self.now);
-                }
-                Action::ProxyAttach { attach, start_seq, bells, .. } => {
-                    for bell in bells.into_iter().flat_map(|(doorbell, space)| [doorbell, space]) {
-                        assert!(self.open.remove(&bell), "{bell:?} is handed over and not open");
-                    }
-                    self.proxies.insert(attach, start_seq);
-                    self.core.proxy_attached(attach, self.now);
-                }
-                Action::ProxyDetach { attach, drain: false } => {
-                    self.proxies.remove(&attach);
-                }
-                _ => {}
-            }
-        }
-        for id in self.clients.keys() {
-            let waiting = self.core.outbox(*id).map_or(0, |outbox| outbox.len());
-            assert!(waiting <= WAITING_BYTES_MAX, "{waiting} bytes wait for session {id}");
-        }
-    }
-
-    fn give_native(&mut self, id: SessionId) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        if client.native && !client.closed {
-            let taken = self.core.native_input(id, &client.unread, &mut client.fds, self.now);
-            client.unread.drain(..taken.consumed);
-            self.flowed(id, taken.flow);
-        }
-    }
-
     fn end(mut self) {
+        if self.last_fd.is_multiple_of(2) {
+            self.core.shutdown(self.now);
+            self.act();
+        }
         let ids: Vec<SessionId> = self.clients.keys().copied().collect();
         for id in ids {
             self.read(id, &mut Choices(&[]));
             self.hang_up(id);
         }
+        while !self.work.is_empty() {
+            self.work_on(0);
+        }
         for attach in std::mem::take(&mut self.proxies).into_keys() {
             self.core.proxy_ended(attach, 0, self.now);
             self.act();
         }
-        assert!(self.open.is_empty(), "descriptors leak: {:?}", self.open);
+        let left: Vec<&FdId> = self.open.difference(&self.copies).collect();
+        assert!(left.is_empty(), "descriptors leak: {left:?}");
+        assert!(self.open.len() <= limits().retained_topics_max as usize, "copies leak: {:?}", self.open);
         assert_eq!(self.core.deadline(), None, "a timer of nobody");
         let snapshot = self.core.snapshot(self.now);
         assert!(snapshot.sessions.is_empty() && snapshot.streams.is_empty());

@@ -1,0 +1,182 @@
+//! What clients say in a conversation: frames and lines that make some sense.
+
+use super::{Choices, FILTERS, Stage, TOPICS};
+use tramline::core::SessionId;
+use tramline_wire::{
+    Accept, Encoding, GatedBy, Geometry, GrowStream, Message, MessageFlags, Mode, ModeChanged, OpenStream,
+    PageDeclaration, Publish, SlowPolicy, StillAdmits, StillReads, Subscribe, ToBroker,
+};
+
+impl Stage {
+    /// A frame that makes some sense.
+    pub(super) fn frame(&mut self, id: SessionId, what: u8, choices: &mut Choices<'_>) {
+        let client = &self.clients[&id];
+        let known = |of: &[u64], choices: &mut Choices<'_>| match of {
+            [] => choices.number().into(),
+            _ => choices.pick(of),
+        };
+        let attach = match what {
+            14 => known(&client.offered, choices),
+            15 => known(&client.admits, choices),
+            16 => known(&client.attaches, choices),
+            _ => u64::from(choices.number()),
+        };
+        match what {
+            10 => self.say(id, &ToBroker::Topic { alias: choices.number(), topic: choices.pick(&TOPICS) }, 0),
+            11 => {
+                let slow = match choices.byte() % 4 {
+                    0 => SlowPolicy::DropOldest,
+                    1 => SlowPolicy::Disconnect,
+                    _ => SlowPolicy::Block { millis: choices.number() },
+                };
+                let frame = Subscribe {
+                    req: choices.number(),
+                    sub: choices.number(),
+                    filter: choices.pick(&FILTERS),
+                    mode: choices.pick(&[Mode::Gated, Mode::Lossy]),
+                    rings: choices.one_in(2),
+                    history: choices.number(),
+                    slow,
+                    queue_bytes_max: choices.number(),
+                    gated_only: choices.one_in(4),
+                };
+                self.say(id, &ToBroker::Subscribe(frame), 0);
+            }
+            12 => self.say(id, &ToBroker::Unsubscribe { req: choices.number(), sub: choices.number() }, 0),
+            13 => {
+                let geometry = Geometry {
+                    descriptors: choices.pick(&[64, 3, 2]),
+                    arena_bytes: choices.pick(&[8192, 4096, 5]),
+                };
+                let (req, alias, stream) = (choices.number(), choices.number(), choices.number().into());
+                if let Some(client) = self.clients.get_mut(&id) {
+                    client.streams.push(stream);
+                }
+                let frame = OpenStream {
+                    req,
+                    alias,
+                    stream,
+                    generation: choices.pick(&[0, 0, 0, 1]),
+                    geometry,
+                    first_seq: choices.pick(&[1, 7, u64::MAX]),
+                    gated_by: choices.pick(&[GatedBy::OwnUid, GatedBy::Anyone, GatedBy::Nobody]),
+                    fds: 1,
+                };
+                self.say(id, &ToBroker::OpenStream(frame), choices.pick(&[1, 1, 1, 0]));
+            }
+            14 => {
+                let page = PageDeclaration {
+                    first_slot: choices.number(),
+                    slots: choices.pick(&[15, 1, 0, u32::MAX]),
+                };
+                let page = (choices.one_in(2)).then_some(page);
+                let fds = u8::from(page.is_some());
+                let frame = Accept { attach, slot: choices.number(), page, fds };
+                self.say(id, &ToBroker::Accept(frame), fds);
+            }
+            15 => {
+                let (start, start_seq) = (choices.number().into(), choices.number().into());
+                self.say(
+                    id,
+                    &ToBroker::Admitted { attach, start, start_seq, generation: choices.number() % 2 },
+                    0,
+                );
+            }
+            16 => self.say(id, &ToBroker::Attached { attach }, 0),
+            17 => {
+                let code = u16::from(choices.byte() % 30);
+                self.say(id, &ToBroker::Detach { attach, code }, 0);
+            }
+            18 => {
+                let (req, stream) = (choices.number(), choices.number().into());
+                self.say(id, &ToBroker::CloseStream { req, stream, last_seq: 0 }, 0);
+            }
+            22 => self.lasting_frame(id, choices),
+            19 => self.say(id, &ToBroker::Ping { req: choices.number() }, 0),
+            _ => {
+                let payload = vec![b'x'; choices.number() as usize % 2000];
+                let flags = MessageFlags::new(Encoding::Binary);
+                let (seq, time) = (choices.number().into(), 1);
+                let message =
+                    Message { flags, seq, time, source_time: 0, after: None, head: &[], payload: &payload };
+                let alias = choices.number() % 5;
+                self.say(id, &ToBroker::Publish(Publish { alias, message }), 0);
+            }
+        }
+    }
+
+    /// A frame about what a stream or an attachment becomes later.
+    fn lasting_frame(&mut self, id: SessionId, choices: &mut Choices<'_>) {
+        let client = &self.clients[&id];
+        let known = |of: &[u64], choices: &mut Choices<'_>| match of {
+            [] => choices.number().into(),
+            _ => choices.pick(of),
+        };
+        let (what, generation) = (choices.byte() % 7, choices.number());
+        let (stream, admits) = (known(&client.streams, choices), known(&client.admits, choices));
+        match what {
+            0 | 1 => {
+                let geometry = Geometry {
+                    descriptors: choices.pick(&[64, 3]),
+                    arena_bytes: choices.pick(&[16_384, 4096, 5]),
+                };
+                let req = choices.number();
+                self.say(
+                    id,
+                    &ToBroker::GrowStream(GrowStream { req, stream, generation, geometry, fds: 1 }),
+                    1,
+                );
+            }
+            2 => {
+                let attach = known(&client.attaches, choices);
+                self.say(id, &ToBroker::Released { attach, generation }, 0);
+            }
+            3 => self.say(id, &ToBroker::GenerationLeft { stream, generation }, 0),
+            4 => {
+                let mode = choices.pick(&[Mode::Gated, Mode::Lossy]);
+                let frame = ModeChanged { attach: admits, mode, blocked_millis: choices.number() };
+                self.say(id, &ToBroker::ModeChanged(frame), 0);
+            }
+            5 => {
+                let frame = StillReads {
+                    attach: choices.number().into(),
+                    sub: choices.number(),
+                    stream: choices.number().into(),
+                    generation: generation % 3,
+                    in_place: choices.one_in(2),
+                };
+                self.say(id, &ToBroker::StillReads(frame), 0);
+            }
+            _ => {
+                let (attach, stream) = (choices.number().into(), choices.number().into());
+                let mode = choices.pick(&[Mode::Gated, Mode::Lossy]);
+                let frame = StillAdmits { attach, stream, slot: choices.number(), mode };
+                self.say(id, &ToBroker::StillAdmits(frame), 0);
+            }
+        }
+    }
+
+    /// A line that makes some sense.
+    pub(super) fn line(&mut self, id: SessionId, choices: &mut Choices<'_>) {
+        let (topic, filter, number) = (choices.pick(&TOPICS), choices.pick(&FILTERS), choices.byte());
+        let line = match choices.byte() % 8 {
+            0 => format!(r#"{{"op":"pub","topic":"{topic}","data":{number},"id":{number}}}"#),
+            1 => format!(
+                r#"{{"op":"pub","topic":"{topic}","text":"{}"}}"#,
+                "x".repeat(usize::from(number) * 9)
+            ),
+            2 => format!(r#"{{"op":"sub","topic":"{filter}","reliable":{}}}"#, number % 2 == 0),
+            3 => format!(r#"{{"op":"unsub","sub":{}}}"#, number % 9),
+            4 => r#"{"op":"status"}"#.to_owned(),
+            5 => r#"{"op":"help"}"#.to_owned(),
+            6 => String::from_utf8_lossy(choices.bytes()).replace('\n', " "),
+            _ => format!(r#"{{"op":"ping","id":"{number}"}}"#),
+        };
+        if self.clients[&id].paused || self.clients[&id].closed {
+            return;
+        }
+        let flow = self.core.json_line(id, line.as_bytes(), self.now);
+        self.flowed(id, flow);
+        self.act();
+    }
+}
