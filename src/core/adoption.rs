@@ -11,15 +11,13 @@
 //! client has been back for `adoption_grace_millis` is ended.
 
 use super::Now;
-use super::attachments::{Attachment, Stage};
+use super::attachment::{Attachment, Stage};
 use super::broker::Core;
 use super::generations::Share;
 use super::native::Violation;
-use super::session::Identity;
 use super::table::Key;
 use super::timers::{MILLI, Timer};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use tramline_wire::{Adopted, Code, Mode, StillAdmits, StillReads, ToClient};
 
 /// What clients say they still have, by attachment.
@@ -46,42 +44,6 @@ impl Claims {
         let (key, read) = self.reads.remove(&attach)?;
         self.pairs.remove(&(key, read.sub, read.stream));
         Some((key, read))
-    }
-}
-
-impl Attachment {
-    /// One that outlived the broker before: its reader reads, and has bells of its own that no link here knows.
-    fn taken_over(
-        stream: u64,
-        topic: Key,
-        subscription: Key,
-        (publisher, subscriber): (Key, Key),
-        from: Arc<Identity>,
-    ) -> Self {
-        Self {
-            stream,
-            topic,
-            subscription,
-            publisher,
-            subscriber,
-            link: 0,
-            slot: None,
-            granted: Mode::Lossy,
-            mode: Mode::Lossy,
-            proxy: false,
-            stage: Stage::Attached,
-            awaited_by_stream: false,
-            awaited_by_subscription: false,
-            start: 0,
-            start_seq: 0,
-            share: Share::default(),
-            copy: None,
-            last_seq: 0,
-            publisher_fds: 0,
-            subscriber_fds: 0,
-            ended: None,
-            from,
-        }
     }
 }
 
@@ -209,19 +171,21 @@ impl Core {
         }
         let from = from.identity.clone();
         let mode = if granted == Mode::Lossy { Mode::Lossy } else { admits.mode };
-        stream.attachments.insert(attach);
         stream.admitted += 1;
-        let mut taken = Attachment::taken_over(stream_id, topic, key, (publisher, subscriber), from.clone());
-        taken.slot = Some(admits.slot);
-        (taken.granted, taken.mode, taken.share) = (granted, mode, share);
-        self.attachments.insert(attach, taken);
-        self.totals.attachments += 1;
+        // Its reader has bells of its own that no link here knows.
+        let taken = Attachment {
+            slot: Some(admits.slot),
+            stage: Stage::Attached,
+            granted,
+            mode,
+            share,
+            ..Attachment::new(stream_id, topic, key, (publisher, subscriber), from.clone())
+        };
+        self.add_attachment(attach, taken);
         self.totals.adoptions += 1;
-        if let Some(subscription) = self.subscriptions.get_mut(key) {
-            subscription.attachments.insert(attach);
-            if let Some(confirmation) = subscription.confirmation.as_mut().filter(|_| for_subscription) {
-                confirmation.attached += 1;
-            }
+        let confirmation = self.subscriptions.get_mut(key).and_then(|each| each.confirmation.as_mut());
+        if let Some(confirmation) = confirmation.filter(|_| for_subscription) {
+            confirmation.attached += 1;
         }
         let source = Some(self.source_alias(subscriber, &from, topic));
         self.send_control(subscriber, &ToClient::Adopted(Adopted { attach, source, mode }));

@@ -5,100 +5,18 @@
 //!                    (first of a link only)  └ queued: few descriptors are in flight per session ┘
 //! ```
 //!
-//! Later generations are handed over one by one once the first has been (`generations`).
+//! Frames that carry descriptors wait their turn in `handover`; later generations follow one by one (`generations`).
 //!
 //! Either side may leave at any step. When the stream ends, those not yet admitted are dropped, those admitted
 //! still get the memory and read it to its end. Ids are never used twice in one run, so a frame about an
 //! attachment that has ended in the meantime is recognised as late, and ignored.
 
+use super::attachment::{Attachment, Stage};
 use super::broker::Core;
-use super::generations::Share;
 use super::native::Violation;
-use super::retained::Memory;
-use super::session::Identity;
 use super::table::Key;
 use super::{Action, FdId, Now};
-use std::sync::Arc;
-use tramline_wire::{Accept, Admit, Attach, Code, Mode, Offer, PageDeclaration, ToClient};
-
-/// How far an attachment is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// The subscriber was asked.
-    Offered,
-    /// Waits for its link's pipes.
-    Piping,
-    /// `Admit` is to be sent.
-    Admission,
-    /// The publisher was asked.
-    Admitting,
-    /// `Attach` is to be sent.
-    Handover,
-    /// The subscriber maps the memory.
-    Attaching,
-    /// The subscriber reads.
-    Attached,
-    /// The stream has ended and the broker reads the rest on the subscriber's behalf.
-    Draining,
-}
-
-impl Stage {
-    /// Whether messages may come, or be on their way, through the ring.
-    pub(super) fn is_reading(self) -> bool {
-        matches!(self, Self::Handover | Self::Attaching | Self::Attached | Self::Draining)
-    }
-
-    /// Whether the publisher knows of it.
-    fn is_known_to_publisher(self) -> bool {
-        !matches!(self, Self::Offered | Self::Piping | Self::Admission)
-    }
-
-    /// The stage as people read it.
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            Self::Offered => "offered",
-            Self::Piping | Self::Admission | Self::Admitting => "admitting",
-            Self::Handover | Self::Attaching => "attaching",
-            Self::Attached => "attached",
-            Self::Draining => "draining",
-        }
-    }
-}
-
-/// One attachment.
-#[derive(Debug)]
-pub(super) struct Attachment {
-    pub(super) stream: u64,
-    pub(super) topic: Key,
-    pub(super) subscription: Key,
-    pub(super) publisher: Key,
-    pub(super) subscriber: Key,
-    pub(super) link: u64,
-    pub(super) slot: Option<u32>,
-    /// As it was granted, and as it is: a publisher waits for nobody for ever.
-    pub(super) granted: Mode,
-    pub(super) mode: Mode,
-    /// Whether the shell reads in the subscriber's place.
-    pub(super) proxy: bool,
-    pub(super) stage: Stage,
-    /// Whether `StreamOpened` and `Subscribed` wait for it.
-    pub(super) awaited_by_stream: bool,
-    pub(super) awaited_by_subscription: bool,
-    pub(super) start: u64,
-    pub(super) start_seq: u64,
-    pub(super) share: Share,
-    /// The memory, where it is the copy of what a gone publisher sent.
-    pub(super) copy: Option<Memory>,
-    /// The last message that a proxy has read or knows lost.
-    pub(super) last_seq: u64,
-    /// Descriptors in flight to publisher and subscriber.
-    pub(super) publisher_fds: u32,
-    pub(super) subscriber_fds: u32,
-    /// The stream has ended with this code before all of its memory was handed over.
-    pub(super) ended: Option<u16>,
-    /// Who publishes, for messages that the broker reads on a subscriber's behalf.
-    pub(super) from: Arc<Identity>,
-}
+use tramline_wire::{Accept, Code, Mode, Offer, PageDeclaration, ToClient};
 
 impl Core {
     /// Offers a stream to a subscription, unless they have an attachment already that outlived the broker before. The
@@ -123,48 +41,19 @@ impl Core {
         let from = from.identity.clone();
         let link = self.link_between(publisher, key);
         let attach = self.new_attachment_id();
-        self.attachments.insert(
+        let ends = (publisher, subscriber);
+        self.add_attachment(
             attach,
             Attachment {
-                stream: stream_id,
-                topic,
-                subscription: key,
-                publisher,
-                subscriber,
                 link,
-                slot: None,
                 granted: mode,
                 mode,
                 proxy,
-                stage: Stage::Offered,
                 awaited_by_stream: for_stream,
                 awaited_by_subscription: for_subscription,
-                start: 0,
-                start_seq: 0,
-                share: Share::default(),
-                copy: None,
-                last_seq: 0,
-                publisher_fds: 0,
-                subscriber_fds: 0,
-                ended: None,
-                from: from.clone(),
+                ..Attachment::new(stream_id, topic, key, ends, from.clone())
             },
         );
-        self.totals.attachments += 1;
-        if let Some(link) = self.links.by_id.get_mut(&link) {
-            link.attachments.insert(attach);
-        }
-        if let Some(stream) = self.streams.by_id.get_mut(&stream_id) {
-            stream.attachments.insert(attach);
-            stream.awaited += u32::from(for_stream);
-        }
-        if let Some(subscription) = self.subscriptions.get_mut(key) {
-            subscription.attachments.insert(attach);
-            subscription.proxies += u32::from(proxy);
-            if let Some(confirmation) = subscription.confirmation.as_mut().filter(|_| for_subscription) {
-                confirmation.awaited += 1;
-            }
-        }
         if proxy {
             self.actions.push_back(Action::ProxyOffer { attach, link, stream: stream_id });
             return;
@@ -173,6 +62,28 @@ impl Core {
         let offer =
             Offer { attach, sub: number, source, stream: stream_id, link, mode, in_place, retained: false };
         self.send_control(subscriber, &ToClient::Offer(offer));
+    }
+
+    /// Enters an attachment wherever it is looked for: [`Core::remove_attachment`] undoes that.
+    pub(super) fn add_attachment(&mut self, attach: u64, attachment: Attachment) {
+        self.totals.attachments += 1;
+        if let Some(link) = self.links.by_id.get_mut(&attachment.link) {
+            link.attachments.insert(attach);
+        }
+        if attachment.copy.is_none()
+            && let Some(stream) = self.streams.by_id.get_mut(&attachment.stream)
+        {
+            stream.attachments.insert(attach);
+            stream.awaited += u32::from(attachment.awaited_by_stream);
+        }
+        if let Some(subscription) = self.subscriptions.get_mut(attachment.subscription) {
+            subscription.attachments.insert(attach);
+            subscription.proxies += u32::from(attachment.proxy);
+            if let Some(confirmation) = &mut subscription.confirmation {
+                confirmation.awaited += u32::from(attachment.awaited_by_subscription);
+            }
+        }
+        self.attachments.insert(attach, attachment);
     }
 
     /// A frame about an attachment that is not there: it has ended meanwhile, or is one of an earlier run that was not taken
@@ -240,136 +151,6 @@ impl Core {
         }
     }
 
-    /// Sends an attachment's next frame with descriptors as soon as few enough are in flight to its receiver.
-    pub(super) fn want_fds(&mut self, attach: u64) {
-        let Some(attachment) = self.attachments.get(&attach) else { return };
-        let receiver = match attachment.stage {
-            Stage::Admission => attachment.publisher,
-            Stage::Handover => attachment.subscriber,
-            _ if attachment.wants_successor() => attachment.subscriber,
-            _ => return,
-        };
-        if let Some(session) = self.sessions.get_mut(receiver) {
-            session.fd_queue.push_back(attach);
-        }
-        self.pump(receiver);
-    }
-
-    /// Sends what waits for descriptors in flight to be confirmed.
-    pub(super) fn pump(&mut self, receiver: Key) {
-        let max = self.limits.session_fds_in_flight_max;
-        loop {
-            let Some(session) = self.sessions.get_mut(receiver) else { return };
-            let in_flight = session.fds_in_flight;
-            let most = u32::from(tramline_wire::limits::FRAME_FDS_MAX);
-            if in_flight > 0 && in_flight + most > max {
-                return;
-            }
-            let Some(attach) = session.fd_queue.pop_front() else { return };
-            let Some(attachment) = self.attachments.get(&attach) else { continue };
-            match attachment.stage {
-                Stage::Admission if attachment.publisher == receiver => self.send_admit(attach),
-                Stage::Handover if attachment.subscriber == receiver => self.send_attach(attach),
-                _ if attachment.wants_successor() => self.send_successor(attach),
-                _ => {}
-            }
-        }
-    }
-
-    fn send_admit(&mut self, attach: u64) {
-        let Some(attachment) = self.attachments.get_mut(&attach) else { return };
-        let Some(slot) = attachment.slot else { return };
-        let Some(subscription) = self.subscriptions.get(attachment.subscription) else { return };
-        let Some(reader) = self.sessions.get(attachment.subscriber).map(|session| session.identity.clone())
-        else {
-            return;
-        };
-        attachment.stage = Stage::Admitting;
-        let generation = self.streams.by_id.get(&attachment.stream).map_or(0, |stream| stream.told);
-        attachment.share.asked(generation);
-        let (stream, mode, link_id) = (attachment.stream, attachment.mode, attachment.link);
-        let (publisher, history) = (attachment.publisher, subscription.history);
-        let Some(link) = self.links.by_id.get_mut(&link_id) else { return };
-        let page = link.untold_page(slot);
-        let bells = link.publisher_bells.take();
-        let mut fds: Vec<FdId> = page.iter().map(|(_, fd)| *fd).collect();
-        fds.extend(bells.into_iter().flatten());
-        let count = u8::try_from(fds.len()).expect("a page and two bells");
-        let frame = Admit {
-            attach,
-            stream,
-            link: link_id,
-            slot,
-            mode,
-            history,
-            session: reader.session,
-            name: &reader.name,
-            page: page.map(|(declaration, _)| declaration),
-            bells: bells.is_some(),
-            fds: count,
-        };
-        if let Some(attachment) = self.attachments.get_mut(&attach) {
-            attachment.publisher_fds = u32::from(count);
-        }
-        self.send_with_fds(publisher, &ToClient::Admit(frame), &fds);
-        for bell in bells.into_iter().flatten() {
-            self.release_fd(bell);
-        }
-    }
-
-    pub(super) fn send_attach(&mut self, attach: u64) {
-        let Some(attachment) = self.attachments.get_mut(&attach) else { return };
-        let (start, start_seq) = (attachment.start, attachment.start_seq);
-        let (link_id, subscriber, proxy) = (attachment.link, attachment.subscriber, attachment.proxy);
-        let stream_id = attachment.stream;
-        let next = match attachment.copy {
-            Some(Memory { memory, generation, geometry }) => Some((generation, geometry, memory)),
-            None => self.streams.by_id.get(&stream_id).and_then(|stream| attachment.share.hand_next(stream)),
-        };
-        let Some((generation, geometry, memory)) = next else { return };
-        attachment.stage = Stage::Attaching;
-        let bells = self.links.by_id.get_mut(&link_id).and_then(|link| link.subscriber_bells.take());
-        if proxy {
-            let bells = bells.map(|[doorbell, space]| (doorbell, space));
-            for bell in bells.iter().flat_map(|(doorbell, space)| [doorbell, space]) {
-                // They become the shell's.
-                self.streams.descriptors.remove(bell);
-            }
-            self.actions.push_back(Action::ProxyAttach {
-                attach,
-                memory,
-                generation,
-                geometry,
-                start,
-                start_seq,
-                bells,
-            });
-            return self.hand_on(attach);
-        }
-        let mut fds = vec![memory];
-        fds.extend(bells.into_iter().flatten());
-        let count = u8::try_from(fds.len()).expect("a ring and two bells");
-        attachment.subscriber_fds = u32::from(count);
-        let frame =
-            Attach { attach, generation, geometry, start, start_seq, bells: bells.is_some(), fds: count };
-        self.send_with_fds(subscriber, &ToClient::Attach(frame), &fds);
-        for bell in bells.into_iter().flatten() {
-            self.release_fd(bell);
-        }
-        self.end_if_all_handed(attach);
-        self.settle_formers(stream_id);
-    }
-
-    pub(super) fn send_with_fds(&mut self, key: Key, frame: &ToClient<'_>, fds: &[FdId]) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        session.fds_in_flight += u32::try_from(fds.len()).unwrap_or(u32::MAX);
-        session.outbox.carry(fds.to_vec());
-        for fd in fds {
-            self.keep_fd(*fd);
-        }
-        self.send_control(key, frame);
-    }
-
     /// The publisher admitted the reader.
     pub(super) fn admitted(
         &mut self,
@@ -417,15 +198,6 @@ impl Core {
         self.answer_open(stream);
         self.settle_formers(stream);
         Ok(())
-    }
-
-    fn confirm_fds(&mut self, key: Key, count: u32) {
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.fds_in_flight = session.fds_in_flight.saturating_sub(count);
-        }
-        if count > 0 {
-            self.pump(key);
-        }
     }
 
     /// The subscriber reads.

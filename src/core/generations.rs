@@ -10,7 +10,7 @@
 //! later ones. An earlier generation's descriptor is closed when nobody can be given
 //! it any more; its bytes stay counted until the publisher and everyone who was given it have let go.
 
-use super::attachments::{Attachment, Stage as Attaching};
+use super::attachment::{Attachment, Stage as Attaching};
 use super::broker::Core;
 use super::native::Violation;
 use super::quota::{Checked, Refused, allows, fits};

@@ -206,7 +206,7 @@ impl Core {
     /// Gives an attachment up that waits for something the broker cannot give it.
     pub(super) fn fail_attachment(&mut self, attach: u64, code: Code) {
         let Some(attachment) = self.attachments.get(&attach) else { return };
-        if attachment.stage != super::attachments::Stage::Piping {
+        if attachment.stage != super::attachment::Stage::Piping {
             return;
         }
         if attachment.proxy {

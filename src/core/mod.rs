@@ -30,6 +30,8 @@ pub mod broker;
 
 mod session;
 
+mod ending;
+
 mod native;
 
 mod stretch;
@@ -64,7 +66,11 @@ mod ids;
 
 mod revocation;
 
+mod attachment;
+
 mod attachments;
+
+mod handover;
 
 mod adoption;
 

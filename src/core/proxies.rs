@@ -5,7 +5,7 @@
 //! shell reads from a ring are claims of the publisher: they are checked here, and a false one ends the
 //! publisher's session.
 
-use super::attachments::Stage;
+use super::attachment::Stage;
 use super::broker::Core;
 use super::delivery::Handed;
 use super::gaps::Gap;

@@ -7,9 +7,8 @@
 //! handed over at once, and the attachment is over. What comes of live publishers meanwhile waits behind it. Copies are
 //! bounded in number and bytes; the oldest go first. Nothing here outlives the broker.
 
-use super::attachments::{Attachment, Stage};
+use super::attachment::{Attachment, Stage};
 use super::broker::Core;
-use super::generations::Share;
 use super::session::Identity;
 use super::snapshot::RetainedStatus;
 use super::table::Key;
@@ -250,44 +249,23 @@ impl Core {
         self.keep_fd(copy.memory);
         let link = self.link_alone(key);
         let attach = self.new_attachment_id();
-        self.attachments.insert(
+        let ends = (Key::NOBODY, subscriber);
+        self.add_attachment(
             attach,
             Attachment {
-                stream,
-                topic,
-                subscription: key,
-                publisher: Key::NOBODY,
-                subscriber,
                 link,
-                slot: None,
                 granted: mode,
                 mode,
                 proxy,
-                stage: Stage::Offered,
-                awaited_by_stream: false,
                 awaited_by_subscription: true,
                 start: start as u64,
                 start_seq,
-                share: Share::default(),
                 copy: Some(copy),
                 last_seq: start_seq.saturating_sub(1),
-                publisher_fds: 0,
-                subscriber_fds: 0,
                 ended: Some(Code::PeerGone.number()),
-                from: from.clone(),
+                ..Attachment::new(stream, topic, key, ends, from.clone())
             },
         );
-        self.totals.attachments += 1;
-        if let Some(link) = self.links.by_id.get_mut(&link) {
-            link.attachments.insert(attach);
-        }
-        if let Some(subscription) = self.subscriptions.get_mut(key) {
-            subscription.attachments.insert(attach);
-            subscription.proxies += u32::from(proxy);
-            if let Some(confirmation) = &mut subscription.confirmation {
-                confirmation.awaited += 1;
-            }
-        }
         if proxy {
             self.actions.push_back(Action::ProxyOffer { attach, link, stream });
             return true;

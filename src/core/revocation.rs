@@ -47,7 +47,7 @@ impl Core {
 
     /// Streams whose memory this session has, or may be about to have.
     fn streams_mapped_by(&self, key: Key) -> BTreeSet<u64> {
-        let of = |each: &&super::attachments::Attachment| {
+        let of = |each: &&super::attachment::Attachment| {
             each.subscriber == key && !each.proxy && each.stage.is_reading()
         };
         self.attachments.values().filter(of).map(|each| each.stream).collect()

@@ -1,6 +1,6 @@
 //! Fills in a [`Snapshot`] from what the core holds. Changes nothing.
 
-use super::attachments::Attachment;
+use super::attachment::Attachment;
 use super::broker::Core;
 use super::rings::{Stage, Stream, mode_text};
 use super::session::Session;
