@@ -9,6 +9,7 @@ use crate::gates::{self, GateTimer};
 use crate::reactor::lock;
 use crate::shared::Shared;
 use crate::topics::Topic;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +19,11 @@ use tramline_ring::{
     Writer, WriterLink,
 };
 use tramline_wire::{GatedBy, Geometry, OpenStream};
+
+thread_local! {
+    /// The stream that this thread sent to last. It is still in the cache.
+    static LAST_STREAM: Cell<u64> = const { Cell::new(0) };
+}
 
 struct Inner {
     writer: Writer,
@@ -295,7 +301,17 @@ impl Stream {
     }
 
     pub(crate) fn try_send(&self, wait: bool, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64> {
-        self.with(wait, |writer| writer.try_send(meta, head, payload))
+        // Whoever has many streams finds this one cold.
+        let cold = LAST_STREAM.replace(self.id) != self.id;
+        if cold {
+            tramline_ring::bring(&self.inner);
+        }
+        self.with(wait, |writer| {
+            if cold {
+                writer.look_ahead();
+            }
+            writer.try_send(meta, head, payload)
+        })
     }
 
     /// Pushes payloads until one finds no room, then wakes the readers once. Returns the last number given,

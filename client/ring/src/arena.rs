@@ -108,6 +108,13 @@ impl Arena {
         self.take_elsewhere(units)
     }
 
+    /// Where the next small block will be, most likely.
+    #[inline]
+    pub(crate) fn next(&self) -> u32 {
+        let chunk = self.current.and_then(|index| self.chunks.get(index as usize));
+        chunk.map_or(0, |chunk| chunk.start + chunk.used)
+    }
+
     /// As [`take`](Self::take), never from a chunk: out of an empty arena, blocks of this kind fit as long as their sum does.
     pub(crate) fn take_apart(&mut self, units: u32) -> Option<Block> {
         let start = self.take_extent(units)?;

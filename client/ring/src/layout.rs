@@ -265,6 +265,14 @@ pub(crate) struct Slot {
     pub(crate) pins: [AtomicU64; PINS_PER_SLOT],
 }
 
+impl Slot {
+    /// Asks for what a writer reads of it.
+    #[inline]
+    pub(crate) fn look_ahead(&self) {
+        crate::ahead::to_read(&raw const self.sleep);
+    }
+}
+
 /// How far a reader has come.
 #[repr(C, align(64))]
 #[derive(Debug)]

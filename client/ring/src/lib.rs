@@ -20,7 +20,7 @@
 //! * [`wait`]: spin a little, then park.
 //! * [`observe`]: counters, for who watches; [`retain`](mod@retain): the last messages of a ring whose writer has gone.
 //! * `protocol`: the algorithm, the only place with memory orders; `layout`: the bytes; `sync`: what loom replaces.
-//! * `arena`: the writer's private account of its bytes; `view`, `memory`, `headroom`: mappings, seals, room.
+//! * `ahead`: hints to the processor; `arena`: the writer's private account of its bytes; `view`, `memory`, `headroom`: mappings, seals, room.
 //!
 //! # Example
 //!
@@ -111,6 +111,9 @@ mod layout;
 #[cfg(target_os = "linux")]
 mod sync;
 
+#[cfg(target_os = "linux")]
+mod ahead;
+
 #[cfg(all(target_os = "linux", not(loom)))]
 mod arena;
 
@@ -138,6 +141,8 @@ mod hostile;
 #[cfg(all(feature = "baseline", target_os = "linux", not(loom)))]
 pub mod baseline;
 
+#[cfg(target_os = "linux")]
+pub use ahead::bring;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use bell::Drained;
 #[cfg(target_os = "linux")]

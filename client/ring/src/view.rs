@@ -6,6 +6,7 @@
 //! that a copy that meets newer bytes is merely wrong (and then discarded, see
 //! [`protocol`](crate::protocol)), not undefined.
 
+use crate::ahead;
 use crate::error::{RingError, claim};
 use crate::layout::{
     ARENA_BYTES_MAX, DESCRIPTOR_BYTES, DESCRIPTORS_MAX, DESCRIPTORS_MIN, Descriptor, Header, LAYOUT_VERSION,
@@ -231,6 +232,13 @@ impl Ring {
         // SAFETY: in bounds, initialised (the memory began as zeros), mapped as long as `self` lives; it stays
         // unchanged while the message is pinned, by the protocol.
         unsafe { std::slice::from_raw_parts(address.as_ptr(), length) }
+    }
+
+    /// Asks for the line at `offset` of the arena, if there is one.
+    #[inline]
+    pub(crate) fn look_ahead(&self, offset: u64) {
+        let at = usize::try_from(self.extent.arena_start() + offset).expect("within a mapping");
+        ahead::to_write(self.mapping.base().as_ptr().wrapping_add(at));
     }
 
     /// Address of a loaned block's payload.

@@ -30,6 +30,7 @@ mod holding;
 mod loan;
 mod pack;
 mod waiting;
+mod warming;
 
 use generation::Former;
 pub use generation::Generation;
@@ -117,7 +118,7 @@ struct ReaderState {
     cursor: u64,
     /// The sleep epoch it was last rung for.
     rung: u64,
-    gate: budget::Gate,
+    gate: Box<budget::Gate>,
 }
 
 /// A retired message whose bytes a reader still holds.
@@ -241,7 +242,7 @@ impl Writer {
             mode,
             cursor: start.position,
             rung: 0,
-            gate: budget::Gate::default(),
+            gate: Box::default(),
         };
         self.readers.push(reader);
         Ok(start)

@@ -195,7 +195,8 @@ impl Writer {
             // Those that only stood still were not charged: it is the same time.
             let blocked = gate.account.spent.max(if spent { 0 } else { now.saturating_sub(began) });
             self.gates.changes.push(ModeChange { reader: reader.id, mode: ReadMode::Lossy, blocked });
-            reader.gate = Gate { evicted: Some(Evicted { until, cursor: reader.cursor }), ..Gate::default() };
+            *reader.gate =
+                Gate { evicted: Some(Evicted { until, cursor: reader.cursor }), ..Gate::default() };
             self.gates.regate_at = self.gates.regate_at.min(until);
         }
     }
@@ -255,7 +256,7 @@ impl Writer {
             // What was retired meanwhile it has lost.
             reader.cursor = cursor.max(reader.cursor).max(oldest);
             reader.mode = ReadMode::Gated;
-            reader.gate = Gate::default();
+            *reader.gate = Gate::default();
             self.gates.changes.push(ModeChange { reader: reader.id, mode: ReadMode::Gated, blocked: 0 });
         }
         self.gates.regate_at = next;
@@ -290,6 +291,6 @@ impl ReaderState {
     /// It is waited for no more, now and later.
     pub(super) fn give_up(&mut self) {
         self.mode = ReadMode::Lossy;
-        self.gate = Gate::default();
+        *self.gate = Gate::default();
     }
 }
