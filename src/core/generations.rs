@@ -25,7 +25,7 @@ use tramline_wire::{Code, Geometry, GrowStream, Successor, ToClient};
 /// A generation to come.
 #[derive(Debug)]
 pub(super) struct Growth {
-    req: u32,
+    pub(super) req: u32,
     generation: u32,
     geometry: Geometry,
     pub(super) memory: FdId,
@@ -201,11 +201,14 @@ impl Core {
         }
         let Some(growth) = stream.growth.take_if(|growth| growth.generation == generation) else { return };
         let (session, is_open) = (stream.session, stream.stage == Stage::Open);
-        if let Err(reason) = result {
-            let message = format!("generation {generation} of stream {id:016x} is refused: {reason}");
-            self.refuse(session, growth.req, &Refused::new(Code::BadDescriptor, message));
-        } else if is_open {
-            return self.grow(id, growth, now);
+        match result {
+            Ok(()) if is_open => return self.grow(id, growth, now),
+            Err(reason) if is_open => {
+                let message = format!("generation {generation} of stream {id:016x} is refused: {reason}");
+                self.refuse(session, growth.req, &Refused::new(Code::BadDescriptor, message));
+            }
+            // Its publisher was answered when it closed the stream, or has gone.
+            _ => {}
         }
         self.streams.bytes -= growth.bytes;
         self.release_fd(growth.memory);

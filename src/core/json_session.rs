@@ -119,7 +119,7 @@ impl Core {
                 Err(refused) => Err(refused),
             },
             Op::Subscribe(wanted) => self.subscribe_json(key, wanted, id, now),
-            Op::Unsubscribe { sub } => self.unsubscribe_json(key, *sub, id),
+            Op::Unsubscribe { sub } => self.unsubscribe_json(key, *sub, id, now),
             Op::Status => {
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.statuses += 1;
@@ -265,10 +265,12 @@ impl Core {
         self.subscribe(key, wanted, now)
     }
 
-    fn unsubscribe_json(&mut self, key: Key, sub: u32, id: Option<&str>) -> Checked<()> {
+    fn unsubscribe_json(&mut self, key: Key, sub: u32, id: Option<&str>, now: Now) -> Checked<()> {
         let known = self.sessions.get(key).and_then(|session| session.subscriptions.get(&sub).copied());
         let subscription =
             known.ok_or_else(|| Refused::new(Code::BadId, format!("there is no subscription {sub}")))?;
+        // What asked for it is answered first, if it still waits for streams.
+        self.subscription_is_due(subscription, now);
         self.end_subscription(subscription, 0);
         self.answer_json(key, |out| json::write_ok(out, "unsub", id, &[]));
         Ok(())

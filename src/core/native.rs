@@ -153,13 +153,14 @@ impl Core {
             ToBroker::Hello { name, client } => self.greet(key, name, client)?,
             ToBroker::Topic { alias, topic } => self.define_alias(key, alias, topic)?,
             ToBroker::Subscribe(subscribe) => self.take_subscribe(key, &subscribe, now)?,
-            ToBroker::Unsubscribe { req, sub } => self.take_unsubscribe(key, req, sub)?,
+            ToBroker::Unsubscribe { req, sub } => self.take_unsubscribe(key, req, sub, now)?,
             ToBroker::CloseStream { req, stream, .. } => {
                 let own = self.sessions.get(key).is_some_and(|session| session.streams.contains(&stream));
                 if !own {
                     let message = format!("this client has no stream {stream:016x} open");
                     return Err(Violation::new(Code::BadId, message));
                 }
+                self.answer_before_closing(stream);
                 self.end_stream(stream, 0);
                 self.answer(key, &ToClient::Done { req });
             }
@@ -376,11 +377,13 @@ impl Core {
         Ok(())
     }
 
-    fn take_unsubscribe(&mut self, key: Key, req: u32, sub: u32) -> Result<(), Violation> {
+    fn take_unsubscribe(&mut self, key: Key, req: u32, sub: u32, now: Now) -> Result<(), Violation> {
         let known = self.sessions.get(key).and_then(|session| session.subscriptions.get(&sub).copied());
         let Some(subscription) = known else {
             return Err(Violation::new(Code::BadId, format!("there is no subscription {sub}")));
         };
+        // What asked for it is answered first, if it still waits for streams.
+        self.subscription_is_due(subscription, now);
         self.end_subscription(subscription, 0);
         self.answer(key, &ToClient::Done { req });
         Ok(())

@@ -279,6 +279,20 @@ impl Core {
         self.answer(session, &ToClient::StreamOpened { req, stream: id, readers, pending });
     }
 
+    /// A publisher closes a stream: answers what it has asked about it before.
+    pub(super) fn answer_before_closing(&mut self, id: u64) {
+        self.stream_is_due(id);
+        self.tell_grown(id, true);
+        let Some(stream) = self.streams.by_id.get(&id) else { return };
+        let session = stream.session;
+        let opening = stream.request.map(|(req, _)| req);
+        let growing = stream.growth.as_ref().map(|growth| growth.req);
+        for req in opening.into_iter().chain(growing) {
+            let message = format!("stream {id:016x} was closed before its memory had been checked");
+            self.refuse(session, req, &Refused::new(Code::OutOfOrder, message));
+        }
+    }
+
     /// Ends a stream: its readers read to the end of what it published.
     pub(super) fn end_stream(&mut self, id: u64, code: u16) {
         let Some(stream) = self.streams.by_id.get_mut(&id) else { return };
