@@ -147,10 +147,7 @@ impl Core {
                 self.doom(session, Code::SlowSubscriber, message);
                 return;
             }
-            let mut dropped = 0;
-            while subscription.is_full_for(cost) && subscription.drop_oldest() {
-                dropped += 1;
-            }
+            let dropped = subscription.make_room(cost);
             self.count_lost(key, dropped);
         }
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
@@ -199,7 +196,7 @@ impl Core {
         }
     }
 
-    fn join_backlog(&mut self, key: Key) {
+    pub(super) fn join_backlog(&mut self, key: Key) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         if subscription.in_backlog || !subscription.is_told() || subscription.queue.is_empty() {
             return;
@@ -259,6 +256,13 @@ impl Core {
             }
             let waiting = match subscription.queue.pop_front() {
                 None => return,
+                Some(Entry::Run(mut run)) => {
+                    let Some(waiting) = run.take_front() else { continue };
+                    if run.len() > 0 {
+                        subscription.queue.push_front(Entry::Run(run));
+                    }
+                    waiting
+                }
                 Some(Entry::Attach(attach)) => {
                     self.want_fds(attach);
                     continue;

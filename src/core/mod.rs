@@ -34,6 +34,7 @@ mod ending;
 
 mod native;
 
+mod runs;
 mod stretch;
 
 mod json_session;

@@ -79,7 +79,7 @@ impl Core {
             if self.answers_pile_up(key) {
                 break Flow::Pause;
             }
-            let stretch = self.take_stretch(key, &bytes[consumed..]);
+            let stretch = self.take_stretch(key, &bytes[consumed..], now);
             if stretch > 0 {
                 consumed += stretch;
                 continue;

@@ -79,7 +79,11 @@ impl Core {
     }
 
     fn subscription_status(&self, subscription: &Subscription) -> Option<SubscriptionStatus> {
-        let messages = subscription.queue.iter().filter(|entry| matches!(entry, Entry::Message(_))).count();
+        let messages = subscription.queue.iter().map(|entry| match entry {
+            Entry::Message(_) => 1,
+            Entry::Run(run) => run.len(),
+            Entry::Attach(_) | Entry::Loss(_) => 0,
+        });
         Some(SubscriptionStatus {
             session: self.sessions.get(subscription.session)?.id,
             sub: subscription.number,
@@ -93,7 +97,7 @@ impl Core {
             },
             messages: subscription.messages,
             lost: subscription.lost,
-            queued_messages: (messages + subscription.held.len()) as u64,
+            queued_messages: (messages.sum::<usize>() + subscription.held.len()) as u64,
             queued_bytes: subscription.queue_bytes as u64,
             streams: count(subscription.attachments.len()),
         })

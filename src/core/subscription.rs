@@ -6,6 +6,7 @@
 
 use super::Language;
 use super::gaps::{Gap, Gaps};
+use super::runs::Run;
 use super::session::Identity;
 use super::table::Key;
 use std::collections::{BTreeSet, VecDeque};
@@ -41,6 +42,8 @@ pub(super) fn cost(bytes: usize) -> usize {
 #[derive(Debug)]
 pub(super) enum Entry {
     Message(Waiting),
+    /// Several messages, all of which wait for the client to read.
+    Run(Run),
     /// The memory of this attachment is to be handed over behind everything before it.
     Attach(u64),
     /// Lost in a ring behind what stands before it and ahead of what follows.
@@ -157,22 +160,48 @@ impl Subscription {
         self.queue.push_back(Entry::Loss(gap));
     }
 
-    /// Drops the oldest message that waits, and says whether there was one.
-    pub(super) fn drop_oldest(&mut self) -> bool {
-        let place = self.queue.iter().position(|entry| matches!(entry, Entry::Message(_)));
-        let dropped = match place.and_then(|place| self.queue.remove(place)) {
-            Some(Entry::Message(waiting)) => Some(waiting),
-            _ => self.held.pop_front().map(|(waiting, _)| waiting),
-        };
-        let Some(waiting) = dropped else { return false };
-        self.queue_bytes -= waiting.cost();
-        let Waiting { from, topic, name, .. } = waiting;
-        self.lose(Gap { from, topic, name, lost: 1 });
+    /// Drops the oldest messages until an entry of this cost may wait; says how many.
+    pub(super) fn make_room(&mut self, cost: usize) -> u64 {
+        let mut dropped = 0;
+        while self.is_full_for(cost)
+            && let lost @ 1.. = self.drop_oldest(self.queue_bytes + cost - self.queue_bytes_max)
+        {
+            dropped += lost;
+        }
+        dropped
+    }
+
+    /// Drops the oldest message that waits, and of a run as many as free `excess`; says how many.
+    pub(super) fn drop_oldest(&mut self, excess: usize) -> u64 {
+        let is_message = |entry: &Entry| matches!(entry, Entry::Message(_) | Entry::Run(_));
+        let place = self.queue.iter().position(is_message);
+        let place = place.unwrap_or(self.queue.len());
+        let lost;
+        if let Some(Entry::Run(run)) = self.queue.get_mut(place) {
+            let freed;
+            (lost, freed) = run.drop_front(excess);
+            self.queue_bytes -= freed;
+            let (from, topic, name) = (run.from.clone(), run.topic, run.name.clone());
+            if run.len() == 0 {
+                self.queue.remove(place);
+            }
+            self.lose(Gap { from, topic, name, lost });
+        } else {
+            let dropped = match self.queue.remove(place) {
+                Some(Entry::Message(waiting)) => Some(waiting),
+                _ => self.held.pop_front().map(|(waiting, _)| waiting),
+            };
+            let Some(waiting) = dropped else { return 0 };
+            lost = 1;
+            self.queue_bytes -= waiting.cost();
+            let Waiting { from, topic, name, .. } = waiting;
+            self.lose(Gap { from, topic, name, lost });
+        }
         while matches!(self.queue.front(), Some(Entry::Loss(_))) {
             if let Some(Entry::Loss(gap)) = self.queue.pop_front() {
                 self.gaps.add(gap);
             }
         }
-        true
+        lost
     }
 }

@@ -216,6 +216,7 @@ impl World {
             backlogs += usize::from(subscription.in_backlog);
             let waiting = subscription.queue.iter().filter_map(|entry| match entry {
                 Entry::Message(waiting) => Some(waiting.cost()),
+                Entry::Run(run) => Some(run.cost()),
                 Entry::Attach(_) | Entry::Loss(_) => None,
             });
             let held = subscription.held.iter().map(|(waiting, _)| waiting.cost());
