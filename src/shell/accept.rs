@@ -3,6 +3,9 @@
 //! One descriptor is kept in reserve. When there are no others, it is given up for a moment to take those who
 //! wait in and close them, so that they learn at once that they cannot be served; then the broker waits a while
 //! before it tries again. That is logged once until it is over.
+//!
+//! To take somebody in costs fifty times what a message costs, so there is a limit to how many come in a time: one that
+//! connects in a loop waits, and those who talk go on.
 
 use super::broker::Shell;
 use super::opening::open;
@@ -13,9 +16,15 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::time::Instant;
 
 /// Connections above `limits.connections_max` that are taken in to be told that they are too many.
 const REFUSED_CONNECTIONS_MAX: usize = 64;
+
+/// Connections taken in at once after a time without any, and how many more in each millisecond.
+const ACCEPTS_BURST_MAX: u64 = 256;
+/// See [`ACCEPTS_BURST_MAX`].
+const ACCEPTS_PER_MILLI_MAX: u64 = 2;
 
 /// Pause after running out of descriptors: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -53,6 +62,32 @@ impl Reserve {
     }
 }
 
+/// How many connections may be taken in now: as many as came in time, and no more than a burst.
+struct Allowance {
+    left: u64,
+    counted: Instant,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self { left: ACCEPTS_BURST_MAX, counted: now }
+    }
+
+    /// Takes one in, or says when there may be another.
+    fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        if self.left == 0 {
+            let millis = u64::try_from((now - self.counted).as_millis()).unwrap_or(u64::MAX);
+            if millis == 0 {
+                return Err(self.counted + Duration::from_millis(1));
+            }
+            self.left = millis.saturating_mul(ACCEPTS_PER_MILLI_MAX).min(ACCEPTS_BURST_MAX);
+            self.counted = now;
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
+
 /// Whether connections are being turned away, so that it is said once.
 #[derive(Default)]
 struct Episode {
@@ -82,8 +117,12 @@ impl Episode {
 pub(super) async fn accept_always(shell: Rc<Shell>, listener: UnixListener) {
     let mut reserve = Reserve::new();
     let mut episode = Episode::default();
+    let mut allowance = Allowance::new(Instant::now());
     let most = shell.settings.limits.connections_max as usize + REFUSED_CONNECTIONS_MAX;
     loop {
+        while let Err(again) = allowance.take(Instant::now()) {
+            tokio::time::sleep_until(again).await;
+        }
         let error = match listener.accept().await {
             Ok((connection, _)) if shell.connections.get() >= most => {
                 drop(connection);
@@ -117,5 +156,25 @@ pub(super) async fn accept_always(shell: Rc<Shell>, listener: UnixListener) {
             _ => episode.turn_away(&format!("accepting fails: {error}")),
         }
         tokio::time::sleep(episode.pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_taken_in_at_once_and_then_so_many_in_a_millisecond() {
+        let began = Instant::now();
+        let mut allowance = Allowance::new(began);
+        let mut taken = |now| (0..1000).take_while(|_| allowance.take(now).is_ok()).count() as u64;
+        assert_eq!(taken(began), ACCEPTS_BURST_MAX);
+        let milli = Duration::from_millis(1);
+        assert_eq!(taken(began + milli - Duration::from_nanos(1)), 0);
+        assert_eq!(taken(began + milli), ACCEPTS_PER_MILLI_MAX);
+        assert_eq!(taken(began + 4 * milli), 3 * ACCEPTS_PER_MILLI_MAX);
+        assert_eq!(taken(began + Duration::from_secs(60)), ACCEPTS_BURST_MAX);
+        let again = allowance.take(began + Duration::from_secs(60));
+        assert_eq!(again, Err(began + Duration::from_secs(60) + milli));
     }
 }
