@@ -261,7 +261,7 @@ fn the_measurement_covers_every_offender_on_both_planes() {
     assert!(output.status.success(), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let findings = report["isolation"].as_array().unwrap();
-    assert_eq!(findings.len(), 2 * 7);
+    assert_eq!(findings.len(), 2 * 11);
     for finding in findings {
         assert_eq!((&finding["whole"], finding["lost"].as_u64()), (&true.into(), Some(0)), "{finding}");
         assert!(

@@ -33,6 +33,8 @@ struct Finding {
     messages_per_second: Vec<f64>,
     /// Median of the rounds' ratios to the same round without an offender.
     ratio: f64,
+    /// Median of the rounds' ratios to the same round beside the same who behaves well, where there is one.
+    fair_ratio: Option<f64>,
     /// The lowest and the highest of those ratios; without an offender, of the rounds to their median.
     range: [f64; 2],
     /// Messages received in all rounds, at full speed and at the modest rate.
@@ -125,6 +127,13 @@ fn on_plane(
             path,
             offender: *offender,
             ratio: median(&ratios),
+            fair_ratio: offender.and_then(Offender::fair).and_then(|fair| {
+                let place = whom.iter().position(|whom| *whom == Some(fair))?;
+                let fair = rates(place);
+                let ratios: Vec<f64> =
+                    messages_per_second.iter().zip(&fair).map(|(rate, fair)| rate / fair).collect();
+                Some(median(&ratios))
+            }),
             range: [
                 ratios.iter().copied().fold(f64::INFINITY, f64::min),
                 ratios.iter().copied().fold(0.0, f64::max),
@@ -152,6 +161,7 @@ fn table(findings: &[Finding]) -> String {
         ">messages/s",
         ">ratio",
         ">range",
+        ">fairly",
         ">p50",
         ">p99",
         ">p99.9",
@@ -168,6 +178,7 @@ fn table(findings: &[Finding]) -> String {
             format!("{:.2} M", median(&finding.messages_per_second) / 1e6),
             format!("{:.2}", finding.ratio),
             format!("{:.2}–{:.2}", range[0], range[1]),
+            finding.fair_ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
             readable(latency.p50),
             readable(latency.p99),
             readable(latency.p99_9),
@@ -179,7 +190,8 @@ fn table(findings: &[Finding]) -> String {
     }
     format!(
         "A publisher and a gated subscriber of {} messages beside somebody who behaves badly: at full speed, and latency\n\
-         from when a message was due at {RATE} a second. Ratios are to the same round beside nobody.\n\n{table}",
+         from when a message was due at {RATE} a second. Ratios are to the same round beside nobody; `fairly`, to the one\n\
+         beside the same who behaves well, which stands above in brackets.\n\n{table}",
         size::readable(BYTES as u64)
     )
 }

@@ -22,6 +22,8 @@ const SMALL_BYTES: usize = 64;
 const REST: Duration = Duration::from_millis(50);
 /// Bytes that the slow viewer reads at a time.
 const SIP_BYTES: usize = 4096;
+/// Bytes that one that keeps up reads at a time.
+const HEED_BYTES: usize = 256 << 10;
 /// What the offenders' own publishers publish to.
 const FRAMES: &str = "offence.frames";
 const HELD: &str = "offence.held";
@@ -49,6 +51,8 @@ enum Part {
     Sip,
     /// Subscribes to everything and reads nothing
     Ignore,
+    /// Subscribes to everything as JSON and reads it
+    Heed,
     /// Connects, greets, goes, and connects again
     Knock,
     /// Burns a core and talks to nobody
@@ -69,20 +73,44 @@ pub(super) enum Offender {
     Ignorer,
     /// One that connects in a loop.
     Knocker,
-    /// No offender: a process that takes a core from everybody, for comparison.
+    /// No offender, as those that follow: a process that takes a core from everybody, for comparison.
     Burner,
+    /// `tramline sub '>'` that reads.
+    Watcher,
+    /// A JSON client that reads everything.
+    Heeder,
+    /// The publisher of large frames alone.
+    Filmer,
+    /// The publisher that the gated reader holds up, alone.
+    Pourer,
 }
 
 impl Offender {
-    /// All of them, in the order of the report.
-    pub(super) const ALL: [Self; 6] = [
+    /// All of them, in the order of the report: what each is compared with, then itself.
+    pub(super) const ALL: [Self; 10] = [
+        Self::Watcher,
         Self::StoppedWatcher,
-        Self::SlowViewer,
-        Self::GatedSipper,
+        Self::Heeder,
         Self::Ignorer,
-        Self::Knocker,
+        Self::Filmer,
+        Self::SlowViewer,
+        Self::Pourer,
+        Self::GatedSipper,
         Self::Burner,
+        Self::Knocker,
     ];
+
+    /// Who costs what this one may: the same who behaves well. `None`: it is what others are compared with.
+    pub(super) const fn fair(self) -> Option<Self> {
+        match self {
+            Self::StoppedWatcher => Some(Self::Watcher),
+            Self::Ignorer => Some(Self::Heeder),
+            Self::SlowViewer => Some(Self::Filmer),
+            Self::GatedSipper => Some(Self::Pourer),
+            Self::Knocker => Some(Self::Burner),
+            Self::Burner | Self::Watcher | Self::Heeder | Self::Filmer | Self::Pourer => None,
+        }
+    }
 
     /// What it does, for people.
     pub(super) const fn describe(self) -> &'static str {
@@ -93,6 +121,10 @@ impl Offender {
             Self::Ignorer => "reads nothing",
             Self::Knocker => "connects in a loop",
             Self::Burner => "(burns a core, talks to nobody)",
+            Self::Watcher => "(sub '>' that reads)",
+            Self::Heeder => "(JSON reader of everything)",
+            Self::Filmer => "(publisher of 8 MiB frames alone)",
+            Self::Pourer => "(publisher at full speed alone)",
         }
     }
 
@@ -110,6 +142,10 @@ impl Offender {
             Self::Ignorer => &["ignore"],
             Self::Knocker => &["knock"],
             Self::Burner => &["burn"],
+            Self::Watcher => &["watch"],
+            Self::Heeder => &["heed"],
+            Self::Filmer => &["film"],
+            Self::Pourer => &["pour"],
         };
         let command = |part: &&'static str| {
             let mut arguments = crate::cli::role::prefix();
@@ -134,6 +170,7 @@ impl Offend {
             Part::Pour => pour(&self.client("offender pour")?),
             Part::Sip => sip(&self.client("offender sip")?),
             Part::Ignore => ignore(&self.socket),
+            Part::Heed => heed(&self.socket),
             Part::Knock => knock(&self.socket),
             Part::Burn => burn(),
         }
@@ -205,6 +242,13 @@ fn ignore(socket: &Path) -> Result<(), Failure> {
     loop {
         std::thread::park();
     }
+}
+
+fn heed(socket: &Path) -> Result<(), Failure> {
+    let mut reader = subscribe(socket, ">")?;
+    let mut lines = vec![0; HEED_BYTES];
+    while reader.get_mut().read(&mut lines).is_ok_and(|bytes| bytes > 0) {}
+    Err(Failure::unavailable("the reader was disconnected"))
 }
 
 fn knock(socket: &Path) -> Result<(), Failure> {
