@@ -88,6 +88,7 @@ impl Shared {
         let ring_bytes_max = session.greeting.as_ref().map_or(u64::MAX, |greeting| greeting.ring_bytes_max);
         session.growths.insert(stream.id, Growth::Making);
         drop(session);
+        step!("grow: wanted");
         let begun = self.begin_growth(stream, bytes, ring_bytes_max);
         if begun.is_err() {
             lock(&self.session).growths.remove(&stream.id);
@@ -148,6 +149,7 @@ impl Shared {
         let (shared, stream) = (self.weak.upgrade().ok_or(Error::Closed)?, Arc::clone(stream));
         let making = move || {
             let made = Generation::create(&next, depth).map_err(Error::from);
+            step!("grow: memory made");
             if let Err(error) = made.and_then(|next| shared.announce_growth(&stream, next)) {
                 lock(&shared.session).growths.insert(stream.id, Growth::Failed(error));
             }
@@ -178,11 +180,13 @@ impl Shared {
         let frame = GrowStream { req, stream: id, generation, geometry, fds: 1 };
         outbound.push_with(&ToBroker::GrowStream(frame), vec![memory]);
         outbound.flush();
+        step!("grow: announced");
         Ok(())
     }
 
     /// The broker handed a generation out: the stream goes on in it.
     pub(crate) fn grown(&self, id: u64, generation: u32) -> Result<()> {
+        step!("grow: granted");
         let mut session = lock(&self.session);
         let growth = session.growths.remove(&id);
         let stream = session.streams.get(&id).cloned();
@@ -193,6 +197,7 @@ impl Shared {
                 return Err(Error::Protocol(message.into()));
             }
             stream.succeed(next)?;
+            step!("grow: gone on");
             self.tell_left(&stream);
         }
         self.reactor.changed();
@@ -203,12 +208,14 @@ impl Shared {
     pub(crate) fn tell_left(&self, stream: &Stream) {
         for generation in stream.take_left() {
             self.answer(&ToBroker::GenerationLeft { stream: stream.id, generation });
+            step!("grow: told that it was left");
         }
     }
 
     /// The memory of a later generation for one of this client's attachments.
     pub(crate) fn succeeded(&self, inbound: &mut Inbound, frame: &tramline_wire::Successor) -> Result<()> {
         let attach = frame.attach;
+        step!("succeed: asked");
         let Some(memory) = inbound.take_fds(1)?.and_then(|mut fds| fds.next()) else {
             self.cannot_take(inbound, attach);
             return Ok(());
@@ -226,8 +233,10 @@ impl Shared {
         let identity = RingIdentity { stream, generation: frame.generation, descriptors, arena_bytes };
         match Successor::open(memory, &identity) {
             Ok(next) => {
+                step!("succeed: mapped");
                 inbound.add(&inbox, Item::Successor(token, Box::new(next)));
                 self.answer(&ToBroker::Attached { attach });
+                step!("succeed: confirmed");
             }
             Err(error) => {
                 lock(&self.session).readings.remove(&attach);
@@ -249,6 +258,7 @@ impl Shared {
             drop(session);
             if current {
                 shared.answer(&ToBroker::Released { attach, generation });
+                step!("succeed: told that it was let go");
             }
         })
     }

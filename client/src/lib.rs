@@ -107,18 +107,9 @@
 //! (who reads the socket, how threads wait), `inbound` and `dispatch` (what arrives), `attachments` (how streams
 //! and subscriptions meet), `reconnect`, `inbox`, `run`, `consumer` and `reading` (towards the subscription's owner).
 
-/// Names a step at which this project's tests may have the process killed; nothing without the feature `steps`.
-#[cfg(feature = "steps")]
-macro_rules! step {
-    ($name:literal) => {
-        tramline_ring::steps::reached($name)
-    };
-}
-
-#[cfg(not(feature = "steps"))]
-macro_rules! step {
-    ($name:literal) => {};
-}
+// Names the steps at which this project's tests may have the process killed.
+#[macro_use(step)]
+extern crate tramline_ring;
 
 mod builder;
 

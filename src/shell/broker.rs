@@ -82,6 +82,7 @@ impl Shell {
     /// Gives the core what was found out about rings. Never returns before the broker ends.
     async fn take_verified(self: Rc<Self>, mut verified: UnboundedReceiver<Verified>) {
         while let Some(Verified { stream, generation, result }) = verified.recv().await {
+            tramline_ring::step!("check: done");
             self.state.borrow_mut().core.ring_verified(stream, generation, result, clock::now());
             self.settle_soon();
         }

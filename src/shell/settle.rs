@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Sleep;
-use tramline_ring::RingIdentity;
+use tramline_ring::{RingIdentity, step};
 
 /// Rounds of carrying out and writing before other tasks have their turn.
 const ROUNDS_MAX: u32 = 8;
@@ -106,6 +106,7 @@ impl Shell {
                 let tramline_wire::Geometry { descriptors, arena_bytes } = geometry;
                 let identity = RingIdentity { stream, generation, descriptors, arena_bytes };
                 let mut state = self.state.borrow_mut();
+                step!("check: asked");
                 match state.descriptors.get(memory).cloned() {
                     Some(memory) => self.workers.verify(Verification { memory, identity }),
                     None => {
@@ -291,5 +292,9 @@ fn send(session: &Session, chunk: Chunk<'_>, descriptors: &Descriptors) -> Resul
         return socket_io::write(&session.socket, chunk.bytes, &[]);
     }
     let fds = chunk.fds.iter().filter_map(|&fd| descriptors.get(fd)).map(|fd| fd.as_fd());
-    socket_io::write(&session.socket, chunk.bytes, &fds.collect::<Vec<BorrowedFd<'_>>>())
+    let fds = fds.collect::<Vec<BorrowedFd<'_>>>();
+    step!("pass: about to be written");
+    let written = socket_io::write(&session.socket, chunk.bytes, &fds);
+    step!("pass: written");
+    written
 }

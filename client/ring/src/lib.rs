@@ -64,13 +64,17 @@ compile_error!(
 
 /// Names a step at which this project's tests may have the process killed; nothing without the feature `steps`.
 #[cfg(all(feature = "steps", not(loom)))]
+#[doc(hidden)]
+#[macro_export]
 macro_rules! step {
     ($name:literal) => {
-        crate::steps::reached($name)
+        $crate::steps::reached($name)
     };
 }
 
 #[cfg(not(all(feature = "steps", not(loom))))]
+#[doc(hidden)]
+#[macro_export]
 macro_rules! step {
     ($name:literal) => {};
 }

@@ -152,6 +152,7 @@ impl Reader {
         claim(fits, "the number of the next generation", successor, "above the one before, below 2^32")?;
         let wanted = low(successor);
         self.generations.awaited = Some(wanted);
+        step!("succeed: end seen");
         // What was announced and then given up by its writer is passed over.
         while let Some(next) = self.generations.take_offered(|generation| generation < wanted) {
             if let Some(let_go) = self.generations.let_go(next.generation) {
@@ -181,6 +182,7 @@ impl Reader {
             // Told when `old` and the last of its samples are gone.
             let _ = old.let_go.set(let_go);
         }
+        step!("succeed: gone on");
         self.generations.current = wanted;
         self.generations.awaited = None;
         self.cursor_batch = batch;

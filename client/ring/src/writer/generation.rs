@@ -94,11 +94,14 @@ impl Writer {
         // What a header counts, it counts from its generation's beginning on; what was skipped says what the readers of a
         // dead writer lost.
         (self.bytes, self.messages, self.skipped, self.waits) = (0, 0, 0, 0);
+        step!("grow: begun");
         let old = std::mem::replace(&mut self.ring, Arc::new(ring));
         let generation = self.spec.generation;
         note(&old.header().end.successor, spec.generation.into());
+        step!("grow: successor named");
         // Everything above is seen by whoever sees this (P7).
         protocol::finish(old.header(), STATE_SUCCEEDED, self.head, self.next_seq);
+        step!("grow: old one ended");
         self.formers.push(Former { ring: old, generation, end: self.head });
         self.memory = memory;
         self.spec = spec;
