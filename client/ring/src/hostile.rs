@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod growth;
+
 use crate::layout::low;
 use crate::protocol::note;
 use crate::scribble::{Random, RingScribbler, SlotScribbler};
@@ -241,7 +243,7 @@ fn read_honestly(reader: &mut Reader, scratch: &mut Vec<u8>) -> (u64, u64) {
     (received, lost)
 }
 
-fn writer_against_scribbling_reader(mode: ReadMode) {
+fn writer_against_scribbling_reader(mode: ReadMode, grows: bool) {
     let _watchdog = watchdog();
     let mut pair = pair();
     let mut rng = Random::seeded();
@@ -270,6 +272,7 @@ fn writer_against_scribbling_reader(mode: ReadMode) {
 
     let mut scratch = Vec::new();
     let (mut sent, mut full, mut received, mut lost) = (0_u64, 0_u64, 0_u64, 0_u64);
+    let mut growing = growth::Growing::default();
     let until = Instant::now() + duration();
     while Instant::now() < until {
         for length in [10, 100, 5_000] {
@@ -300,6 +303,9 @@ fn writer_against_scribbling_reader(mode: ReadMode) {
         received += more;
         lost += missed;
         honest.publish_cursor();
+        if grows {
+            growing.turn(&mut pair.writer, &mut honest, &mut rng);
+        }
         if rng.below(1024) == 0 {
             // It leaves, or is evicted, and comes again.
             assert!(pair.writer.ungate(2) && pair.writer.remove_reader(2));
@@ -308,22 +314,32 @@ fn writer_against_scribbling_reader(mode: ReadMode) {
     }
     stop.store(true, Ordering::Relaxed);
     let (scribbles, looks) = (scribbling.join().unwrap(), observing.join().unwrap());
+    growing.end(&mut honest);
+    let (more, missed) = read_honestly(&mut honest, &mut scratch);
+    (received, lost) = (received + more, lost + missed);
     println!(
-        "{scribbles} scribbles, {looks} looks, {sent} sent, {full} times full, {received} received, {lost} lost"
+        "{scribbles} scribbles, {looks} looks, {sent} sent, {full} times full, {received} received, {lost} lost; {growing:?}"
     );
     assert!(received > 0 && received == sent && lost == 0, "{received} received, {lost} lost of {sent}");
+    assert_eq!(growing.grew(), grows);
     assert!(scribbles > 0 && looks > 0);
     drop(liar);
 }
 
 #[test]
 fn a_writer_survives_a_lossy_reader_that_scribbles_and_others_lose_nothing() {
-    writer_against_scribbling_reader(ReadMode::Lossy);
+    writer_against_scribbling_reader(ReadMode::Lossy, false);
 }
 
 #[test]
 fn a_writer_survives_a_gated_reader_that_scribbles_and_others_lose_nothing() {
-    writer_against_scribbling_reader(ReadMode::Gated);
+    writer_against_scribbling_reader(ReadMode::Gated, false);
+}
+
+#[test]
+fn a_writer_that_grows_survives_readers_that_scribble_and_others_lose_nothing() {
+    writer_against_scribbling_reader(ReadMode::Lossy, true);
+    writer_against_scribbling_reader(ReadMode::Gated, true);
 }
 
 #[test]

@@ -72,6 +72,8 @@ pub struct RingScribbler {
     origin: u64,
     /// Where readers may be: near it the nonsense is taken for something.
     near: u64,
+    /// The generation that may follow.
+    successor: u64,
 }
 
 impl RingScribbler {
@@ -80,7 +82,8 @@ impl RingScribbler {
     pub fn new(writer: &Writer) -> Self {
         let ring = writer.ring();
         let near = peek(&ring.header().counters.head);
-        Self { ring, origin: near, near }
+        let successor = u64::from(writer.spec().generation) + 1;
+        Self { ring, origin: near, near, successor }
     }
 
     /// One piece of nonsense.
@@ -197,9 +200,17 @@ impl RingScribbler {
 
     fn end(&self, rng: &mut Random) {
         let end = &self.ring.header().end;
+        if rng.below(2) == 0 {
+            // An end that may be one, behind which something follows that may be anything.
+            let position = self.near.saturating_add(rng.below(8));
+            note(&end.position, position);
+            note(&end.next_seq, position.saturating_add(1));
+            note(&end.successor, rng.nasty(self.successor));
+            return note(&end.state, STATE_SUCCEEDED);
+        }
         note(&end.position, rng.nasty(self.near));
         note(&end.next_seq, rng.nasty(self.near));
-        note(&end.successor, rng.nasty(1));
+        note(&end.successor, rng.nasty(self.successor));
         let states = [STATE_OPEN, STATE_CLOSED, STATE_SUCCEEDED, rng.nasty(3)];
         note(&end.state, states[usize::try_from(rng.below(4)).unwrap_or(0)]);
     }
