@@ -11,6 +11,7 @@ use deaths::{
     check_next, client, dies, held, held_here, read_through, settles, start, view_through, watchdog,
 };
 use rustix::process::Signal;
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use tramline_client::{Client, Error, OnFull, Publisher, PublisherEvent, Subscription};
@@ -77,6 +78,28 @@ fn actor() {
                 }
             }
             say(last.unwrap());
+        }
+        "grow when told" => {
+            let mut publisher = open(&client);
+            say(send(&mut publisher).unwrap());
+            let mut lines = std::io::stdin().lines();
+            lines.next().unwrap().unwrap();
+            // One to each of two generations to come, and some between them.
+            while publisher.next_seq() <= 20 {
+                say(send(&mut publisher).unwrap());
+            }
+            lines.next();
+        }
+        "read to an error" => {
+            let client = Client::builder().name("reader").connect().unwrap();
+            let mut subscription = client.subscribe("cam").unwrap();
+            say("ready");
+            say(loop {
+                match subscription.recv() {
+                    Ok(message) => say(message.seq()),
+                    Err(error) => break error,
+                }
+            });
         }
         other => panic!("no such part: {other}"),
     }
@@ -250,5 +273,31 @@ fn a_broker_that_dies_at_any_step_of_growth_loses_and_doubles_nothing() {
         while broker.ring_mappings() > 0 || broker.http("/status").contains("\"generation\"") {
             a.ping().unwrap();
         }
+    }
+}
+
+#[test]
+fn a_reader_without_the_memory_that_carries_on_ends_when_nobody_is_left_to_give_it() {
+    let _watchdog = watchdog();
+    for restarted in [false, true] {
+        let mut broker = Broker::with_config("limits:\n  attach_timeout_millis: 100\n");
+        let mut reader = start("read to an error", broker.socket(), None);
+        assert_eq!(reader.word(), "ready");
+        let mut publisher = start("grow when told", broker.socket(), None);
+        assert_eq!(reader.word(), "1");
+        // It confirms no generation now: so it is not given the second, and the publisher goes on all the same.
+        reader.signal(Signal::STOP);
+        writeln!(publisher.input.as_mut().unwrap()).unwrap();
+        while publisher.word() != "20" {}
+        broker.kill();
+        publisher.kill();
+        let _next = if restarted { broker.again() } else { broker };
+        reader.signal(Signal::CONT);
+        for seq in 2..20 {
+            assert_eq!(reader.word(), seq.to_string());
+        }
+        let said = reader.word();
+        assert!(said.contains("'cam' went on in a larger ring (generation 2)"), "{said}");
+        assert!(reader.child.wait().unwrap().success());
     }
 }

@@ -71,7 +71,7 @@ fn who_has_lost_its_access_sees_nothing_more() {
     let ended = reader.wait().unwrap();
     let mut said = String::new();
     reader.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(ended.code() == Some(69) && said.contains("allow.users"), "{ended}: {said}, {}", broker.log());
+    assert!(ended.code() == Some(77) && said.contains("allow.users"), "{ended}: {said}, {}", broker.log());
     let generation = || {
         let answer = broker.http("/status");
         let status: serde_json::Value =

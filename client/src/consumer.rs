@@ -1,6 +1,6 @@
 //! The consuming half of a subscription: the inbox's items and the rings' messages as one sequence.
 
-use crate::error::{Error, Result};
+use crate::error::{End, Error, Result};
 use crate::heard::Heard;
 use crate::inbox::{Inbox, Item, SIGNAL_TOKEN};
 use crate::message::{Message, Source};
@@ -65,7 +65,7 @@ pub(crate) struct Consumer {
     heard: Heard,
     spinner: Spinner,
     taken: u32,
-    closed: Option<Option<Box<str>>>,
+    closed: Option<End>,
 }
 
 impl Consumer {
@@ -110,8 +110,7 @@ impl Consumer {
         }
         match &self.closed {
             Some(_) if self.rings.len() > 0 || !self.queue.is_empty() => Ok(None),
-            Some(Some(reason)) => Err(Error::Disconnected(Some(reason.clone()))),
-            Some(None) => Err(Error::Closed),
+            Some(end) => Err(end.error()),
             None => Ok(None),
         }
     }
@@ -162,15 +161,21 @@ impl Consumer {
         match found {
             Found::Nothing => Ok(None),
             Found::Message(message) => Ok(Some(self.pass(message))),
-            Found::Ended { source, lost, last, gone } => {
+            Found::Ended { source, lost, last, gone, cut_off } => {
                 self.gap = self.gap.saturating_add(lost);
                 if gone {
                     self.heard.left(&source, last);
                 } else {
                     self.heard.ring_ended(&source, last);
                 }
+                // Where nothing comes any more, the reason for that says it.
+                let cut_off = cut_off.filter(|_| self.closed.is_none()).map(|generation| Error::CutOff {
+                    topic: source.topic.as_str().into(),
+                    publisher: format!("{} (pid {})", source.name, source.pid).into(),
+                    generation,
+                });
                 self.note(PublisherEvent::Left(source));
-                Ok(None)
+                cut_off.map_or(Ok(None), Err)
             }
             Found::Skipped(lost) => {
                 self.gap = self.gap.saturating_add(lost);
@@ -255,7 +260,9 @@ impl Consumer {
                     self.by_socket.clear();
                     self.heard.cut();
                     self.rings.each_last(|source, last| self.heard.left(source, last));
+                    self.rings.set_cut(true);
                 }
+                Item::Restored => self.rings.set_cut(false),
                 Item::Stream(stream) => {
                     if !self.rings.reads(stream.stream) {
                         let missing = self.heard.missing(&stream.source, stream.first_seq, None);

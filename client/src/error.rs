@@ -55,6 +55,20 @@ pub enum Error {
         /// What was seen last.
         Option<Box<str>>,
     ),
+    /// A publisher went on in a larger ring, and both it and the broker ended before this subscription was given that: what
+    /// was published there is lost, and nobody knows how much it was. The subscription goes on with others.
+    #[error(
+        "'{topic}' went on in a larger ring (generation {generation}), which this subscription was not given before {publisher} \
+         and the broker ended; what was published there is lost"
+    )]
+    CutOff {
+        /// On which topic.
+        topic: Box<str>,
+        /// Who published: name and process.
+        publisher: Box<str>,
+        /// Number of the ring's generation.
+        generation: u32,
+    },
     /// The client or publisher was closed in this process.
     #[error("closed")]
     Closed,
@@ -186,6 +200,7 @@ impl Error {
             | Self::NoBroker { .. }
             | Self::Disconnected(_)
             | Self::BrokerDown { .. }
+            | Self::CutOff { .. }
             | Self::Closed => Code::PeerGone,
             Self::Full(_) | Self::TimedOut { .. } => Code::TimedOut,
             Self::Limit { .. } => Code::LimitReached,
@@ -263,6 +278,35 @@ pub(crate) fn ring_code(error: &RingError) -> Code {
         RingError::Claim { .. } => Code::FalseClaim,
         RingError::Limit { .. } => Code::LimitReached,
         _ => Code::NoResources,
+    }
+}
+
+/// Why nothing more comes to a client: what its last error was, for each of its subscriptions.
+#[derive(Debug, Clone)]
+pub(crate) enum End {
+    Closed,
+    Lost(Box<str>),
+    Refused(Code, Box<str>),
+}
+
+impl End {
+    pub(crate) fn of(error: &Error) -> Self {
+        match error {
+            Error::Refused { code, message, .. } => Self::Refused(*code, message.as_str().into()),
+            Error::Disconnected(None) => Self::Closed,
+            Error::Disconnected(Some(reason)) => Self::Lost(reason.clone()),
+            other => Self::Lost(other.to_string().into()),
+        }
+    }
+
+    pub(crate) fn error(&self) -> Error {
+        match self {
+            Self::Closed => Error::Closed,
+            Self::Lost(reason) => Error::Disconnected(Some(reason.clone())),
+            Self::Refused(code, message) => {
+                Error::Refused { code: *code, message: message.to_string(), limit: None }
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! reading: a ring's reader stands behind the socket messages that came before it, so a topic that
 //! moves from the socket to a ring keeps its order without further rules.
 
-use crate::error::{Error, Result};
+use crate::error::{End, Error, Result};
 use crate::message::{Message, Source};
 use crate::reactor::lock;
 use crate::run::Run;
@@ -97,6 +97,8 @@ pub(crate) enum Item {
         mode: Mode,
         blocked: Duration,
     },
+    /// There is a connection again, after one that was lost.
+    Restored,
     Appeared(Arc<Source>),
     Left(Arc<Source>),
     /// Something the program should know; the subscription goes on.
@@ -110,7 +112,7 @@ struct Queue {
     /// The consumer sleeps, or may: raise the signal when something is added.
     armed: bool,
     /// Nothing more will come, because of this.
-    closed: Option<Option<Box<str>>>,
+    closed: Option<End>,
 }
 
 /// A subscription as the leader and its consumer share it.
@@ -200,9 +202,9 @@ impl Inbox {
     }
 
     /// Nothing more will come.
-    pub(crate) fn close(&self, reason: Option<Box<str>>) {
+    pub(crate) fn close(&self, end: End) {
         let mut queue = lock(&self.queue);
-        queue.closed.get_or_insert(reason);
+        queue.closed.get_or_insert(end);
         self.announce(&mut queue);
     }
 
@@ -220,7 +222,7 @@ impl Inbox {
 
     /// Takes everything into `items`, which is empty. Returns how many bytes they held, and why nothing
     /// more will come if that is so.
-    pub(crate) fn take(&self, items: &mut VecDeque<Item>) -> (usize, Option<Option<Box<str>>>) {
+    pub(crate) fn take(&self, items: &mut VecDeque<Item>) -> (usize, Option<End>) {
         let mut queue = lock(&self.queue);
         std::mem::swap(&mut queue.items, items);
         let bytes = std::mem::take(&mut queue.bytes);

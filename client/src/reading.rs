@@ -43,12 +43,15 @@ struct Stream {
     past: u64,
     /// The broker said that the publisher's session is over.
     gone: bool,
+    /// Its link hung up: the publisher has gone.
+    hung_up: bool,
 }
 
 impl Stream {
     fn ended(self, lost: u64) -> Found {
-        let last = self.reader.last_seq();
-        Found::Ended { source: self.source, lost, last, gone: self.gone }
+        // Where the publisher is still there, whoever ended this says why.
+        let (last, cut_off) = (self.reader.last_seq(), self.reader.awaited().filter(|_| self.hung_up));
+        Found::Ended { source: self.source, lost, last, gone: self.gone, cut_off }
     }
 
     /// Whether it is of this publisher and topic.
@@ -85,6 +88,8 @@ pub(crate) enum Found {
         last: u64,
         /// Its publisher's session is over, but perhaps not the publisher.
         gone: bool,
+        /// It went on in this generation, which will not be given any more.
+        cut_off: Option<u32>,
     },
     /// A stream said something impossible, or failed; it is not read any more.
     Failed {
@@ -111,6 +116,8 @@ pub(crate) struct Rings {
     slots: Vec<u32>,
     /// A stream that failed at the last look.
     failed: Option<Stream>,
+    /// There is no connection to a broker.
+    cut: bool,
 }
 
 impl Rings {
@@ -173,6 +180,7 @@ impl Rings {
             next: None,
             past: 0,
             gone: false,
+            hung_up: false,
         });
     }
 
@@ -215,6 +223,17 @@ impl Rings {
         for index in 0..self.streams.len() {
             if let Some(stream) = self.streams[index].as_mut() {
                 stream.reader.no_successor();
+                self.warm(index);
+            }
+        }
+    }
+
+    /// The connection to the broker is lost, or there is one again. While there is none, nobody can give what a publisher
+    /// that has gone went on in.
+    pub(crate) fn set_cut(&mut self, cut: bool) {
+        self.cut = cut;
+        for index in 0..self.streams.len() {
+            if cut && self.streams[index].as_ref().is_some_and(|stream| stream.hung_up) {
                 self.warm(index);
             }
         }
@@ -312,7 +331,12 @@ impl Rings {
                 for index in 0..self.streams.len() {
                     let of_link = self.streams[index].as_ref().is_some_and(|it| it.link_token == link_token);
                     match drained {
-                        Drained::HungUp if of_link => self.end_writing(index),
+                        Drained::HungUp if of_link => {
+                            if let Some(stream) = self.streams[index].as_mut() {
+                                stream.hung_up = true;
+                            }
+                            self.end_writing(index);
+                        }
                         _ if of_link => self.warm(index),
                         _ => {}
                     }
@@ -447,6 +471,10 @@ impl Rings {
             Ok(Next::Message(received)) if next_seq.is_some_and(|next_seq| received.seq >= next_seq) => {
                 drop(received);
                 self.go_over(index, before)
+            }
+            // Whoever could give what carries on has gone.
+            Ok(Next::Successor(_)) if stream.hung_up && self.cut => {
+                self.take_out(index).map_or(Found::Nothing, |stream| stream.ended(0))
             }
             // What carries on is on its way.
             Ok(Next::Empty | Next::Successor(_)) => Found::Nothing,

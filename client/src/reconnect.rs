@@ -7,7 +7,7 @@
 //! old one's messages end, and drops the old one.
 
 use crate::adoption::name_what_is_left;
-use crate::error::{Error, Result};
+use crate::error::{End, Error, Result};
 use crate::inbound::Inbound;
 use crate::inbox::Item;
 use crate::reactor::lock;
@@ -110,12 +110,12 @@ impl Shared {
             inbound.phase = Phase::Waiting { at: Instant::now() + pause - pause / 1024 * share };
         } else {
             inbound.phase = Phase::Closed;
+            let end = End::of(&error);
             session.failure = Some(error);
-            session.closed = Some(reason.clone());
             let inboxes: Vec<_> = session.subscriptions.values().cloned().collect();
             drop(session);
             for inbox in inboxes {
-                inbox.close(reason.clone());
+                inbox.close(end.clone());
             }
         }
         self.reactor.changed();
@@ -155,6 +155,7 @@ impl Shared {
         name_what_is_left(&session, &mut outbound);
         let inboxes: Vec<_> = session.subscriptions.values().cloned().collect();
         for inbox in inboxes {
+            inbox.push(Item::Restored);
             let req = session.request_number();
             session.restoring.insert(req, Restoring::Subscription(inbox.id));
             let wish = &inbox.wish;

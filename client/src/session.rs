@@ -126,8 +126,6 @@ pub(crate) struct Session {
     pub(crate) topic_settings: Vec<TopicSettings>,
     /// The error that ended the client for good, for whoever was connecting.
     pub(crate) failure: Option<Error>,
-    /// Why the client is of no more use.
-    pub(crate) closed: Option<Option<Box<str>>>,
     pub(crate) subscriptions: HashMap<u32, Arc<Inbox>>,
     pub(crate) next_subscription: u32,
     pub(crate) streams: HashMap<u64, Arc<Stream>>,

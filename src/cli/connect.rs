@@ -104,9 +104,11 @@ impl From<Error> for Failure {
                 }
                 _ => Self::software(message),
             },
-            Error::NoBroker { .. } | Error::Disconnected(_) | Error::BrokerDown { .. } | Error::Closed => {
-                Self::unavailable(error)
-            }
+            Error::NoBroker { .. }
+            | Error::Disconnected(_)
+            | Error::BrokerDown { .. }
+            | Error::CutOff { .. }
+            | Error::Closed => Self::unavailable(error),
             Error::TimedOut { .. } | Error::Full(_) | Error::Limit { .. } => Self::try_again(error),
             Error::Topic { .. } | Error::Header(_) => Self::usage(error),
             Error::TooLarge { .. } | Error::Payload { .. } => Self::input(error),

@@ -109,6 +109,12 @@ impl Reader {
         self.generations.current
     }
 
+    /// The generation that carries on behind all that was read, and that is not at hand.
+    #[must_use]
+    pub const fn awaited(&self) -> Option<u32> {
+        self.generations.awaited
+    }
+
     /// Runs `tell` with the number of each generation that this reader has left, once it and its samples hold nothing of
     /// it any more. For the last one [`on_release`](Self::on_release) says so.
     pub fn on_let_go(&mut self, tell: Arc<dyn Fn(u32) + Send + Sync>) {
