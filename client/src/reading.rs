@@ -5,13 +5,18 @@
 //! nothing, and becomes hot again when its doorbell names its slot. The work per message does not depend on
 //! the number of idle streams.
 
+mod shown;
+
+pub(crate) use shown::Alone;
+
 use crate::error::Error;
 use crate::inbox::NewStream;
-use crate::message::{INLINE_BYTES_MAX, Message, MessageRef, Parts, Source};
+use crate::message::{Message, Source};
 use crate::subscription::Take;
+use shown::message;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received, RingError, Successor};
+use tramline_ring::{Drained, Next, Reader, ReaderLink, RingError, Successor};
 use tramline_wire::{After, Mode};
 
 /// Messages taken from one stream before the next hot one has its turn.
@@ -566,55 +571,4 @@ fn take_packed(stream: &mut Stream, most: usize, into: &mut impl Take) -> Result
         into.packed(&stream.source, &packed);
     }
     Ok(count)
-}
-
-/// A message as it was found in a ring, not in a pack: its small bytes in `scratch`, its large ones pinned.
-pub(crate) struct Alone<'a> {
-    source: &'a Arc<Source>,
-    received: Received,
-    scratch: &'a mut Vec<u8>,
-}
-
-impl Alone<'_> {
-    /// A message that owns what it shows.
-    pub(crate) fn into_message(self) -> Message {
-        message(self.source, self.received, self.scratch)
-    }
-
-    /// Shows the message where it lies.
-    #[inline]
-    pub(crate) fn show(&self, show: impl FnOnce(MessageRef<'_>)) {
-        let Received { seq, lost, meta, body } = &self.received;
-        let (head, payload) = match body {
-            Body::Copied { payload, head } => (&self.scratch[head.clone()], &self.scratch[payload.clone()]),
-            Body::Pinned(pinned) => (pinned.head(), pinned.payload()),
-        };
-        let parts = Parts { source: self.source, seq: *seq, lost: *lost, meta: *meta, head };
-        show(MessageRef::new(parts, payload));
-    }
-}
-
-#[inline]
-fn message(source: &Arc<Source>, received: Received, scratch: &mut Vec<u8>) -> Message {
-    let Received { seq, lost, meta, body } = received;
-    match body {
-        Body::Copied { payload, head } => {
-            let parts = Parts { source, seq, lost, meta, head: &scratch[head] };
-            if payload.len() <= INLINE_BYTES_MAX {
-                return Message::from_ring(parts, &scratch[payload]);
-            }
-            let (start, end) = (payload.start, payload.end);
-            if end < scratch.capacity() / 2 {
-                return Message::from_ring(parts, &scratch[payload]);
-            }
-            // Large, and the buffer is filled well: hand it over instead of copying it once more.
-            let head = parts.head.to_vec();
-            let bytes = std::mem::take(scratch);
-            Message::from_ring_buffer(Parts { source, seq, lost, meta, head: &head }, bytes, start, end)
-        }
-        Body::Pinned(pinned) => {
-            let head = pinned.head().to_vec();
-            Message::from_ring_pinned(Parts { source, seq, lost, meta, head: &head }, pinned)
-        }
-    }
 }
