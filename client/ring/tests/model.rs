@@ -1,9 +1,11 @@
 //! The ring against a plain model: whatever mix of sends, loans, drops, readers and held samples, every reader sees
 //! the published bytes in order, knows exactly what it lost, and a gated one loses nothing but what the
-//! publisher dropped. Positions and numbers begin anywhere, the edges of 32 bits included.
+//! publisher dropped, or what it was too slow for. Positions and numbers begin anywhere, the edges of 32 bits included.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 mod common;
+#[path = "model/gates.rs"]
+mod gates;
 
 use common::{Link, attach, link};
 use proptest::prelude::*;
@@ -70,6 +72,14 @@ enum Step {
     Arm {
         reader: prop::sample::Index,
     },
+    /// Time goes by.
+    Wait {
+        nanos: u64,
+    },
+    /// Tries until there is room.
+    Insist {
+        length: usize,
+    },
 }
 
 fn length() -> impl Strategy<Value = usize> {
@@ -106,6 +116,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (index(), 1_usize..30, any::<bool>()).prop_map(|(reader, count, hold)| Step::Read { reader, count, hold }),
         3 => index().prop_map(|sample| Step::LetGo { sample }),
         1 => index().prop_map(|reader| Step::Arm { reader }),
+        2 => (1_u64..150).prop_map(|nanos| Step::Wait { nanos }),
+        1 => length().prop_map(|length| Step::Insist { length }),
     ]
 }
 
@@ -123,6 +135,10 @@ struct Follower {
     owed: Vec<(OwnedFd, RingIdentity)>,
     /// Every number up to this was read, or told as lost.
     last: u64,
+    /// It asked to be waited for; `mode` says whether it is.
+    gated: bool,
+    /// Numbers from here on are kept for it while it is waited for.
+    kept_from: u64,
 }
 
 /// What a look at a reader brought.
@@ -141,6 +157,7 @@ struct World {
     samples: Vec<(u64, Pinned)>,
     joined: u64,
     loans: Vec<(Loan, u64)>,
+    now: u64,
 }
 
 impl Follower {
@@ -153,13 +170,16 @@ impl Follower {
 
 impl World {
     fn new(spec: &RingSpec, depth: u32) -> Self {
+        let mut writer = Writer::create(spec, depth).unwrap();
+        writer.set_gate_budget(gates::BUDGET);
         Self {
-            writer: Writer::create(spec, depth).unwrap(),
+            writer,
             published: BTreeMap::new(),
             followers: Vec::new(),
             samples: Vec::new(),
             joined: 0,
             loans: Vec::new(),
+            now: 1,
         }
     }
 
@@ -213,12 +233,14 @@ impl World {
         match result {
             Ok(seq) => {
                 assert!(self.published.insert(seq, (length, head, seq ^ 5)).is_none(), "number {seq} twice");
+                self.room();
             }
             Err(SendError::Full { holder }) => {
                 // Somebody must be in the way, and the model knows who could be.
                 let gated = self.followers.iter().any(|f| f.mode == ReadMode::Gated && Some(f.id) == holder);
                 assert!(gated || !self.samples.is_empty() || holder.is_none(), "full because of {holder:?}");
                 assert!(holder.is_some() || !self.loans.is_empty(), "nobody is in the way");
+                self.full();
             }
             Err(SendError::TooLarge { bytes, max }) => assert!(bytes > max),
             Err(error) => panic!("{error}"),
@@ -245,8 +267,8 @@ impl World {
         let (length, head, time) = self.published[&message.seq];
         assert_eq!(message.seq, follower.last + message.lost + 1, "numbers and losses add up");
         if follower.mode == ReadMode::Gated {
-            let missing =
-                (follower.last + 1..message.seq).filter(|seq| self.published.contains_key(seq)).count();
+            let missing = (follower.last + 1).max(follower.kept_from)..message.seq;
+            let missing = missing.filter(|seq| self.published.contains_key(seq)).count();
             assert_eq!(missing, 0, "a gated reader lost what was published");
         }
         follower.last = message.seq;
@@ -272,13 +294,24 @@ impl World {
         }
     }
 
+    /// What the next message says about itself.
+    fn meta(&self) -> Meta {
+        Meta { flags: 2, time: self.writer.next_seq() ^ 5, source_time: -3 }
+    }
+
+    fn send(&mut self, length: usize, head: usize) -> Result<(), SendError> {
+        let (seq, meta) = (self.writer.next_seq(), self.meta());
+        let result = self.writer.try_send(meta, &bytes(!seq, head), &bytes(seq, length));
+        self.published(result, length, head);
+        result.map(drop)
+    }
+
     fn apply(&mut self, step: &Step) {
-        let seq = self.writer.next_seq();
-        let meta = Meta { flags: 2, time: seq ^ 5, source_time: -3 };
+        self.before();
+        let (seq, meta) = (self.writer.next_seq(), self.meta());
         match step {
             Step::Send { length, head } => {
-                let result = self.writer.try_send(meta, &bytes(!seq, *head), &bytes(seq, *length));
-                self.published(result, *length, *head);
+                let _ = self.send(*length, *head);
             }
             Step::Push { length } => {
                 let result = self.writer.try_push(meta, b"", &bytes(seq, *length));
@@ -299,7 +332,10 @@ impl World {
                         assert_eq!(payload.len(), lengths[usize::try_from(taken).unwrap()]);
                         self.published(Err(error), 0, 0);
                     }
-                    None => assert_eq!(taken, lengths.len() as u64),
+                    None => {
+                        assert_eq!(taken, lengths.len() as u64);
+                        self.room();
+                    }
                 }
             }
             Step::Flush => self.writer.flush(),
@@ -368,6 +404,8 @@ impl World {
                 assert_eq!(reader.arm(), ready);
                 reader.disarm();
             }
+            Step::Wait { nanos } => self.now += nanos,
+            Step::Insist { length } => self.insist(*length),
             _ => {}
         }
         self.check_samples();
@@ -382,7 +420,16 @@ impl World {
         let mode = if gated { ReadMode::Gated } else { ReadMode::Lossy };
         let reader = attach(&mut self.writer, &link, self.joined, mode, history, in_place);
         let last = reader.last_seq();
-        self.followers.push(Follower { id: self.joined, mode, reader, _link: link, owed: Vec::new(), last });
+        self.followers.push(Follower {
+            id: self.joined,
+            mode,
+            reader,
+            _link: link,
+            owed: Vec::new(),
+            last,
+            gated,
+            kept_from: 0,
+        });
     }
 }
 
