@@ -205,13 +205,8 @@ impl Consumer {
     }
 
     fn take_queued(&mut self, shared: &Shared, inbox: &Inbox) -> Result<Option<Message>> {
-        if let Some(after) = self.after {
-            let found = self.rings.take_before(after);
-            if matches!(found, Found::Nothing) {
-                self.after = None;
-            } else if let Some(message) = self.settle(shared, found)? {
-                return Ok(Some(message));
-            }
+        if let Some(message) = self.take_before_next(shared)? {
+            return Ok(Some(message));
         }
         loop {
             if let Some(message) = self.run.as_mut().and_then(Run::next_message) {

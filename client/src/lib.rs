@@ -191,6 +191,9 @@ mod socket;
 #[cfg(test)]
 mod conversations;
 
+#[cfg(test)]
+mod going_over;
+
 #[cfg(feature = "tokio")]
 pub use asynchronous::{
     AsyncClient, AsyncMessageBuilder, AsyncPublisher, AsyncPublisherBuilder, AsyncPublisherMessage,

@@ -465,17 +465,17 @@ impl Rings {
         let before = stream.reader.last_seq();
         let next_seq = stream.next.as_ref().map(|next| next.first_seq);
         if next_seq.is_some_and(|next_seq| before + 1 >= next_seq) {
-            return Some(self.go_over(index, before));
+            return self.go_over(index, before);
         }
         Some(match stream.reader.try_next(&mut self.scratch) {
             // What the new attachment does not bring was in the ring before it was made.
             Ok(Next::Empty | Next::Ended { .. } | Next::Successor(_)) if next_seq.is_some() => {
-                self.go_over(index, before)
+                return self.go_over(index, before);
             }
             // An earlier attachment that fell behind may be ahead of the new one: that one brings it.
             Ok(Next::Message(received)) if next_seq.is_some_and(|next_seq| received.seq >= next_seq) => {
                 drop(received);
-                self.go_over(index, before)
+                return self.go_over(index, before);
             }
             // Whoever could give what carries on has gone.
             Ok(Next::Successor(_)) if stream.hung_up && self.cut => {
@@ -510,15 +510,15 @@ impl Rings {
         })
     }
 
-    /// The attachment that carries on takes the place of the earlier one, which was read up to `before`.
-    fn go_over(&mut self, index: usize, before: u64) -> Found {
+    /// The attachment that carries on takes the place of the earlier one, which was read up to `before`. `None`: look at it.
+    fn go_over(&mut self, index: usize, before: u64) -> Option<Found> {
         let past = self.take_out(index).map_or(before, |earlier| earlier.past.max(before));
-        let Some(stream) = self.streams[index].as_mut() else { return Found::Nothing };
+        let stream = self.streams[index].as_mut()?;
         stream.past = past;
         let first = stream.reader.last_seq() + 1;
         match first.saturating_sub(past + 1) {
-            0 => Found::Nothing,
-            lost => Found::Skipped(lost),
+            0 => None,
+            lost => Some(Found::Skipped(lost)),
         }
     }
 
