@@ -5,7 +5,7 @@
 
 use super::raw::{RawConfig, RawLimits, RawRing, RawTopic};
 use super::{Allow, Config, Http, Log, Socket, Wait};
-use crate::core::{Limits, TopicSettings};
+use crate::core::{Limits, TopicSettings, ring_bytes};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -14,12 +14,6 @@ use tramline_wire::limits::{FRAME_BYTES_CEILING, FRAME_FDS_MAX, SUBSCRIPTION_ID_
 
 /// Smallest `limits.frame_bytes_max`, in bytes: room for the largest block of type and headers and some payload.
 const FRAME_BYTES_FLOOR: u64 = 32 * 1024;
-
-/// What a ring needs besides its descriptors and arena, rounded up, in bytes: one page of header.
-const RING_HEADER_BYTES: u64 = 4096;
-
-/// Bytes of one descriptor.
-const DESCRIPTOR_BYTES: u64 = 64;
 
 /// What an arena's length is a multiple of, in bytes.
 const PAGE_BYTES: u64 = 4096;
@@ -212,7 +206,7 @@ fn ring(raw: Option<&RawRing>, key: &str, limits: &Limits) -> Checked<Geometry> 
         let message = format!("{} is not a multiple of {PAGE_BYTES}", size.arena_bytes);
         return breach(format!("{key}.arena_bytes"), message);
     }
-    let bytes = RING_HEADER_BYTES + DESCRIPTOR_BYTES * u64::from(size.descriptors) + size.arena_bytes;
+    let bytes = ring_bytes(size).unwrap_or(u64::MAX);
     if bytes > limits.ring_bytes_max {
         let most = limits.ring_bytes_max;
         return breach(key, format!("a ring of {bytes} bytes; one may have {most} (limits.ring_bytes_max)"));

@@ -164,6 +164,11 @@ fn faults_have_file_line_column_key_and_what_is_allowed() {
             "topics:\n- filter: a\n  ring: {arena_bytes: 8GiB}\n",
             "t.yaml:3:9: topics[0].ring: a ring of 8589955072 bytes; one may have 1073741824 (limits.ring_bytes_max)",
         ),
+        // Each of its parts fills whole pages.
+        (
+            "limits:\n  ring_bytes_max: 66000\n  ring_default: {descriptors: 2, arena_bytes: 60KiB}\n",
+            "t.yaml:3:17: limits.ring_default: a ring of 69632 bytes; one may have 66000 (limits.ring_bytes_max)",
+        ),
         (
             "topics:\n- filter: a\n  history: 5000\n",
             "t.yaml:3:12: topics[0].history: 5000 is out of range: 0 to 4096",

@@ -14,7 +14,7 @@ use super::attachment::{Attachment, Stage as Attaching};
 use super::broker::Core;
 use super::native::Violation;
 use super::quota::{Checked, Refused, allows, fits};
-use super::rings::{Stage, Stream, memory_bytes};
+use super::rings::{Stage, Stream, ring_bytes};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
 use super::{Action, FdId, Now};
@@ -157,7 +157,7 @@ impl Core {
     }
 
     fn take_growth(&mut self, frame: &GrowStream, memory: FdId) -> Checked<()> {
-        let Some(bytes) = memory_bytes(frame.geometry) else {
+        let Some(bytes) = ring_bytes(frame.geometry) else {
             let Geometry { descriptors, arena_bytes } = frame.geometry;
             let message = format!("a ring of {descriptors} descriptors and {arena_bytes} bytes cannot be");
             return Err(Refused::new(Code::Malformed, message));

@@ -100,6 +100,7 @@ pub use access::{Access, TopicSettings};
 pub use broker::{Core, Refusal};
 pub use limits::Limits;
 pub use outbox::{Chunk, Outbox};
+pub(crate) use rings::ring_bytes;
 pub use snapshot::Snapshot;
 
 /// A connection, unique in one run of the broker. 0 is the broker itself.

@@ -25,8 +25,8 @@ const DESCRIPTOR_BYTES: u64 = 64;
 /// Size of a page, of which an arena is a multiple.
 const PAGE_BYTES: u64 = 4096;
 
-/// The exact memory of a ring, if its geometry is possible.
-pub(super) fn memory_bytes(geometry: Geometry) -> Option<u64> {
+/// The exact memory of a ring, in bytes, if its geometry is possible.
+pub(crate) fn ring_bytes(geometry: Geometry) -> Option<u64> {
     let Geometry { descriptors, arena_bytes } = geometry;
     if !descriptors.is_power_of_two() || arena_bytes == 0 || !arena_bytes.is_multiple_of(PAGE_BYTES) {
         return None;
@@ -134,7 +134,7 @@ impl Core {
         memory: FdId,
         now: Now,
     ) -> Checked<()> {
-        let Some(memory_bytes) = memory_bytes(frame.geometry) else {
+        let Some(memory_bytes) = ring_bytes(frame.geometry) else {
             let Geometry { descriptors, arena_bytes } = frame.geometry;
             return Err(Refused::new(
                 Code::Malformed,
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn memory_is_counted_to_the_page() {
-        let bytes = |descriptors, arena_bytes| memory_bytes(Geometry { descriptors, arena_bytes });
+        let bytes = |descriptors, arena_bytes| ring_bytes(Geometry { descriptors, arena_bytes });
         assert_eq!(bytes(256, 262_144), Some(4096 + 256 * 64 + 262_144));
         assert_eq!(bytes(1, 4096), Some(4096 + 4096 + 4096));
         assert_eq!(bytes(3, 4096), None);
