@@ -20,7 +20,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long each test scribbles; `TRAMLINE_HOSTILE_SECONDS` makes it longer.
+/// How long each test scribbles; `TRAMLINE_HOSTILE_SECONDS` makes it longer. It goes on for longer by itself until it has
+/// seen all that it is about: on a machine that is busy with other things a second may be a few turns.
 fn duration() -> Duration {
     let seconds = std::env::var("TRAMLINE_HOSTILE_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs_f64(seconds.unwrap_or(1.0))
@@ -88,16 +89,18 @@ impl Pair {
     }
 }
 
-/// Does something again and again until told to stop; says how often.
+/// Does something again and again until told to stop, and at least once; says how often.
 fn keep_on(stop: &Arc<AtomicBool>, mut act: impl FnMut() + Send + 'static) -> JoinHandle<u64> {
     let stop = Arc::clone(stop);
     std::thread::spawn(move || {
         let mut times = 0;
-        while !stop.load(Ordering::Relaxed) {
+        loop {
             act();
             times += 1;
+            if stop.load(Ordering::Relaxed) {
+                return times;
+            }
         }
-        times
     })
 }
 
@@ -134,7 +137,7 @@ fn reader_against_scribbling_writer(in_place: bool) {
     let (mut messages, mut losses, mut faults, mut ends, mut id) = (0_u64, 0_u64, 0_u64, 0_u64, 1);
     let (mut scratch, mut held, mut rung) = (Vec::new(), Vec::new(), Vec::new());
     let until = Instant::now() + duration();
-    while Instant::now() < until {
+    while Instant::now() < until || messages == 0 || faults == 0 || ends == 0 {
         for _ in 0..64 {
             let last = reader.last_seq();
             let over = match reader.try_next(&mut scratch) {
@@ -201,7 +204,6 @@ fn reader_against_scribbling_writer(in_place: bool) {
     println!(
         "{scribbles} scribbles, {looks} looks, {messages} messages, {losses} losses, {faults} faults, {ends} ends told"
     );
-    assert!(faults > 0 && ends > 0 && messages > 0 && scribbles > 0 && looks > 0);
 }
 
 /// Writes the constants of a ring's header as they were.
@@ -274,7 +276,7 @@ fn writer_against_scribbling_reader(mode: ReadMode, grows: bool) {
     let (mut sent, mut full, mut received, mut lost) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut growing = growth::Growing::default();
     let until = Instant::now() + duration();
-    while Instant::now() < until {
+    while Instant::now() < until || received == 0 || (grows && !growing.grew()) {
         for length in [10, 100, 5_000] {
             let byte = u8::try_from(sent % 251).unwrap();
             let sending = if rng.below(4) == 0 {
@@ -320,9 +322,8 @@ fn writer_against_scribbling_reader(mode: ReadMode, grows: bool) {
     println!(
         "{scribbles} scribbles, {looks} looks, {sent} sent, {full} times full, {received} received, {lost} lost; {growing:?}"
     );
-    assert!(received > 0 && received == sent && lost == 0, "{received} received, {lost} lost of {sent}");
+    assert!(received == sent && lost == 0, "{received} received, {lost} lost of {sent}");
     assert_eq!(growing.grew(), grows);
-    assert!(scribbles > 0 && looks > 0);
     drop(liar);
 }
 
@@ -355,9 +356,9 @@ fn a_doorbell_rung_without_end_in_pieces_of_numbers_keeps_nobody() {
             })
         })
         .collect();
-    let (mut slots, mut drained) = (Vec::new(), 0);
+    let (mut slots, mut drained) = (Vec::new(), 0_u64);
     let until = Instant::now() + duration().min(Duration::from_secs(5));
-    while Instant::now() < until {
+    while Instant::now() < until || drained == 0 {
         slots.clear();
         pair.reader_side.drain(&mut slots);
         drained += 1;
@@ -365,7 +366,6 @@ fn a_doorbell_rung_without_end_in_pieces_of_numbers_keeps_nobody() {
     stop.store(true, Ordering::Relaxed);
     let rung: u64 = ringers.into_iter().map(|ringer| ringer.join().unwrap()).sum();
     println!("{rung} bytes rung, drained {drained} times");
-    assert!(drained > 0 && rung > 0);
 }
 
 #[test]

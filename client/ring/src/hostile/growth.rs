@@ -90,7 +90,8 @@ fn a_reader_that_follows_a_growing_ring_survives_a_writer_that_scribbles() {
     let (mut scratch, mut held) = (Vec::new(), Vec::new());
     let mut late = None;
     let until = Instant::now() + duration();
-    while Instant::now() < until {
+    let seen = |counts: [u64; 5]| counts.iter().all(|count| *count > 0);
+    while Instant::now() < until || !seen([messages, followed, awaited, faults, ends]) {
         for length in [10, 100, 5_000] {
             if pair.writer.try_send(Meta::default(), b"", &vec![7; length]).is_err() {
                 // All of it is held; a reader that believes nonsense may hold what it never read.
@@ -168,7 +169,6 @@ fn a_reader_that_follows_a_growing_ring_survives_a_writer_that_scribbles() {
         "{scribbles} scribbles, {messages} messages, {followed} times on in another generation, {awaited} awaited, \
          {faults} faults, {ends} ends told"
     );
-    assert!(messages > 0 && followed > 0 && awaited > 0 && faults > 0 && ends > 0 && scribbles > 0);
 }
 
 #[test]
