@@ -68,7 +68,7 @@ MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_NOEXEC_SEAL = 1, 2, 8
 STREAM, GENERATION, DESCRIPTORS, ARENA, FIRST_POSITION, FIRST_SEQ = 2, 3, 4, 5, 6, 7
 HEAD, OLDEST, BYTES, MESSAGES, KEPT, WAIT_EPOCH, WANTED = 8, 9, 10, 13, 14, 16, 17
 STATE, END_POSITION, END_NEXT_SEQ, SUCCESSOR = 24, 25, 26, 27
-CURSOR, READ_SEQ, SLEEP_EPOCH, PINS_USED, PIN = 0, 1, 8, 10, 16
+CURSOR, READ_SEQ, PIN, SLEEP_EPOCH, PINS_USED = 0, 1, 2, 24, 26
 
 _fence = threading.Lock()
 
@@ -359,7 +359,7 @@ class Attachment:
             start = self.ring.arena
             pin = self.pins() if self.in_place and length >= IN_PLACE_FROM else None
             if pin is not None:
-                self.slot[PINS_USED] = 1
+                self.slot[PINS_USED] = max(self.slot[PINS_USED], pin + 1)
                 self.slot[PIN + pin] = self.position + 1
                 fence()
                 if words[at] != wanted:
@@ -498,7 +498,8 @@ class AdmittedReader:
         return min(max(self.slot[CURSOR], self.start), head)
 
     def pinned(self, position):
-        return self.slot[PINS_USED] != 0 and any(self.slot[PIN + pin] == position + 1 for pin in range(PINS))
+        used = min(self.slot[PINS_USED], PINS)
+        return any(self.slot[PIN + pin] == position + 1 for pin in range(used))
 
 
 class Stream:

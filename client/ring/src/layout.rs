@@ -259,10 +259,11 @@ pub(crate) struct PageHeader {
 pub(crate) struct Slot {
     /// Line 0: positions below this are done with, but for pins.
     pub(crate) cursor: Cursor,
-    /// Line 1: whether it sleeps, and what it lost.
-    pub(crate) sleep: Sleep,
-    /// Lines 2 and 3: position + 1 of each message it holds in place, 0 for none.
+    /// From line 0 on: position + 1 of each message it holds in place, 0 for none. Who holds few at a time tells all by
+    /// the one line that the writer looks at anyway.
     pub(crate) pins: [AtomicU64; PINS_PER_SLOT],
+    /// Line 3: whether it sleeps, and what it lost. Written now and then only: the writer looks at it for each message.
+    pub(crate) sleep: Sleep,
 }
 
 impl Slot {
@@ -274,7 +275,7 @@ impl Slot {
 }
 
 /// How far a reader has come.
-#[repr(C, align(64))]
+#[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) position: AtomicU64,
@@ -290,7 +291,7 @@ pub(crate) struct Sleep {
     pub(crate) epoch: AtomicU64,
     /// Messages it lost, for whoever watches.
     pub(crate) lost: AtomicU64,
-    /// Not 0 from its first pin on: the writer need not look at `pins` before.
+    /// How many of its pins, from the first on, it has ever used: the writer need not look at the others.
     pub(crate) pins_used: AtomicU64,
 }
 
@@ -305,7 +306,7 @@ const _: () = {
     );
     assert!(size_of::<Descriptor>() as u64 == DESCRIPTOR_BYTES && align_of::<Descriptor>() == 64);
     assert!(size_of::<Slot>() as u64 == SLOT_BYTES && size_of::<PageHeader>() as u64 == SLOT_BYTES);
-    assert!(offset_of!(Slot, sleep) == 64 && offset_of!(Slot, pins) == 128);
+    assert!(offset_of!(Slot, pins) == 16 && offset_of!(Slot, sleep) == 192);
     assert!(cfg!(target_endian = "little"), "the ring's layout is little-endian");
 };
 

@@ -17,7 +17,7 @@
 //! Fences stand where one could use SeqCst accesses, because loom models the former exactly.
 //! This file allocates nothing, decides nothing about room, and performs no system call.
 
-use crate::layout::{Descriptor, Fields, Header, STATE_OPEN, Slot};
+use crate::layout::{Descriptor, Fields, Header, PINS_PER_SLOT, STATE_OPEN, Slot};
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// What the descriptor for a position says.
@@ -65,13 +65,14 @@ pub(crate) fn fence_reuse() {
 /// Whether a reader holds the message at `position`.
 pub(crate) fn pinned(slot: &Slot, position: u64) -> bool {
     // P4: a pin that is gone was released after its last read.
-    slot.pins.iter().any(|pin| pin.load(Ordering::Acquire) == position + 1)
+    slot.pins.iter().take(pins_used(slot)).any(|pin| pin.load(Ordering::Acquire) == position + 1)
 }
 
-/// Whether a reader has ever pinned anything; until then [`pinned`] need not be asked.
-pub(crate) fn pins_used(slot: &Slot) -> bool {
-    // Stored before the first pin and its fence (P3), so it is seen wherever that pin is.
-    slot.sleep.pins_used.load(Ordering::Acquire) != 0
+/// How many of its pins, from the first on, a reader has ever used: a claim.
+pub(crate) fn pins_used(slot: &Slot) -> usize {
+    // Stored before the pin and its fence (P3), so it is seen wherever that pin is.
+    let used = slot.sleep.pins_used.load(Ordering::Acquire);
+    usize::try_from(used).unwrap_or(PINS_PER_SLOT)
 }
 
 /// How far a reader claims to have read.
@@ -147,9 +148,13 @@ pub(crate) fn still(descriptor: &Descriptor, position: u64) -> bool {
 }
 
 /// Holds the message at `position` in place, if it has not been retired: the fields are then confirmed and
-/// its bytes stay until [`unpin`].
+/// its bytes stay until [`unpin`]. The cursor moves only after this: a writer that sees it behind the message may retire
+/// it, and a reader that it waits for would find itself overtaken.
 pub(crate) fn pin(slot: &Slot, index: usize, descriptor: &Descriptor, position: u64) -> Option<Fields> {
-    slot.sleep.pins_used.store(1, Ordering::Relaxed);
+    // The writer looks at this line for each message: it is written only when it must be.
+    if pins_used(slot) <= index {
+        slot.sleep.pins_used.store(index as u64 + 1, Ordering::Relaxed);
+    }
     slot.pins[index].store(position + 1, Ordering::Relaxed);
     step!("read: pin stored");
     // P3, with `retire` and `fence_reuse`.

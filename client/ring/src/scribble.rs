@@ -5,7 +5,7 @@
 //! cursors that go back, epochs that never rest, pins of everything, ends that come and go. What a scribbler
 //! writes it writes through its owner's own mapping, as a hostile process would.
 
-use crate::layout::{Fields, STATE_CLOSED, STATE_OPEN, STATE_SUCCEEDED, UNIT_BYTES, low};
+use crate::layout::{Fields, PINS_PER_SLOT, STATE_CLOSED, STATE_OPEN, STATE_SUCCEEDED, UNIT_BYTES, low};
 use crate::link::{ReaderLink, SlotRef};
 use crate::protocol::{note, peek};
 use crate::sync::AtomicU64;
@@ -268,11 +268,11 @@ impl SlotScribbler {
             4 => note(&slot.sleep.epoch, rng.nasty(self.near)),
             5 => {
                 note(&slot.sleep.lost, rng.nasty(self.near));
-                note(&slot.sleep.pins_used, rng.nasty(1));
+                note(&slot.sleep.pins_used, rng.nasty(PINS_PER_SLOT as u64));
             }
             // Everything around the head is held.
             6 => {
-                note(&slot.sleep.pins_used, 1);
+                note(&slot.sleep.pins_used, PINS_PER_SLOT as u64);
                 let first = self.near.saturating_sub(rng.below(20));
                 for (at, pin) in slot.pins.iter().enumerate() {
                     note(pin, first + at as u64);

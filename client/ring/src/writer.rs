@@ -511,11 +511,12 @@ impl Writer {
     /// After the fence: what nobody holds is free, the rest is set aside.
     fn take_back(&mut self, retired: Range<u64>) {
         let aside = &self.holding.aside;
-        let pins_used = self.readers.iter().chain(aside).any(|reader| protocol::pins_used(reader.slot.get()));
+        let any_used =
+            self.readers.iter().chain(aside).any(|reader| protocol::pins_used(reader.slot.get()) > 0);
         for position in retired {
             let entry = self.entries.pop_front().expect("there is an entry for every position that is kept");
             self.kept -= entry.messages;
-            if pins_used && entry.block != Block::NONE && self.is_pinned(position) {
+            if any_used && entry.block != Block::NONE && self.is_pinned(position) {
                 self.held.push(Held { position, block: entry.block });
             } else {
                 self.arena.give(entry.block);
