@@ -66,6 +66,8 @@ struct Chunk {
 #[derive(Debug)]
 pub(crate) struct Arena {
     free: BTreeMap<u32, u32>,
+    /// What was given back last, not in `free` yet: messages of one size take it as it is.
+    spare: Option<(u32, u32)>,
     recent: Vec<u32>,
     chunks: Vec<Chunk>,
     spare_chunks: Vec<u32>,
@@ -77,6 +79,7 @@ impl Arena {
     pub(crate) fn new(units: u32) -> Self {
         Self {
             free: BTreeMap::from([(0, units)]),
+            spare: None,
             recent: Vec::new(),
             chunks: Vec::new(),
             spare_chunks: Vec::new(),
@@ -110,9 +113,9 @@ impl Arena {
 
     /// Where the next small block will be, most likely.
     #[inline]
-    pub(crate) fn next(&self) -> u32 {
-        let chunk = self.current.and_then(|index| self.chunks.get(index as usize));
-        chunk.map_or(0, |chunk| chunk.start + chunk.used)
+    pub(crate) fn next(&self) -> Option<u32> {
+        let chunk = self.chunks.get(self.current? as usize)?;
+        Some(chunk.start + chunk.used)
     }
 
     /// As [`take`](Self::take), never from a chunk: out of an empty arena, blocks of this kind fit as long as their sum does.
@@ -207,6 +210,12 @@ impl Arena {
     }
 
     fn take_extent(&mut self, units: u32) -> Option<u32> {
+        if let Some((start, spare)) = self.spare.take() {
+            if spare == units {
+                return Some(start);
+            }
+            self.merge(start, spare);
+        }
         while let Some(place) = self.recent.pop() {
             // The place may have been merged into a larger extent, or taken.
             let Some((&start, &length)) = self.free.range(..=place).next_back() else { continue };
@@ -238,6 +247,12 @@ impl Arena {
     }
 
     fn give_extent(&mut self, start: u32, units: u32) {
+        if let Some((before, length)) = self.spare.replace((start, units)) {
+            self.merge(before, length);
+        }
+    }
+
+    fn merge(&mut self, start: u32, units: u32) {
         let (mut from, mut to) = (start, start + units);
         if let Some((&before, &length)) = self.free.range(..start).next_back()
             && before + length == start
@@ -259,7 +274,8 @@ impl Arena {
     #[cfg(test)]
     fn free_units(&self) -> u32 {
         let idle = self.current.map(|index| &self.chunks[index as usize]).filter(|chunk| chunk.live == 0);
-        self.free.values().sum::<u32>() + idle.map_or(0, |chunk| chunk.units)
+        let spare = self.spare.map_or(0, |(_, units)| units);
+        self.free.values().sum::<u32>() + spare + idle.map_or(0, |chunk| chunk.units)
     }
 }
 

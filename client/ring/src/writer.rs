@@ -334,6 +334,10 @@ impl Writer {
                 step!("publish: one woken");
             }
         }
+        // Readers have this line from the time before; it is fetched back while they read, not when they wait for it.
+        if let Some(unit) = self.arena.next() {
+            self.ring.look_ahead(u64::from(unit) * UNIT_BYTES);
+        }
     }
 
     /// Consumes a sequence number without a message: readers see it as lost.

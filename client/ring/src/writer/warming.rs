@@ -19,7 +19,7 @@ impl Writer {
             ahead::to_write(first);
             ahead::to_write(last);
         }
-        self.ring.look_ahead(u64::from(self.arena.next()) * UNIT_BYTES);
+        self.ring.look_ahead(u64::from(self.arena.next().unwrap_or(0)) * UNIT_BYTES);
         for reader in &self.readers {
             reader.slot.get().look_ahead();
         }
