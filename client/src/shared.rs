@@ -26,8 +26,10 @@ use tramline_ring::{ForkMark, Spinner};
 const SOCKET_EVERY: u32 = 4;
 const BELLS_EVERY: u32 = 16;
 
-/// Glances at rings between two yields of the core: about a microsecond.
-const GLANCES: u32 = 32;
+/// Glances at rings between two yields of the core: about a microsecond. The other side of a conversation answers
+/// within the first ones, so the processor is told only then that this is a spinning loop, which makes it look less often.
+const GLANCES: u32 = 272;
+const GLANCES_AT_ONCE: u32 = 256;
 
 pub(crate) struct Shared {
     pub(crate) weak: Weak<Self>,
@@ -81,10 +83,11 @@ pub(crate) struct Bed<'a> {
 }
 
 /// Looks again and again for about a microsecond; whether something has come.
-fn glance<W: Waiting>(waiting: &W) -> bool {
-    (0..GLANCES).any(|_| {
-        let stirs = waiting.stirs();
-        if !stirs {
+#[inline]
+pub(crate) fn glance(stirs: impl Fn() -> bool) -> bool {
+    (0..GLANCES).any(|looks| {
+        let stirs = stirs();
+        if !stirs && looks >= GLANCES_AT_ONCE {
             std::hint::spin_loop();
         }
         stirs
@@ -148,7 +151,7 @@ impl Shared {
         raised: &mut bool,
     ) -> Result<Option<W::Output>> {
         // The first look is at the socket only: whoever comes back soon finds its message there.
-        let mut turns = 1_u32;
+        let mut turns = SOCKET_EVERY;
         loop {
             let seen = self.reactor.changes();
             if let Some(output) = waiting.look()? {
@@ -175,7 +178,7 @@ impl Shared {
             }
             turns = turns.wrapping_add(1);
             // The other side of a ring answers within a microsecond, about what a yield takes.
-            if waiting.spins_on_memory() && waiting.spinner().spins() && glance(waiting) {
+            if waiting.spins_on_memory() && waiting.spinner().spins() && glance(|| waiting.stirs()) {
                 continue;
             }
             if waiting.spinner().turn() {

@@ -196,8 +196,10 @@ impl Subscription {
     /// [`Error::Closed`] or [`Error::Disconnected`] at the end. Any other error concerns one stream or one
     /// moment (a publisher's ring was not what it must be), and the subscription goes on.
     pub fn recv(&mut self) -> Result<Message> {
+        let mut one = One(None);
         loop {
-            if let Some(message) = self.recv_until(None)? {
+            self.recv_into(None, &mut one)?;
+            if let Some(message) = one.0.take() {
                 return Ok(message);
             }
         }
@@ -212,15 +214,27 @@ impl Subscription {
     }
 
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>> {
+        let mut one = One(None);
+        self.recv_into(deadline, &mut one)?;
+        Ok(one.0)
+    }
+
+    /// As `recv_until`; what comes is put where it stays, since moving a message costs as much as reading a small one.
+    fn recv_into(&mut self, deadline: Option<Instant>, one: &mut One) -> Result<()> {
         let Self { handle, inbox, consumer, .. } = self;
         let shared = &handle.shared;
         // Before any ring is touched: a fork has none mapped.
         shared.check_process()?;
-        if let Some(message) = consumer.take(shared, inbox)? {
-            return Ok(Some(message));
+        if consumer.take_one(shared, one)? {
+            return Ok(());
+        }
+        one.0 = consumer.take(shared, inbox)?;
+        if one.0.is_some() || (consumer.glance() && consumer.take_one(shared, one)?) {
+            return Ok(());
         }
         let bed = Bed { signal: &inbox.signal, fd: inbox.epoll.as_fd(), changes: false };
-        shared.wait(&mut NextMessage { consumer, shared, inbox }, &bed, deadline)
+        one.0 = shared.wait(&mut NextMessage { consumer, shared, inbox }, &bed, deadline)?;
+        Ok(())
     }
 
     /// The next message if there is one now; never waits. Once the descriptor of [`AsFd`] is in use,
@@ -391,6 +405,29 @@ impl Take for Collect<'_> {
 
     fn in_run(&mut self, message: InRun<'_>) {
         self.0.push(message.into_message());
+    }
+}
+
+/// Keeps one.
+pub(crate) struct One(pub(crate) Option<Message>);
+
+impl Take for One {
+    fn whole(&mut self, message: Message) {
+        self.0 = Some(message);
+    }
+
+    #[inline]
+    fn alone(&mut self, message: Alone<'_>) {
+        self.0 = Some(message.into_message());
+    }
+
+    #[inline]
+    fn packed(&mut self, source: &Arc<Source>, message: &Packed<'_>) {
+        self.0 = Some(Message::from_ring(packed_parts(source, message), message.payload));
+    }
+
+    fn in_run(&mut self, message: InRun<'_>) {
+        self.0 = Some(message.into_message());
     }
 }
 
