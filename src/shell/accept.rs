@@ -4,7 +4,7 @@
 //! wait in and close them, so that they learn at once that they cannot be served; then the broker waits a while
 //! before it tries again. That is logged once until it is over.
 //!
-//! To take somebody in costs fifty times what a message costs, so there is a limit to how many come in a time: one that
+//! To take somebody in costs far more than a message does, so there is a limit to how many come in a time: one that
 //! connects in a loop waits, and those who talk go on.
 
 use super::broker::Shell;
