@@ -1,6 +1,6 @@
 //! A client in another language, written from the documents: `tests/foreign/client.py` talks with a real broker and with
-//! processes that use the Rust client, on the socket and through rings, each way, byte for byte, and outlives the
-//! broker.
+//! processes that use the Rust client, on the socket and through rings that grow, each way, byte for byte, and outlives
+//! the broker.
 //!
 //! The Rust processes are this test program itself, started again (see [`actor`]); they understand the same commands.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -95,21 +95,38 @@ impl Process {
         numbers: &mut HashMap<String, u64>,
     ) {
         for _ in 0..count {
-            let mut message = self.expect("message");
-            let payload = message["payload"].take();
             let next = numbers.entry(topic.to_owned()).or_insert(1);
-            assert_eq!((&message["topic"], &message["seq"]), (&json!(topic), &json!(*next)), "{message}");
-            assert_eq!((&message["lost"], &message["plane"]), (&json!(0), &json!(plane)), "{message}");
-            assert_eq!(
-                (&message["length"], &message["type"]),
-                (&json!(size), &json!("foreign")),
-                "{message}"
-            );
+            let message = self.take_one(topic, size, &[plane], *next);
+            assert_eq!(message["type"], "foreign", "{message}");
             assert_eq!(message["headers"]["n"], hex(&next.to_le_bytes()), "{message}");
-            assert_eq!(message["uid"], rustix::process::getuid().as_raw());
-            assert_eq!(payload.as_str().unwrap(), hex(&pattern(*next, size)), "the payload of {message}");
             *next += 1;
         }
+    }
+
+    /// The same of messages that were sent in batches, without type and headers: packed, but for those that met a full
+    /// ring.
+    fn take_bare(&mut self, count: usize, topic: &str, size: usize, numbers: &mut HashMap<String, u64>) {
+        let mut packed = 0;
+        for _ in 0..count {
+            let next = numbers.entry(topic.to_owned()).or_insert(1);
+            let message = self.take_one(topic, size, &["pack", "ring"], *next);
+            assert_eq!((&message["type"], &message["headers"]), (&json!(""), &json!({})), "{message}");
+            packed += u32::from(message["plane"] == "pack");
+            *next += 1;
+        }
+        assert!(packed > 9, "{packed} of {count} came in packs");
+    }
+
+    fn take_one(&mut self, topic: &str, size: usize, planes: &[&str], seq: u64) -> Value {
+        let mut message = self.expect("message");
+        let payload = message["payload"].take();
+        assert_eq!((&message["topic"], &message["seq"]), (&json!(topic), &json!(seq)), "{message}");
+        assert_eq!(message["lost"], 0, "{message}");
+        assert!(planes.contains(&message["plane"].as_str().unwrap()), "{message}");
+        assert_eq!(message["length"], json!(size), "{message}");
+        assert_eq!(message["uid"], rustix::process::getuid().as_raw());
+        assert_eq!(payload.as_str().unwrap(), hex(&pattern(seq, size)), "the payload of {message}");
+        message
     }
 }
 
@@ -127,21 +144,48 @@ fn plane(size: usize) -> &'static str {
     if size < 4096 { "ring" } else { "in place" }
 }
 
+/// A process in each language, connected to a broker and subscribed to what the other will send.
+struct Two {
+    foreign: Process,
+    rust: Process,
+    broker: Broker,
+    _watchdog: Watchdog,
+}
+
+impl Two {
+    /// `None` where there is no Python.
+    fn meet(plane: &str, to_foreign: &str, to_rust: &str) -> Option<Self> {
+        if !have("python3") {
+            return None;
+        }
+        let watchdog = Watchdog::start();
+        let broker = Broker::start();
+        let mut foreign = Process::foreign(broker.socket(), "python");
+        let mut rust = Process::rust(broker.socket(), "rust");
+        for (process, filter) in [(&mut foreign, to_foreign), (&mut rust, to_rust)] {
+            process.expect("connected");
+            process.tell(&format!("subscribe 1 {filter} {plane} gated"));
+            process.expect("subscribed");
+        }
+        Some(Self { foreign, rust, broker, _watchdog: watchdog })
+    }
+
+    /// Each opens a ring, which the other reads.
+    fn open(&mut self, by_rust: &str, by_foreign: &str, arena_bytes: u32) {
+        for (process, topic) in [(&mut self.rust, by_rust), (&mut self.foreign, by_foreign)] {
+            process.tell(&format!("open {topic} 16 {arena_bytes}"));
+            assert_eq!(process.expect("opened")["readers"], 1);
+        }
+    }
+}
+
 #[test]
 fn it_speaks_on_the_socket_both_ways() {
-    if !have("python3") {
+    let Some(Two { mut foreign, mut rust, broker: _broker, _watchdog }) =
+        Two::meet("socket", "from.rust", "from.*")
+    else {
         return;
-    }
-    let _watchdog = Watchdog::start();
-    let broker = Broker::start();
-    let mut foreign = Process::foreign(broker.socket(), "python");
-    let mut rust = Process::rust(broker.socket(), "rust");
-    foreign.expect("connected");
-    rust.expect("connected");
-    foreign.tell("subscribe 1 from.rust socket gated");
-    rust.tell("subscribe 1 from.* socket gated");
-    foreign.expect("subscribed");
-    rust.expect("subscribed");
+    };
     let (mut by_rust, mut by_foreign) = (HashMap::new(), HashMap::new());
     for size in SIZES {
         foreign.tell(&format!("publish from.python {size} 20"));
@@ -162,23 +206,9 @@ fn it_speaks_on_the_socket_both_ways() {
 
 #[test]
 fn it_reads_rings_in_place_and_writes_its_own() {
-    if !have("python3") {
-        return;
-    }
-    let _watchdog = Watchdog::start();
-    let broker = Broker::start();
-    let mut foreign = Process::foreign(broker.socket(), "python");
-    let mut rust = Process::rust(broker.socket(), "rust");
-    foreign.expect("connected");
-    rust.expect("connected");
-    foreign.tell("subscribe 1 from.rust rings gated");
-    rust.tell("subscribe 1 from.python rings gated");
-    foreign.expect("subscribed");
-    rust.expect("subscribed");
-    rust.tell("open from.rust 16 262144");
-    foreign.tell("open from.python 16 262144");
-    assert_eq!(rust.expect("opened")["readers"], 1);
-    assert_eq!(foreign.expect("opened")["readers"], 1);
+    let Some(mut two) = Two::meet("rings", "from.rust", "from.python") else { return };
+    two.open("from.rust", "from.python", 262_144);
+    let Two { foreign, rust, .. } = &mut two;
     let (mut by_rust, mut by_foreign) = (HashMap::new(), HashMap::new());
     for size in SIZES {
         // More than the ring holds: writers wait for readers, and readers wake them.
@@ -213,23 +243,9 @@ fn it_reads_rings_in_place_and_writes_its_own() {
 
 #[test]
 fn it_outlives_the_broker_and_so_do_the_rings_it_reads_and_writes() {
-    if !have("python3") {
-        return;
-    }
-    let _watchdog = Watchdog::start();
-    let mut broker = Broker::start();
-    let mut foreign = Process::foreign(broker.socket(), "python");
-    let mut rust = Process::rust(broker.socket(), "rust");
-    foreign.expect("connected");
-    rust.expect("connected");
-    foreign.tell("subscribe 1 from.rust.> rings gated");
-    rust.tell("subscribe 1 from.python.> rings gated");
-    foreign.expect("subscribed");
-    rust.expect("subscribed");
-    rust.tell("open from.rust.ring 16 262144");
-    foreign.tell("open from.python.ring 16 262144");
-    assert_eq!(rust.expect("opened")["readers"], 1);
-    assert_eq!(foreign.expect("opened")["readers"], 1);
+    let Some(mut two) = Two::meet("rings", "from.rust.>", "from.python.>") else { return };
+    two.open("from.rust.ring", "from.python.ring", 262_144);
+    let Two { mut foreign, mut rust, mut broker, _watchdog } = two;
     let mut numbers = HashMap::new();
     for round in 0..3 {
         // By socket while there is a broker.
@@ -261,6 +277,57 @@ fn it_outlives_the_broker_and_so_do_the_rings_it_reads_and_writes() {
         rust.tell("settled");
         rust.expect("settled");
     }
+}
+
+#[test]
+fn it_takes_packs_apart_and_follows_rings_that_grow_and_grows_its_own() {
+    let Some(mut two) = Two::meet("rings", "from.rust", "from.python") else { return };
+    two.open("from.rust", "from.python", 65_536);
+    let Two { mut foreign, mut rust, mut broker, _watchdog } = two;
+    let (mut by_rust, mut by_foreign) = (HashMap::new(), HashMap::new());
+    for (round, (theirs, ours)) in [(150_000, 150_000), (150_000, 700_000)].into_iter().enumerate() {
+        // Packed, and so many that packs begin and end in the midst of a batch.
+        rust.tell("batch from.rust 100 150");
+        foreign.take_bare(150, "from.rust", 100, &mut by_rust);
+        rust.tell("send from.rust 300 10");
+        foreign.take(10, "from.rust", 300, "ring", &mut by_rust);
+        // What does not fit moves the ring to a larger generation, and its reader holds some of it.
+        foreign.tell("hold 2");
+        foreign.expect("holding");
+        rust.tell(&format!("send from.rust {theirs} 5"));
+        foreign.take(5, "from.rust", theirs, "in place", &mut by_rust);
+        if round == 0 {
+            assert_eq!(foreign.expect("carried on")["generation"], 1);
+        }
+        rust.tell("send from.rust 300 20");
+        foreign.take(20, "from.rust", 300, "ring", &mut by_rust);
+        foreign.tell("release");
+        for _ in 0..2 {
+            assert_eq!(foreign.expect("released")["intact"], true);
+        }
+        // And the other way, by a writer that was made after the documents.
+        for (size, count) in [(300, 10), (ours, 5), (300, 40)] {
+            foreign.tell(&format!("send from.python {size} {count}"));
+            rust.take(count, "from.python", size, plane(size), &mut by_foreign);
+            foreign.expect("sent");
+        }
+        assert_eq!(foreign.expect("grown")["generation"], round + 1);
+    }
+    // A later broker is given the generation that there is.
+    broker.kill();
+    foreign.expect("disconnected");
+    foreign.tell("send from.python 300 10");
+    rust.take(10, "from.python", 300, "ring", &mut by_foreign);
+    rust.tell("batch from.rust 100 150");
+    foreign.take_bare(150, "from.rust", 100, &mut by_rust);
+    let _broker = Broker::with_config_in(broker.into_home(), "");
+    foreign.expect("opened");
+    foreign.tell("send from.python 3000000 1");
+    rust.take(1, "from.python", 3_000_000, "in place", &mut by_foreign);
+    assert_eq!(foreign.expect("grown")["generation"], 3);
+    rust.tell("send from.rust 3000000 1");
+    foreign.take(1, "from.rust", 3_000_000, "in place", &mut by_rust);
+    assert_eq!(foreign.expect("carried on")["generation"], 2);
 }
 
 /// What a received message looks like, in the words of the other language.
@@ -321,8 +388,10 @@ fn actor() {
                 }
             }
             "open" => {
-                let largest = number(3) / 4;
-                let publisher = client.publisher(words[1]).capacity(largest, 4).open().unwrap();
+                let (messages, bytes) = (number(2), number(3));
+                let publisher =
+                    client.publisher(words[1]).capacity(bytes / messages, u32::try_from(messages).unwrap());
+                let publisher = publisher.open().unwrap();
                 say(json!({"event": "opened", "readers": publisher.subscriber_count()}));
                 publishers.insert(words[1].to_owned(), publisher);
             }
@@ -335,6 +404,12 @@ fn actor() {
                     assert_eq!(message.send(pattern(seq, number(2))).unwrap(), seq);
                 }
                 say(json!({"event": "sent", "seq": publisher.next_seq() - 1}));
+            }
+            "batch" => {
+                let publisher = publishers.get_mut(words[1]).unwrap();
+                let seqs = publisher.next_seq()..;
+                let payloads = seqs.take(number(3)).map(|seq| pattern(seq, number(2)));
+                say(json!({"event": "sent", "seq": publisher.send_batch(payloads).unwrap()}));
             }
             "close" => publishers.remove(words[1]).unwrap().close().unwrap(),
             "settled" => {

@@ -11,7 +11,7 @@ It takes commands on standard input, one a line, and tells what happens as one J
     subscribe NUMBER FILTER rings|socket gated|lossy
     publish TOPIC BYTES COUNT           by socket; the last one is confirmed
     open TOPIC DESCRIPTORS ARENA_BYTES  a ring
-    send TOPIC BYTES COUNT              through that ring, waiting for those who may hold it up
+    send TOPIC BYTES COUNT              through that ring, waiting for those who may hold it up; the ring grows if it must
     close TOPIC
     hold COUNT                          keep the next so many large messages pinned until `release`; told by `holding`
     release
@@ -406,7 +406,7 @@ class Attachment:
             payload = body.block()
             body.take(-len(payload) % 8)
             if number >= self.start_seq:
-                self.client.deliver(self.sub, self.source, number, flags, b"", payload, len(payload), "ring")
+                self.client.deliver(self.sub, self.source, number, flags, b"", payload, len(payload), "pack")
         body.end()
         return True
 
@@ -462,6 +462,7 @@ class Attachment:
             raise ValueError("a generation does not begin where the one before ends")
         left, self.ring = self.ring, ring
         self.client.left(self, left.generation)
+        tell("carried on", topic=self.source.topic, generation=ring.generation)
         return self.read()
 
 
@@ -502,25 +503,100 @@ class AdmittedReader:
         return any(self.slot[PIN + pin] == position + 1 for pin in range(used))
 
 
-class Stream:
-    """A ring that this client writes. Its arena is used round and round, the oldest first."""
+class Generation:
+    """Memory that this client writes: one generation of one of its streams."""
 
-    def __init__(self, topic, descriptors, arena, first_seq):
-        self.topic, self.id = topic, random.getrandbits(63) | 1
-        self.descriptors, self.arena_bytes = descriptors, arena
-        self.head, self.oldest, self.seq = 0, 0, first_seq
-        self.kept, self.free = collections.deque(), 0
-        self.readers, self.waiting, self.epoch = {}, collections.deque(), 0
+    def __init__(self, stream, number, descriptors, arena, first_seq):
+        self.number, self.descriptors, self.arena_bytes = number, descriptors, arena
 
         def prepare(words):
             words[0] = int.from_bytes(RING_MAGIC, "little")
-            words[1], words[STREAM], words[GENERATION] = LAYOUT, self.id, 0
+            words[1], words[STREAM], words[GENERATION] = LAYOUT, stream, number
             words[DESCRIPTORS], words[ARENA], words[FIRST_SEQ] = descriptors, arena, first_seq
 
         self.fd, self.memory = make_sealed("ring", ring_bytes(descriptors, arena), prepare)
         self.bytes = memoryview(self.memory)
         self.words = self.bytes.cast("Q")
         self.arena = up(PAGE + descriptors * DESCRIPTOR, PAGE)
+        self.end = None
+
+    def leave(self):
+        self.words.release()
+        self.bytes.release()
+        self.memory.close()
+        os.close(self.fd)
+
+
+class Stream:
+    """A ring that this client writes. Its arena is used round and round, the oldest first."""
+
+    def __init__(self, topic, descriptors, arena, first_seq):
+        self.topic, self.id, self.first_seq = topic, random.getrandbits(63) | 1, first_seq
+        self.head, self.oldest, self.seq = 0, 0, first_seq
+        self.kept, self.free = collections.deque(), 0
+        self.readers, self.waiting, self.epoch = {}, collections.deque(), 0
+        # Earlier generations that a reader may be in, and the one that is announced.
+        self.formers, self.next, self.numbers = [], None, 0
+        self.use(Generation(self.id, 0, descriptors, arena, first_seq))
+
+    def use(self, generation):
+        self.generation, self.words, self.bytes = generation, generation.words, generation.bytes
+        self.arena, self.arena_bytes = generation.arena, generation.arena_bytes
+        self.descriptors, self.kept, self.free = generation.descriptors, collections.deque(), 0
+
+    def grow(self):
+        """Makes a larger generation if the next message needs one and none is announced: that, or None."""
+        if self.next is not None or not self.waiting or self.fits(self.waiting[0]):
+            return None
+        self.numbers += 1
+        arena = up(max(4 * self.size(self.waiting[0]), 2 * self.arena_bytes), PAGE)
+        self.next = Generation(self.id, self.numbers, self.descriptors, arena, 0)
+        return self.next
+
+    def give_up(self):
+        """The announced generation comes to nothing, and its number is not used again."""
+        if self.next is not None:
+            self.next.leave()
+        self.next = None
+
+    def go_on(self):
+        """The announced generation carries on: everybody who is to read it has its memory, or is late."""
+        old, new, self.next = self.generation, self.next, None
+        new.words[FIRST_POSITION], new.words[FIRST_SEQ] = self.head, self.seq
+        new.words[HEAD] = new.words[OLDEST] = self.head
+        old.words[SUCCESSOR], old.end = new.number, self.head
+        old.words[END_POSITION], old.words[END_NEXT_SEQ] = self.head, self.seq
+        old.words[STATE] = CARRIED_ON
+        self.formers.append(old)
+        self.use(new)
+        self.oldest = self.head
+        self.await_room(self.epoch)
+        self.wake()
+
+    def left(self):
+        """Unmaps earlier generations that no reader which may hold this one up can be in; returns their numbers."""
+        cursors = [reader.cursor(self.head) for reader in self.readers.values() if reader.gated]
+        done = [former for former in self.formers if all(cursor > former.end for cursor in cursors)]
+        self.formers = [former for former in self.formers if former not in done]
+        for former in done:
+            former.leave()
+        return [former.number for former in done]
+
+    def size(self, payload):
+        """Bytes of arena for a payload of this size and what goes with it."""
+        return max(up(up(payload, 8) + len(self.block()), 64), 64)
+
+    def fits(self, payload):
+        return self.size(payload) <= self.arena_bytes
+
+    def block(self):
+        return head("foreign", [("n", u64(self.seq))])
+
+    def await_room(self, epoch):
+        """Says in every header that a reader may look at whether, and for what, this waits."""
+        wanted = min(self.oldest + max(len(self.kept) // 4, 1), self.head)
+        for words in [generation.words for generation in self.formers] + [self.words]:
+            words[WANTED], words[WAIT_EPOCH] = wanted, epoch
 
     def descriptor(self, position):
         return (PAGE + position % self.descriptors * DESCRIPTOR) // 8
@@ -563,8 +639,7 @@ class Stream:
     def put(self, payload, block):
         """Publishes a message; False when there is no room."""
         behind = up(len(payload), 8)
-        size = max(up(behind + len(block), 64), 64)
-        start = self.room(size)
+        start = self.room(self.size(len(payload)))
         if start is None:
             return False
         base = self.arena + start
@@ -575,6 +650,7 @@ class Stream:
         words[at + 4] = start // 64 | len(payload) << 32
         words[at + 5] = len(block)
         words[at] = 2 * (self.head + 1)
+        size = self.size(len(payload))
         self.kept.append((start, size))
         self.free = start + size
         self.head, self.seq = self.head + 1, self.seq + 1
@@ -594,23 +670,24 @@ class Stream:
                 ring_bell(reader.bells[0], u32(reader.number))
 
     def send(self):
-        """Publishes what waits. Whether all of it went; otherwise a space bell rings when it is worth a try."""
+        """Publishes what waits. Whether all of it went; otherwise a space bell rings when it is worth a try, or the ring
+        must grow first."""
         while self.waiting:
-            size = self.waiting[0]
-            payload, block = pattern(self.seq, size), head("foreign", [("n", u64(self.seq))])
+            if not self.fits(self.waiting[0]):
+                return False
+            payload, block = pattern(self.seq, self.waiting[0]), self.block()
             if not self.put(payload, block):
                 if self.epoch & 1:
                     self.epoch += 1
                 self.epoch += 1
-                self.words[WANTED] = min(self.oldest + max(len(self.kept) // 4, 1), self.head)
-                self.words[WAIT_EPOCH] = self.epoch
+                self.await_room(self.epoch)
                 fence()
                 if not self.put(payload, block):
                     return False
             self.waiting.popleft()
         if self.epoch & 1:
             self.epoch += 1
-            self.words[WAIT_EPOCH] = self.epoch
+            self.await_room(self.epoch)
         return True
 
     def end(self):
@@ -708,6 +785,8 @@ class Client:
     def disconnected(self, reason):
         self.socket.close()
         self.socket, self.welcome = None, False
+        for stream in self.streams.values():
+            stream.give_up()
         for fd in self.fds:
             os.close(fd)
         tell("disconnected", reason=reason)
@@ -720,9 +799,9 @@ class Client:
 
     def declare(self, stream):
         """Opens a stream, or opens it again with the memory that it has."""
-        body = u32(self.alias(stream.topic)) + u64(stream.id) + u32(0) + u32(stream.descriptors)
-        body += u64(stream.arena_bytes) + u64(stream.words[FIRST_SEQ]) + u32(0) + u8(1)
-        self.request("OpenStream", ("opened", stream.topic), body, [stream.fd])
+        body = u32(self.alias(stream.topic)) + u64(stream.id) + u32(stream.generation.number)
+        body += u32(stream.descriptors) + u64(stream.arena_bytes) + u64(stream.first_seq) + u32(0) + u8(1)
+        self.request("OpenStream", ("opened", stream.topic), body, [stream.generation.fd])
 
     # Receiving.
 
@@ -784,7 +863,10 @@ class Client:
         request, code, message = body.u32(), body.u16(), body.text()
         limit = body.option(body.text, body.u64, body.u64)
         body.end()
-        tell("refused", about=self.requests.pop(request, None), code=code, message=message, limit=limit)
+        about = self.requests.pop(request, None)
+        if about is not None and about[0] == "grown":
+            self.streams[about[1]].give_up()
+        tell("refused", about=about, code=code, message=message, limit=limit)
 
     def on_done(self, body):
         about = self.requests.pop(body.u32())
@@ -935,6 +1017,7 @@ class Client:
         topic = self.requests.pop(request)[1]
         tell("opened", topic=topic, readers=readers, pending=pending)
         assert self.streams[topic].id == stream
+        self.push(self.streams[topic])
 
     def on_admit(self, body):
         attach, stream, link, number, mode, history = (
@@ -962,10 +1045,18 @@ class Client:
         slot = known["slots"][number]
         stream.readers[attach] = AdmittedReader(slot, number, mode == GATED, start, known["bells"])
         seq = stream.seq - (stream.head - start)
-        self.send("Admitted", u64(attach[1]) + u64(start) + u64(seq) + u32(0))
+        self.send("Admitted", u64(attach[1]) + u64(start) + u64(seq) + u32(stream.generation.number))
 
     def on_grown(self, body):
-        raise Gone("this client grows no stream")
+        request, stream, generation = body.u32(), body.u64(), body.u32()
+        body.end()
+        topic = self.requests.pop(request)[1]
+        stream = self.streams[topic]
+        if stream.next is None or stream.next.number != generation:
+            raise Gone("a generation that was not announced")
+        stream.go_on()
+        tell("grown", topic=topic, generation=generation)
+        self.push(stream)
 
     # What the user sees.
 
@@ -1028,6 +1119,13 @@ class Client:
         before = bool(stream.waiting)
         if stream.send() and before:
             tell("sent", topic=stream.topic, seq=stream.seq - 1)
+        if self.welcome:
+            for generation in stream.left():
+                self.send("GenerationLeft", u64(stream.id) + u32(generation))
+            larger = stream.grow()
+            if larger is not None:
+                body = u64(stream.id) + u32(larger.number) + u32(larger.descriptors) + u64(larger.arena_bytes)
+                self.request("GrowStream", ("grown", stream.topic), body + u8(1), [larger.fd])
 
     # Waiting.
 
