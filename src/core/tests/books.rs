@@ -6,7 +6,7 @@ use crate::core::session::{Pause, Stage};
 use crate::core::subscription::Entry;
 use crate::core::{FdId, Flow, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
-use tramline_wire::{Accept, Code, Filter, PageDeclaration, ToBroker, ToClient, Topic};
+use tramline_wire::{Accept, Code, Filter, Mode, PageDeclaration, ToBroker, ToClient, Topic};
 
 #[derive(Debug)]
 pub(super) struct Subscribed {
@@ -37,6 +37,8 @@ pub(super) struct Client {
     /// Slots taken by link, and which attachment has which.
     pub(super) slots: BTreeMap<u64, BTreeSet<u32>>,
     pub(super) attached: BTreeMap<u64, (u64, u32)>,
+    /// Readers of its streams that asked to be waited for, and whether they are.
+    pub(super) admitted: BTreeMap<u64, Mode>,
     pub(super) heard: Vec<u8>,
     /// Answers no offers any more.
     pub(super) stuck: bool,
@@ -95,6 +97,7 @@ impl World {
         let heard = std::mem::replace(&mut client.heard, rest);
         let mut answers: Vec<(Vec<u8>, bool)> = Vec::new();
         let refuse = self.dice.roll(8) == 0;
+        let mut left = 0;
         let mut answer = |frame: ToBroker<'_>, with_page: bool| {
             let mut bytes = Vec::new();
             frame.encode(&mut bytes);
@@ -129,6 +132,7 @@ impl World {
                 answer(ToBroker::Detach { attach: offer.attach, code: Code::NoResources.number() }, false);
             }
             ToClient::Offer(offer) => {
+                left += u64::from(offer.retained);
                 let slots = client.slots.entry(offer.link).or_default();
                 let slot = (0..).find(|slot| !slots.contains(slot)).unwrap();
                 slots.insert(slot);
@@ -146,6 +150,9 @@ impl World {
                 answer(ToBroker::Detach { attach: admit.attach, code: Code::GateRefused.number() }, false);
             }
             ToClient::Admit(admit) if !client.stuck => {
+                if admit.mode == Mode::Gated {
+                    client.admitted.insert(admit.attach, Mode::Gated);
+                }
                 answer(
                     ToBroker::Admitted { attach: admit.attach, start: 0, start_seq: 1, generation: 0 },
                     false,
@@ -154,8 +161,12 @@ impl World {
             ToClient::Attach(attach) if !client.stuck => {
                 answer(ToBroker::Attached { attach: attach.attach }, false);
             }
+            ToClient::Detach { attach, .. } => {
+                client.admitted.remove(&attach);
+            }
             _ => {}
         });
+        self.given += left;
         for (bytes, with_page) in answers {
             self.answer(id, &bytes, with_page);
         }
@@ -255,6 +266,7 @@ impl World {
                     self.follow_up();
                 }
             }
+            self.finish_reading();
         }
         self.shell.pass(200);
         self.follow_up();

@@ -1,18 +1,24 @@
 //! A seeded mix of clients under virtual time, with books kept beside the broker.
 //!
 //! Native and JSON publishers, native and JSON subscribers with every policy, slow readers, readers that stop
-//! answering, streams that open and close, and sudden deaths. The books know what
+//! answering, streams that open and close, what stays of them, readers that are waited for no longer and again, and
+//! sudden deaths. The books know what
 //! each subscription must have been given: delivered, told as lost, or still waiting; every publisher's
 //! numbers arrive in order; and when all have gone, nothing is left.
 
 use super::books::{Client, Subscribed};
 use super::harness::{Shell, message, open_stream, subscribe};
-use crate::core::{Action, Flow, Limits, RingMessage, SessionId};
+use crate::core::{Access, Action, Core, Flow, Limits, RetainedCopy, RingMessage, SessionId, TopicSettings};
 use std::collections::BTreeMap;
-use tramline_wire::{Mode, PageDeclaration, Publish, SlowPolicy, Subscribe, ToBroker};
+use tramline_wire::{
+    Filter, Geometry, Mode, ModeChanged, PageDeclaration, Publish, SlowPolicy, Subscribe, ToBroker, Topic,
+};
 
 pub(super) const TOPICS: [&str; 5] = ["a.x", "a.y", "b.x", "b.y.z", "c"];
 const FILTERS: [&str; 6] = [">", "a.*", "b.>", "c", "*.x", "a.y"];
+
+/// What a copy of the last messages is said to take, at most.
+const COPY_BYTES: u64 = 10_000;
 
 /// The time that messages by socket carry here, and ring messages do not.
 pub(super) const SOCKET_TIME: u64 = 7;
@@ -31,6 +37,8 @@ pub(super) fn limits() -> Limits {
         match_cache_topics_max: 3,
         block_millis_max: 40,
         attach_timeout_millis: 30,
+        retained_topics_max: 2,
+        retained_bytes_max: 4 * COPY_BYTES,
         ..Limits::default()
     }
 }
@@ -64,6 +72,12 @@ pub(super) struct World {
     next_stream: u64,
     /// Attachments the shell reads, with the next number.
     proxies: BTreeMap<u64, Proxy>,
+    /// Streams whose last messages are being copied.
+    copying: Vec<u64>,
+    /// Copies that were made of something.
+    copied: u64,
+    /// Times that somebody was offered such a copy.
+    pub(super) given: u64,
 }
 
 struct Proxy {
@@ -75,12 +89,23 @@ struct Proxy {
 
 impl World {
     fn new(seed: u64) -> Self {
+        let mut shell = Shell::new(limits());
+        let topics = ["a.*", "c"].map(|filter| TopicSettings {
+            filter: filter.to_owned(),
+            retain: 3,
+            ..TopicSettings::default()
+        });
+        let access = Access { own_uid: 1000, own_pid: 1, topics: topics.to_vec(), ..Access::default() };
+        shell.core = Core::new(limits(), access, 0xfeed, "9.9.9");
         Self {
-            shell: Shell::new(limits()),
+            shell,
             dice: Dice(seed),
             clients: BTreeMap::new(),
             next_stream: 1,
             proxies: BTreeMap::new(),
+            copying: Vec::new(),
+            copied: 0,
+            given: 0,
         }
     }
 
@@ -91,7 +116,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.dice.roll(20) {
+        match self.dice.roll(22) {
             0 | 1 => self.arrive(),
             2 | 3 => self.subscribe(),
             4 => self.unsubscribe(),
@@ -109,6 +134,8 @@ impl World {
                     self.clients.get_mut(&id).unwrap().stuck ^= true;
                 }
             }
+            19 => self.change_mode(),
+            20 => self.copy(),
             _ => {
                 if self.dice.roll(3) == 0
                     && let Some(id) = self.someone(|_| true)
@@ -143,23 +170,36 @@ impl World {
             SlowPolicy::Block { millis: 100 },
             SlowPolicy::Disconnect,
         ]);
+        // What is only being copied would be given later, with what goes by socket until then.
+        let history = if self.copying.is_empty() { self.dice.pick(&[0, 2, 2]) } else { 0 };
+        let past = self.past(filter, history);
         let before = self.shell.core.subscriptions.len();
         let client = self.clients.get_mut(&id).unwrap();
         let number = client.next_subscription + 1;
         if client.native {
             let mode = if gated { Mode::Gated } else { Mode::Lossy };
-            let frame = Subscribe { mode, rings, slow, ..subscribe(number, number, filter) };
+            let frame = Subscribe { mode, rings, slow, history, ..subscribe(number, number, filter) };
             assert_ne!(self.shell.say(id, ToBroker::Subscribe(frame)), Flow::Close);
         } else {
-            let line = format!(r#"{{"op":"sub","topic":"{filter}","reliable":{gated}}}"#);
+            let line = format!(r#"{{"op":"sub","topic":"{filter}","reliable":{gated},"history":{history}}}"#);
             self.shell.line(id, &line);
         }
         let client = self.clients.get_mut(&id).unwrap();
         // A refused subscription of a JSON client uses its number up.
         client.next_subscription = number;
         if self.shell.core.subscriptions.len() > before {
-            client.subscriptions.insert(number, Subscribed { filter, due: 0, got: 0, told_lost: 0 });
+            client.subscriptions.insert(number, Subscribed { filter, due: past, got: 0, told_lost: 0 });
         }
+    }
+
+    /// How many messages that went by socket a new subscription is given at once.
+    fn past(&self, filter: &str, history: u32) -> u64 {
+        let (core, filter) = (&self.shell.core, Filter::parse(filter).unwrap());
+        let selected = core.pasts.by_topic.keys().filter(|topic| {
+            let name = &core.topics.get(**topic).unwrap().name;
+            filter.matches(Topic::parse(name).unwrap())
+        });
+        selected.map(|topic| core.past_of(*topic, history) as u64).sum()
     }
 
     fn unsubscribe(&mut self) {
@@ -251,6 +291,62 @@ impl World {
         let Some(id) = self.someone(|client| !client.paused && !client.streams.is_empty()) else { return };
         let (stream, _) = self.clients.get_mut(&id).unwrap().streams.pop_first().unwrap();
         self.shell.say(id, ToBroker::CloseStream { req: 2, stream, last_seq: 0 });
+    }
+
+    /// A publisher says of a reader that it waits for it no longer, or again.
+    fn change_mode(&mut self) {
+        let Some(id) = self.someone(|client| !client.paused && !client.admitted.is_empty()) else { return };
+        let client = self.clients.get_mut(&id).unwrap();
+        let all: Vec<u64> = client.admitted.keys().copied().collect();
+        let attach = self.dice.pick(&all);
+        let mode = client.admitted.get_mut(&attach).unwrap();
+        *mode = if *mode == Mode::Gated { Mode::Lossy } else { Mode::Gated };
+        let mode = *mode;
+        let known = self.shell.core.attachments.contains_key(&attach);
+        let change = ModeChanged { attach, mode, blocked_millis: 5 };
+        assert_eq!(self.shell.say(id, ToBroker::ModeChanged(change)), Flow::Continue);
+        let snapshot = self.shell.core.snapshot(self.shell.now);
+        let shown =
+            snapshot.streams.iter().flat_map(|stream| &stream.readers).find(|each| each.attach == attach);
+        let name = if mode == Mode::Gated { "gated" } else { "lossy" };
+        assert!(!known || shown.is_none_or(|shown| shown.mode == name), "{shown:?} is {name}");
+    }
+
+    /// The shell has copied what is kept of a stream, or could not.
+    fn copy(&mut self) {
+        if self.copying.is_empty() {
+            return;
+        }
+        let at = self.dice.roll(self.copying.len());
+        let stream = self.copying.swap_remove(at);
+        let result = match self.dice.roll(6) {
+            0 => Ok(None),
+            1 => Err("no memory".to_owned()),
+            _ => {
+                self.copied += 1;
+                let memory = self.shell.fd("copy");
+                let bytes = 1 + self.dice.roll(usize::try_from(COPY_BYTES).unwrap()) as u64;
+                let geometry = Geometry { descriptors: 4, arena_bytes: 4096 };
+                Ok(Some(RetainedCopy { memory, generation: 0, geometry, bytes, seqs: vec![1, 2, 3] }))
+            }
+        };
+        self.shell.core.ring_retained(stream, result, self.shell.now);
+        self.shell.act();
+    }
+
+    /// Ends what the shell reads of streams that have ended.
+    pub(super) fn finish_reading(&mut self) {
+        while !self.copying.is_empty() {
+            self.copy();
+            self.follow_up();
+        }
+        let draining = self.proxies.iter().filter(|(_, proxy)| proxy.draining && !proxy.paused);
+        for attach in draining.map(|(attach, _)| *attach).collect::<Vec<_>>() {
+            self.proxies.remove(&attach);
+            self.shell.core.proxy_ended(attach, 0, self.shell.now);
+            self.shell.act();
+        }
+        self.follow_up();
     }
 
     fn read_some(&mut self) {
@@ -355,6 +451,10 @@ impl World {
                 self.shell.core.proxy_accept(attach, slot, Some((declaration, page)), self.shell.now);
             }
             Action::ProxyAttach { attach, start_seq, .. } => {
+                let core = &self.shell.core;
+                let read = core.attachments.get(&attach).map(|attachment| attachment.stream);
+                let kept = core.retention.by_topic.values().any(|kept| Some(kept.stream) == read);
+                self.given += u64::from(kept);
                 let proxy = Proxy { reading: true, paused: false, draining: false, next: start_seq };
                 self.proxies.insert(attach, proxy);
                 self.shell.core.proxy_attached(attach, self.shell.now);
@@ -371,6 +471,7 @@ impl World {
                 }
             }
             Action::ProxyLinkEnded { .. } => {}
+            Action::Retain { stream, .. } => self.copying.push(stream),
             other => panic!("{other:?}"),
         }
         self.shell.act();
@@ -388,12 +489,20 @@ impl World {
             self.shell.core.proxy_ended(attach, 0, self.shell.now);
             self.shell.act();
         }
+        while !self.copying.is_empty() {
+            self.copy();
+        }
+        // What is kept is all that there is, and goes as it does when room is wanted.
+        let copies = self.shell.fds.values().filter(|what| *what == "copy").count();
+        assert_eq!(copies, self.shell.core.retention.by_topic.len(), "copies that are open, and kept");
+        while self.shell.core.drop_oldest_retained() {}
+        self.shell.act();
         self.shell.is_empty();
     }
 }
 
 /// One world from its beginning to its end; what happened in it.
-fn live(seed: u64) -> [u64; 7] {
+fn live(seed: u64) -> [u64; 10] {
     let mut world = World::new(seed);
     for _ in 0..3 {
         for _ in 0..150 {
@@ -401,7 +510,7 @@ fn live(seed: u64) -> [u64; 7] {
         }
         world.quiesce();
     }
-    let seen = world.shell.core.totals;
+    let (seen, copied, given) = (world.shell.core.totals, world.copied, world.given);
     world.end();
     [
         seen.traffic.messages_out,
@@ -411,12 +520,15 @@ fn live(seed: u64) -> [u64; 7] {
         seen.attachments,
         seen.proxied_messages,
         seen.requests_refused,
+        seen.evictions,
+        copied,
+        given,
     ]
 }
 
 #[test]
 fn books_and_broker_agree_in_many_worlds() {
-    let mut totals = [0_u64; 7];
+    let mut totals = [0_u64; 10];
     for seed in 0..50 {
         let lived = std::panic::catch_unwind(|| live(seed));
         let counts = lived.unwrap_or_else(|_| panic!("the world of seed {seed} failed"));
