@@ -4,8 +4,16 @@
 
 mod support;
 
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 use support::{Actor, Broker, Watchdog, part, say};
 use tramline_client::{Client, Code};
@@ -36,6 +44,7 @@ fn actor() {
     let client = Client::builder().name(part.as_str()).reconnect(false).connect().unwrap();
     match part.as_str() {
         "few files" => few_files(&client),
+        "crowded" => crowded(&client),
         "publish on demand" => {
             let mut publisher = client.publisher("a.stopped").open().unwrap();
             say("ready");
@@ -57,6 +66,42 @@ fn take_all(number: u64, free: usize) -> Vec<File> {
     }
     taken.truncate(taken.len() - free);
     taken
+}
+
+/// Sends a ring's descriptor while as many as this user may have are on their way to nobody in particular.
+fn crowded(client: &Client) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(32), maximum }).unwrap();
+    let (one, other) = UnixStream::pair().unwrap();
+    let send = || {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [one.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&one, &[IoSlice::new(b"x")], &mut control, SendFlags::DONTWAIT)
+    };
+    while send().is_ok() {}
+    assert_eq!(send(), Err(Errno::TOOMANYREFS));
+    // Only while they are on their way.
+    let waiting = std::thread::spawn(move || {
+        let used = || {
+            let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+            // Behind the name: state, and ten numbers before the two times.
+            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        };
+        let before = used();
+        std::thread::park_timeout(Duration::from_secs(1));
+        let used = used() - before;
+        drop(other);
+        used
+    });
+    let publisher = client.publisher("a.crowded").open().unwrap();
+    let ticks = waiting.join().unwrap();
+    // A hundred are a whole processor for that second, of which a busy machine gives a part.
+    assert!(ticks < 10, "{ticks} ticks of a processor were spent on waiting");
+    say("opened");
+    publisher.close().unwrap();
 }
 
 fn few_files(client: &Client) {
@@ -126,4 +171,26 @@ fn a_stopped_publisher_hangs_no_subscriber_and_is_attached_when_it_goes_on() {
     publisher.signal(Signal::CONT);
     assert_eq!(subscription.recv().unwrap().payload(), b"at last");
     goes_on(&mut publisher);
+}
+
+#[test]
+fn descriptors_that_are_too_many_on_their_way_are_sent_later_and_without_haste() {
+    // Root has no such limit.
+    if !support::is_root("a client whose descriptors are too many on their way") {
+        return;
+    }
+    const USER: u32 = 61_235;
+    let _watchdog = Watchdog::start();
+    let home = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+    // The other user may not be able to reach where this was built.
+    let program = home.path().join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let broker =
+        Broker::with_config_in(home, &format!("socket:\n  mode: \"0666\"\nallow:\n  users: [{USER}]\n"));
+    let mut command = Command::new(program);
+    command.uid(USER).gid(USER).current_dir("/");
+    let mut actor = Actor::of(command, "crowded", broker.socket());
+    assert_eq!(actor.word(), "opened");
+    assert!(actor.child.wait().unwrap().success());
 }

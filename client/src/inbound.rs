@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::inbox::{Inbox, Item};
 use crate::message::Source;
 use crate::outbound::SOCKET_TOKEN;
-use crate::reactor::{KICK_TOKEN, lock};
+use crate::reactor::{KICK_TOKEN, RETRY_TOKEN, lock};
 use crate::reconnect::Phase;
 use crate::run::{self, Growing};
 use crate::shared::Shared;
@@ -364,7 +364,7 @@ impl Shared {
         inbound.make_room(needed);
         let space = &mut inbound.buffer[inbound.end..];
         match socket.recv(space, &mut inbound.fds).map_err(Error::io("reading the broker's socket"))? {
-            Moved::WouldBlock => Ok(0),
+            Moved::WouldBlock | Moved::Crowded => Ok(0),
             Moved::End => Err(Error::Disconnected(Some("the broker closed it".into()))),
             Moved::Bytes(bytes) => {
                 inbound.end += bytes;
@@ -459,6 +459,11 @@ impl Shared {
                 SOCKET_TOKEN => {
                     let flags = event.flags;
                     if flags.contains(epoll::EventFlags::OUT) && lock(&self.outbound).flush() {
+                        self.reactor.changed();
+                    }
+                }
+                RETRY_TOKEN => {
+                    if lock(&self.outbound).flush() {
                         self.reactor.changed();
                     }
                 }

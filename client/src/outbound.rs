@@ -5,8 +5,10 @@
 //! room. The buffer is bounded by [`WAITING_BYTES_MAX`] for publishes; answers that the protocol demands
 //! (`Accept`, `Admitted`, …) are taken above that, as each follows a frame of the broker's.
 
+use crate::reactor::RETRY_TOKEN;
 use crate::socket::{Moved, Socket};
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,6 +18,9 @@ use tramline_wire::{Publish, ToBroker};
 
 /// Bytes that may wait for the socket before a publish waits, too.
 pub(crate) const WAITING_BYTES_MAX: usize = 256 * 1024;
+
+/// After how long descriptors are sent once more of which there were too many on their way.
+const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// Epoll's token of the socket.
 pub(crate) const SOCKET_TOKEN: u64 = 0;
@@ -32,6 +37,10 @@ pub(crate) struct Outbound {
     reading: bool,
     /// Whether the reactor waits until the socket takes more.
     writing: bool,
+    /// Too many descriptors are on their way: it is tried again by the timer, and not when the socket takes bytes.
+    crowded: bool,
+    /// Made when it is first needed.
+    timer: Option<OwnedFd>,
     epoll: Arc<OwnedFd>,
     buffer: Vec<u8>,
     /// Bytes at the beginning of `buffer` that are sent already.
@@ -52,6 +61,8 @@ impl Outbound {
             frame_bytes_max: tramline_wire::limits::FRAME_BYTES_DEFAULT,
             reading: true,
             writing: false,
+            crowded: false,
+            timer: None,
             epoll,
             buffer: Vec::new(),
             sent: 0,
@@ -71,7 +82,7 @@ impl Outbound {
         self.epoch += 1;
         let token = epoll::EventData::new_u64(SOCKET_TOKEN);
         epoll::add(&*self.epoll, &*socket, token, epoll::EventFlags::IN)?;
-        (self.reading, self.writing) = (true, false);
+        (self.reading, self.writing, self.crowded) = (true, false, false);
         self.socket = Some(socket);
         Ok(())
     }
@@ -139,6 +150,7 @@ impl Outbound {
     /// written is of no use then.
     pub(crate) fn flush(&mut self) -> bool {
         let had_room = self.has_room();
+        self.crowded = false;
         let Some(socket) = self.socket.clone() else { return false };
         while self.sent < self.buffer.len() {
             let moved = match self.fds.front() {
@@ -158,6 +170,11 @@ impl Outbound {
                     self.sent += bytes;
                 }
                 Ok(Moved::WouldBlock) => break,
+                Ok(Moved::Crowded) => {
+                    // Where there is no timer the socket is asked again and again, which is better than never.
+                    self.crowded = self.set_timer().is_ok();
+                    break;
+                }
                 Ok(Moved::End) | Err(_) => {
                     self.sent = self.buffer.len();
                     self.fds.clear();
@@ -166,6 +183,21 @@ impl Outbound {
         }
         self.settle(&socket);
         !had_room && self.has_room()
+    }
+
+    fn set_timer(&mut self) -> rustix::io::Result<()> {
+        if self.timer.is_none() {
+            let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+            let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+            // Each time it is set it is told of once.
+            let token = epoll::EventData::new_u64(RETRY_TOKEN);
+            epoll::add(&*self.epoll, &timer, token, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+            self.timer = Some(timer);
+        }
+        let Some(timer) = &self.timer else { return Ok(()) };
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let once = Itimerspec { it_interval: never, it_value: RETRY };
+        rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).map(drop)
     }
 
     /// After writing: moves what is left to the front once the sent part is the larger one, and asks the
@@ -184,7 +216,7 @@ impl Outbound {
             }
             self.sent = 0;
         }
-        let writing = !self.buffer.is_empty();
+        let writing = !self.buffer.is_empty() && !self.crowded;
         if writing != self.writing {
             self.writing = writing;
             self.watch(socket);

@@ -44,6 +44,9 @@ const SPARE_SIGNALS_MAX: usize = 8;
 /// Epoll's token of the kick; space bells have tokens above.
 pub(crate) const KICK_TOKEN: u64 = 1;
 
+/// Epoll's token of the timer by which descriptors are sent once more that were too many.
+pub(crate) const RETRY_TOKEN: u64 = 2;
+
 /// Locks, also after a thread panicked with the lock held: what the locks of this crate protect is
 /// consistent between any two statements that could panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

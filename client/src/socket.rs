@@ -39,6 +39,9 @@ pub(crate) enum Moved {
     Bytes(usize),
     /// Nothing now: the kernel's buffer is full, or empty.
     WouldBlock,
+    /// Nothing now: too many descriptors of this user are on their way. They arrive, and then there is room, of which
+    /// the socket does not tell.
+    Crowded,
     /// The other side has closed.
     End,
 }
@@ -124,8 +127,8 @@ impl Socket {
 fn moved(result: Result<usize, Errno>) -> io::Result<Moved> {
     match result {
         Ok(bytes) => Ok(Moved::Bytes(bytes)),
-        // TOOMANYREFS: too many descriptors of this user are in flight; they arrive and then there is room.
-        Err(Errno::AGAIN | Errno::INTR | Errno::TOOMANYREFS) => Ok(Moved::WouldBlock),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(Moved::WouldBlock),
+        Err(Errno::TOOMANYREFS) => Ok(Moved::Crowded),
         Err(Errno::PIPE | Errno::CONNRESET) => Ok(Moved::End),
         Err(error) => Err(error.into()),
     }
