@@ -6,9 +6,11 @@
 
 mod support;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::Read;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
-use support::{Actor, Broker, Watchdog, part, say};
+use support::{Actor, Broker, Watchdog, part, say, tramline};
 use tramline_client::{Client, PublisherEvent};
 
 /// The part of the reader: without the variable this is no test of anything and passes at once.
@@ -89,4 +91,34 @@ fn a_stopped_reader_holds_its_publisher_up_for_its_budget_and_is_told_when_it_go
         assert_eq!(seen.parse(), Ok(MESSAGES));
         assert!(lost.parse::<u64>().unwrap() > MESSAGES / 2, "{lost}");
     }
+}
+
+#[test]
+fn the_program_says_who_waits_for_it_no_longer() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(
+        "limits:\n  gate_budget_millis_max: 200\n  gate_publisher_millis_max: 200\n  gate_window_millis: 200\n",
+    );
+    let mut command = tramline();
+    command.args(["sub", "t", "--reliable", "--format", "raw", "--socket"]).arg(broker.socket());
+    let mut reader = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let a = broker.client("hasty");
+    let mut p = a.publisher("t").capacity(64, 16).open().unwrap();
+    p.wait_for_subscribers(1, Duration::from_secs(50)).unwrap();
+    kill_process(Pid::from_child(&reader), Signal::STOP).unwrap();
+    for _ in 0..100 {
+        p.send([b'x']).unwrap();
+    }
+    kill_process(Pid::from_child(&reader), Signal::CONT).unwrap();
+    let mut said = String::new();
+    let mut errors = reader.stderr.take().unwrap();
+    while !said.contains("waits no longer") {
+        let mut bytes = [0; 1000];
+        let read = errors.read(&mut bytes).unwrap();
+        assert!(read > 0, "it ended, after {said:?}");
+        said.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    assert!(said.contains("tramline: hasty (pid ") && said.contains(" on t was held up for "), "{said}");
+    reader.kill().unwrap();
+    reader.wait().unwrap();
 }

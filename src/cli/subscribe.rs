@@ -13,7 +13,7 @@ use render::{Format, Renderer};
 use rustix::event::{PollFd, PollFlags};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
-use tramline_client::Subscription;
+use tramline_client::{PublisherEvent, Subscription};
 
 /// Messages taken from one filter before the next one has its turn.
 const TURN_MESSAGES: usize = 256;
@@ -136,6 +136,8 @@ impl Watch {
                 self.renderer.message(&mut self.output, index, &message)?;
                 self.left = self.left.map(|left| left - 1);
             }
+            // Only who asked to be waited for is told that it is not.
+            subscription.events().iter().for_each(say_who_waits);
             // What was lost after the last message, if that is known already.
             let lost = subscription.lost().saturating_sub(self.told[index]);
             if lost > 0 && !any {
@@ -153,6 +155,28 @@ impl Watch {
             .map(drop)
             .map_err(|error| Failure::system(format!("cannot wait for messages: {error}")))
     }
+}
+
+/// Tells the person that a publisher does not wait for this program any more, or does again.
+fn say_who_waits(event: &PublisherEvent) {
+    let told = match event {
+        PublisherEvent::Evicted { source, blocked } => {
+            let millis = blocked.as_millis();
+            (source, format!("was held up for {millis} ms and waits no longer; messages may be missing"))
+        }
+        PublisherEvent::Lossy(source) => (source, "does not wait; messages may be missing".to_owned()),
+        PublisherEvent::Gated(source) => (source, "waits again".to_owned()),
+        _ => return,
+    };
+    let (source, what) = told;
+    // If standard error is closed, nobody looks at it.
+    let _ = writeln!(
+        std::io::stderr(),
+        "tramline: {} (pid {}) on {} {what}",
+        source.name,
+        source.pid,
+        source.topic
+    );
 }
 
 fn gap(
