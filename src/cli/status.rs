@@ -103,6 +103,7 @@ fn page(status: &Value, path: &Path) -> String {
     section(&mut page, "clients", clients(rows(status, "clients")));
     section(&mut page, "topics", topics(rows(status, "topics")));
     section(&mut page, "streams", streams(rows(status, "streams")));
+    section(&mut page, "kept of publishers that have gone", retained(rows(status, "retained")));
     section(&mut page, "subscriptions", subscriptions(rows(status, "subscriptions")));
     section(&mut page, "limits in use", limits(rows(status, "limits")));
     page
@@ -179,6 +180,16 @@ fn streams(rows: &[Value]) -> Table {
     table
 }
 
+fn retained(rows: &[Value]) -> Table {
+    let mut table = Table::new(&["topic", "publisher", ">uid", ">messages", ">last", ">memory"]);
+    for row in rows {
+        let [topic, publisher, uid, messages, last] =
+            ["topic", "name", "uid", "messages", "last_seq"].map(|key| text(row, key));
+        table.row([topic, publisher, uid, messages, last, bytes(row, "memory_bytes")]);
+    }
+    table
+}
+
 fn subscriptions(rows: &[Value]) -> Table {
     let columns = ["filter", ">session", "mode", ">by socket", ">lost", ">queued", ">streams"];
     let mut table = Table::new(&columns);
@@ -249,12 +260,19 @@ mod tests {
                 "ring": {"messages": 5, "messages_per_second": 2.5, "dropped": 0},
                 "readers": [{"name": "a", "mode": "gated", "lag": 1, "lost": 0},
                             {"name": "b", "mode": "lossy", "lag": 0, "lost": 2, "proxy": true}]}],
+            "retained": [{"topic": "map", "name": "gone", "uid": 7, "messages": 3, "last_seq": 41, "memory_bytes": 16384}],
             "limits": [{"name": "ring_bytes_max", "value": 1048576, "used": 1024}, {"name": "x", "value": 1, "used": null}],
         });
         let page = page(&status, Path::new("/run/x.sock"));
-        for part in
-            ["up 1 h 2 min", "/run/x.sock", "3 messages (2 KiB) in", "eye?", "b (by socket)", "1 KiB  1 MiB"]
-        {
+        for part in [
+            "up 1 h 2 min",
+            "/run/x.sock",
+            "3 messages (2 KiB) in",
+            "eye?",
+            "b (by socket)",
+            "41  16 KiB",
+            "1 KiB  1 MiB",
+        ] {
             assert!(page.contains(part), "{part:?} is not in\n{page}");
         }
         assert!(!page.contains("clients") && !page.contains("\u{1b}"));
