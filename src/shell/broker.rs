@@ -166,7 +166,7 @@ pub(super) async fn serve(
     let stopping = Rc::new(Notify::new());
     tokio::task::spawn_local(Rc::clone(&shell).answer_snapshots(requests, Rc::clone(&stopping)));
     let looking = Rc::clone(&shell);
-    tokio::task::spawn_local(async move { looking.wait.run().await });
+    tokio::task::spawn_local(looking.look_for_more());
     let accepting = tokio::task::spawn_local(accept_always(Rc::clone(&shell), listener));
 
     ready();

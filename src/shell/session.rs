@@ -88,7 +88,7 @@ enum Step<'a> {
 }
 
 /// How a turn ended.
-enum Turn {
+pub(super) enum Turn {
     /// The socket had no more.
     Empty,
     /// There may be more.
@@ -124,6 +124,11 @@ impl Session {
             self.reading = Reading::Resumed;
             self.wake();
         }
+    }
+
+    /// Whether what arrives is to be read.
+    pub(super) fn reads(&self) -> bool {
+        self.reading == Reading::On && !self.closing
     }
 
     /// Whether room for writing is waited for, or, after the end of input, the news that the peer is gone.
@@ -277,8 +282,7 @@ fn next_step<'a>(
             }
         }
     }
-    if session.reading == Reading::On
-        && !session.closing
+    if session.reads()
         && let Poll::Ready(ready) = reading.poll_read_ready(cx)
     {
         return Poll::Ready(ready.map_or(Step::HungUp, Step::Read));
@@ -369,7 +373,7 @@ impl Shell {
     }
 
     /// Takes what the socket has, up to [`TURN_BYTES_MAX`], to the core.
-    fn read_turn(&self, id: SessionId, socket: &OwnedFd) -> Turn {
+    pub(super) fn read_turn(&self, id: SessionId, socket: &OwnedFd) -> Turn {
         let mut state = self.state.borrow_mut();
         let State { core, sessions, descriptors, buffer, .. } = &mut *state;
         let Some(session) = sessions.get_mut(&id) else { return Turn::Empty };
@@ -438,7 +442,7 @@ impl Shell {
             taken
         };
         drop(state);
-        self.wait.busy();
+        self.wait.heard(id, read.bytes);
         self.settle_soon();
         // With descriptors the kernel ends a read early, although more may be there.
         match taken.flow {

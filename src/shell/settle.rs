@@ -75,7 +75,7 @@ impl Shell {
         self.settling.notify_one();
     }
 
-    fn settle(self: &Rc<Self>) {
+    pub(super) fn settle(self: &Rc<Self>) {
         for _ in 0..ROUNDS_MAX {
             let mut progress = false;
             while let Some(action) = self.next_action() {
