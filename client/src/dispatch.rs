@@ -96,9 +96,10 @@ impl Shared {
     fn answered(&self, request: u32, answer: Answer) -> Result<()> {
         let mut session = lock(&self.session);
         let awaited = session.answer(request, Ok(answer));
-        session.restoring.remove(&request);
+        // Who waits for a ring to grow waits for its stream to be open, too.
+        let restored = session.restoring.remove(&request).is_some();
         drop(session);
-        if awaited {
+        if awaited || restored {
             self.reactor.changed();
         }
         Ok(())

@@ -85,6 +85,10 @@ impl Shared {
             self.check_closing()?;
             return Err(Error::BrokerDown { topic: stream.topic.name.clone(), bytes, max });
         }
+        if session.is_restoring(stream.id) {
+            // Whoever waits looks again when the stream is open.
+            return Ok(());
+        }
         let ring_bytes_max = session.greeting.as_ref().map_or(u64::MAX, |greeting| greeting.ring_bytes_max);
         session.growths.insert(stream.id, Growth::Making);
         drop(session);
@@ -164,7 +168,8 @@ impl Shared {
         let memory = memory.map_err(Error::io("duplicating a ring's descriptor"))?;
         let RingSpec { stream: id, generation, descriptors, arena_bytes, .. } = *next.spec();
         let mut session = lock(&self.session);
-        if !session.streams.contains_key(&id) {
+        if !session.streams.contains_key(&id) || session.is_restoring(id) {
+            // It is gone, or not open yet on a connection that came meanwhile: whoever waits looks again.
             session.growths.remove(&id);
             return Ok(());
         }

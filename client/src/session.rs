@@ -168,6 +168,11 @@ impl Session {
         request
     }
 
+    /// Whether the broker has not answered yet that this stream is open again on this connection.
+    pub(crate) fn is_restoring(&self, stream: u64) -> bool {
+        self.restoring.values().any(|each| matches!(each, Restoring::Stream(id) if *id == stream))
+    }
+
     /// A number for a request that nobody waits for.
     pub(crate) fn request_number(&mut self) -> u32 {
         self.next_request = self.next_request.wrapping_add(1).max(1);
