@@ -80,13 +80,20 @@ fn model(check: impl Fn() + Sync + Send + 'static) {
     builder.check(check);
 }
 
+/// The other side: a thread that shares what the test has.
+fn beside<S: Send + Sync + 'static, T: 'static>(
+    shared: &Arc<S>,
+    act: impl FnOnce(&S) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let shared = Arc::clone(shared);
+    thread::spawn(move || act(&shared))
+}
+
 #[test]
 fn a_copy_is_whole_or_not_believed() {
     model(|| {
         let shared = Arc::new((descriptor(), word(), word()));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (descriptor, low, high) = &*writer;
+        let written = beside(&shared, |(descriptor, low, high)| {
             for position in 0..2_u64 {
                 if position > 0 {
                     retire(descriptor, position - 1);
@@ -116,9 +123,7 @@ fn pinned_bytes_are_left_alone_and_released_ones_are_not_read_any_more() {
         let shared = Arc::new((descriptor(), slot(), Quiet(UnsafeCell::new(0))));
         shared.2.write(10);
         publish(&shared.0, 0, &fields(1));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (descriptor, slot, bytes) = &*writer;
+        let written = beside(&shared, |(descriptor, slot, bytes)| {
             retire(descriptor, 0);
             fence_reuse();
             let held = pinned(slot, 0);
@@ -151,9 +156,7 @@ fn several_messages_are_held_at_once() {
         ));
         publish(&shared.0[0], 0, &fields(1));
         publish(&shared.0[1], 1, &fields(2));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (descriptors, slot, bytes) = &*writer;
+        let written = beside(&shared, |(descriptors, slot, bytes)| {
             for position in 0..2_u64 {
                 retire(&descriptors[usize::try_from(position).unwrap()], position);
             }
@@ -183,9 +186,7 @@ fn what_a_cursor_has_passed_has_been_read() {
         let shared = Arc::new((descriptor(), slot(), Quiet(UnsafeCell::new(0))));
         shared.2.write(10);
         publish(&shared.0, 0, &fields(1));
-        let reader = Arc::clone(&shared);
-        let read = thread::spawn(move || {
-            let (descriptor, slot, bytes) = &*reader;
+        let read = beside(&shared, |(descriptor, slot, bytes)| {
             if let Look::There(_) = look(descriptor, 0) {
                 assert_eq!(bytes.read(), 10);
                 move_cursor(slot, 1);
@@ -208,9 +209,7 @@ fn a_pin_taken_over_from_the_cursor_still_holds() {
         let shared = Arc::new((descriptor(), slot(), Quiet(UnsafeCell::new(0))));
         shared.2.write(10);
         publish(&shared.0, 0, &fields(1));
-        let reader = Arc::clone(&shared);
-        let read = thread::spawn(move || {
-            let (descriptor, slot, bytes) = &*reader;
+        let read = beside(&shared, |(descriptor, slot, bytes)| {
             // The writer waits for the cursor, so the message is there.
             assert!(pin(slot, 0, descriptor, 0).is_some());
             move_cursor(slot, 1);
@@ -233,9 +232,7 @@ fn a_pin_taken_over_from_the_cursor_still_holds() {
 fn no_message_is_slept_over() {
     model(|| {
         let shared = Arc::new((descriptor(), slot()));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (descriptor, slot) = &*writer;
+        let written = beside(&shared, |(descriptor, slot)| {
             publish(descriptor, 0, &fields(1));
             fence_wake();
             sleeps(slot).is_some()
@@ -252,9 +249,7 @@ fn no_message_is_slept_over() {
 fn a_second_sleep_is_rung_again() {
     model(|| {
         let shared = Arc::new(([descriptor(), descriptor()], slot()));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (descriptors, slot) = &*writer;
+        let written = beside(&shared, |(descriptors, slot)| {
             let mut rung = 0;
             let mut last = 0;
             for position in 0..2_u64 {
@@ -294,9 +289,7 @@ fn a_second_sleep_is_rung_again() {
 fn no_room_is_waited_for_that_is_there() {
     model(|| {
         let shared = Arc::new((header(), slot()));
-        let reader = Arc::clone(&shared);
-        let read = thread::spawn(move || {
-            let (header, slot) = &*reader;
+        let read = beside(&shared, |(header, slot)| {
             move_cursor(slot, 1);
             writer_waits(header).is_some_and(|(_, wanted)| 1 >= wanted)
         });
@@ -314,9 +307,7 @@ fn a_dropped_sample_is_not_waited_for() {
         let shared = Arc::new((header(), slot(), descriptor()));
         publish(&shared.2, 0, &fields(1));
         assert!(pin(&shared.1, 0, &shared.2, 0).is_some());
-        let reader = Arc::clone(&shared);
-        let read = thread::spawn(move || {
-            let (header, slot, _) = &*reader;
+        let read = beside(&shared, |(header, slot, _)| {
             unpin(slot, 0);
             writer_waits(header).is_some()
         });
@@ -332,9 +323,7 @@ fn a_dropped_sample_is_not_waited_for() {
 fn every_message_is_seen_before_the_end() {
     model(|| {
         let shared = Arc::new((header(), descriptor()));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (header, descriptor) = &*writer;
+        let written = beside(&shared, |(header, descriptor)| {
             publish(descriptor, 0, &fields(1));
             finish(header, STATE_CLOSED, 1, 2);
         });
@@ -351,9 +340,7 @@ fn every_message_is_seen_before_the_end() {
 fn the_end_of_a_generation_shows_all_of_it_and_where_the_next_begins() {
     model(|| {
         let shared = Arc::new((header(), descriptor(), header(), descriptor()));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (old, last, new, first) = &*writer;
+        let written = beside(&shared, |(old, last, new, first)| {
             publish(last, 0, &fields(1));
             note(&new.first_position, 1);
             note(&old.end.successor, 7);
@@ -377,9 +364,7 @@ fn the_end_of_a_generation_shows_all_of_it_and_where_the_next_begins() {
 fn no_end_of_a_generation_is_slept_over() {
     model(|| {
         let shared = Arc::new((header(), slot()));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (header, slot) = &*writer;
+        let written = beside(&shared, |(header, slot)| {
             finish(header, STATE_SUCCEEDED, 0, 1);
             fence_wake();
             sleeps(slot).is_some()
@@ -396,9 +381,7 @@ fn no_end_of_a_generation_is_slept_over() {
 fn a_writer_that_grew_is_rung_whichever_generation_the_reader_is_in() {
     model(|| {
         let shared = Arc::new((header(), header(), slot()));
-        let reader = Arc::clone(&shared);
-        let read = thread::spawn(move || {
-            let (old, new, slot) = &*reader;
+        let read = beside(&shared, |(old, new, slot)| {
             let header = if ended(old).is_some() { new } else { old };
             move_cursor(slot, 1);
             writer_waits(header).is_some_and(|(_, wanted)| 1 >= wanted)
@@ -419,9 +402,7 @@ fn an_evicted_reader_reads_whole_or_moves_on_and_gated_again_loses_nothing() {
         let shared = Arc::new((descriptor(), slot(), Quiet(UnsafeCell::new(0))));
         shared.2.write(10);
         publish(&shared.0, 0, &fields(1));
-        let writer = Arc::clone(&shared);
-        let written = thread::spawn(move || {
-            let (descriptor, slot, bytes) = &*writer;
+        let written = beside(&shared, |(descriptor, slot, bytes)| {
             // Its budget is spent: its cursor is not asked, its pins are.
             retire(descriptor, 0);
             fence_reuse();
