@@ -98,6 +98,19 @@ fn broker_program() -> Command {
     command
 }
 
+/// Name of a broker's configuration in its directory, if it has one.
+const CONFIG: &str = "tramline.yaml";
+
+/// Makes `command` serve on `socket`, with the configuration that is in `home`.
+fn serving(mut command: Command, home: &TempDir, socket: &Path) -> Command {
+    command.arg("serve").arg("--socket").arg(socket);
+    let config = home.path().join(CONFIG);
+    if config.exists() {
+        command.arg("--config").arg(config);
+    }
+    command
+}
+
 /// A running broker.
 pub(crate) struct Broker {
     home: TempDir,
@@ -121,13 +134,10 @@ impl Broker {
     /// The same, in a directory that the test has prepared; the socket is `t.sock` in it.
     pub(crate) fn with_config_in(home: TempDir, yaml: &str) -> Self {
         let socket = home.path().join("t.sock");
-        let mut command = broker_program();
-        command.arg("serve").arg("--socket").arg(&socket);
         if !yaml.is_empty() {
-            let file = home.path().join("tramline.yaml");
-            std::fs::write(&file, yaml).unwrap();
-            command.arg("--config").arg(file);
+            std::fs::write(home.path().join(CONFIG), yaml).unwrap();
         }
+        let command = serving(broker_program(), &home, &socket);
         Self::spawn(home, socket, command)
     }
 
@@ -136,12 +146,11 @@ impl Broker {
         Client::builder().name(name).socket(self.socket()).connect().unwrap()
     }
 
-    /// A broker on the socket of this one, which has ended.
+    /// A broker on the socket of this one, which has ended, and with its configuration.
     pub(crate) fn again(self) -> Self {
         let socket = self.socket().to_owned();
         let home = self.into_home();
-        let mut command = tramline();
-        command.arg("serve").arg("--socket").arg(&socket);
+        let command = serving(tramline(), &home, &socket);
         Self::spawn(home, socket, command)
     }
 
