@@ -238,6 +238,18 @@ fn nothing_unfinished_lands() {
     assert_none(&faults, "a thing is done, or an issue says that it is not");
 }
 
+/// What `patch`, merges and editors leave beside the files that they change.
+#[test]
+fn nothing_left_over_lands() {
+    let left = |ending: &str| files(&root(), ending);
+    let faults: Vec<String> = [".orig", ".rej", ".bak", ".swp", "~"]
+        .into_iter()
+        .flat_map(left)
+        .map(|path| format!("{} was left over", path.display()))
+        .collect();
+    assert_none(&faults, "only what somebody wrote for good is in the tree");
+}
+
 #[test]
 fn nobody_waits_by_sleeping() {
     // How often each file may still do so, and why. Numbers go down only.
