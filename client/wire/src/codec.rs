@@ -7,9 +7,11 @@
 //!
 //! Decoding borrows: it allocates nothing, and every length is checked against what is there.
 
-use crate::frames::{Deliver, Publish, ToBroker, ToClient};
+use crate::frames::{Deliver, Job, Publish, Push, ToBroker, ToClient};
 use crate::message::Message;
-use crate::plain::{DELIVER, DELIVER_HEAD_BYTES, PUBLISH_HEAD_BYTES, plain_message};
+use crate::plain::{
+    DELIVER, DELIVER_HEAD_BYTES, JOB, JOB_HEAD_BYTES, PUBLISH_HEAD_BYTES, PUSH_HEAD_BYTES, plain_message,
+};
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::enc::write::Writer;
 use bincode::{BorrowDecode, Encode};
@@ -173,6 +175,9 @@ impl<'a> ToBroker<'a> {
         if let Some(publish) = Publish::decode_plain(body) {
             return Ok(Self::Publish(publish));
         }
+        if let Some(push) = Push::decode_plain(body) {
+            return Ok(Self::Push(push));
+        }
         decode_frame(body, Self::fds_fit, Self::fds)
     }
 
@@ -182,6 +187,14 @@ impl<'a> ToBroker<'a> {
     #[must_use]
     pub fn publish_message(body: &[u8]) -> &[u8] {
         body.get(PUBLISH_HEAD_BYTES..).unwrap_or_default()
+    }
+
+    /// The bytes of the message in the body of a `Push` whose id has `id_bytes`, to be given out as they are.
+    ///
+    /// The body must have been decoded as a `Push` before.
+    #[must_use]
+    pub fn push_message(body: &[u8], id_bytes: usize) -> &[u8] {
+        body.get(PUSH_HEAD_BYTES + id_bytes..).unwrap_or_default()
     }
 }
 
@@ -199,6 +212,9 @@ impl<'a> ToClient<'a> {
         if let Some(deliver) = Deliver::decode_plain(body) {
             return Ok(Self::Deliver(deliver));
         }
+        if let Some(job) = Job::decode_plain(body) {
+            return Ok(Self::Job(job));
+        }
         decode_frame(body, Self::fds_fit, Self::fds)
     }
 
@@ -214,6 +230,26 @@ impl<'a> ToClient<'a> {
         start[8..12].copy_from_slice(&sub.to_le_bytes());
         start[12..16].copy_from_slice(&source.to_le_bytes());
         start[16..].copy_from_slice(&payload_length.to_le_bytes());
+        out.extend_from_slice(&start);
+        out.extend_from_slice(message);
+    }
+}
+
+impl Job<'_> {
+    /// Appends a `Job` frame around a message that is encoded already: what this frame says is taken from `self`, except
+    /// for its message.
+    #[inline]
+    pub fn encode_around(&self, out: &mut Vec<u8>, message: &[u8]) {
+        let length = u32::try_from(JOB_HEAD_BYTES + message.len()).expect("a frame is below 4 GiB");
+        out.reserve(FRAME_PREFIX_BYTES + JOB_HEAD_BYTES + message.len());
+        let mut start = [0; FRAME_PREFIX_BYTES + JOB_HEAD_BYTES];
+        start[..4].copy_from_slice(&length.to_le_bytes());
+        start[4..8].copy_from_slice(&JOB.to_le_bytes());
+        start[8..12].copy_from_slice(&self.consumer.to_le_bytes());
+        start[12..16].copy_from_slice(&self.source.to_le_bytes());
+        start[16..24].copy_from_slice(&self.tag.to_le_bytes());
+        start[24..28].copy_from_slice(&self.attempt.to_le_bytes());
+        start[28] = self.priority;
         out.extend_from_slice(&start);
         out.extend_from_slice(message);
     }

@@ -79,6 +79,18 @@ codes! {
     ProcessEnded = 23, "process_ended";
     /// The reader held more of a ring in place than it may while its publisher had no room.
     HeldTooMuch = 24, "held_too_much";
+    /// There is no queue of this name.
+    UnknownQueue = 25, "unknown_queue";
+    /// The queue holds as much as it may.
+    QueueFull = 26, "queue_full";
+    /// A queue of this name is there already, with other settings.
+    QueueExists = 27, "queue_exists";
+    /// The job was settled before.
+    SettledTwice = 28, "settled_twice";
+    /// The time to settle the job is over: it was taken back, and is given to another.
+    TooLate = 29, "too_late";
+    /// This consumer was never given a job with this tag.
+    NotYours = 30, "not_yours";
 }
 
 impl Code {
@@ -93,7 +105,12 @@ impl Code {
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::LimitReached | Self::NoResources | Self::TimedOut | Self::ShuttingDown | Self::PeerGone
+            Self::LimitReached
+                | Self::NoResources
+                | Self::TimedOut
+                | Self::ShuttingDown
+                | Self::PeerGone
+                | Self::QueueFull
         )
     }
 }

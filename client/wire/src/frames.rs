@@ -27,11 +27,13 @@ use bincode::{BorrowDecode, Encode};
 
 mod adoption;
 mod gates;
+mod queues;
 mod sessions;
 mod streams;
 
 pub use adoption::{Adopted, StillAdmits, StillReads};
 pub use gates::{GateLimits, ModeChanged, ModeTold};
+pub use queues::{Consume, DeclareQueue, Job, Push, Strategy, Verdict, WhenFull};
 pub use sessions::{LimitInfo, Source, TopicSettings, Welcome};
 pub use streams::{
     Accept, Admit, Attach, GatedBy, Geometry, GrowStream, Mode, Offer, OpenStream, PageDeclaration, Successor,
@@ -192,6 +194,50 @@ pub enum ToBroker<'a> {
     StillReads(StillReads),
     /// The publisher still has a reader from an earlier connection (17). Before that stream is opened again.
     StillAdmits(StillAdmits),
+    /// Defines what a queue alias means for this session's pushes from here on (18). Answered by `Done` or `Error`, unless
+    /// `req` is 0.
+    OpenQueue {
+        /// Echoed in the answer.
+        req: u32,
+        /// Below [`ALIASES_MAX`](crate::limits::ALIASES_MAX); defining it again replaces it.
+        alias: u32,
+        /// The queue's name.
+        queue: &'a str,
+    },
+    /// A message for a queue (19). Answered by `Pushed` or `PushRefused`.
+    Push(Push<'a>),
+    /// Makes a queue, or finds that it is there as asked for (20). Answered by `Done` or `Error`.
+    DeclareQueue(DeclareQueue<'a>),
+    /// Takes messages from a queue from here on (21). Answered by `Consuming` or `Error`.
+    Consume(Consume<'a>),
+    /// Lets a consumer be given so many more messages (22). Refused by `Error` with request 0.
+    Credit {
+        /// The consumer.
+        consumer: u32,
+        /// How many more.
+        more: u32,
+    },
+    /// Says what became of jobs (23): those of one consumer with tags from `first` to `last`. Answered by `Done` if `req`
+    /// is not 0, after a `JobLost` for each that this consumer has not.
+    Settle {
+        /// Echoed in the answer; 0 wants none.
+        req: u32,
+        /// The consumer.
+        consumer: u32,
+        /// The first tag.
+        first: u64,
+        /// The last tag.
+        last: u64,
+        /// What became of them.
+        verdict: Verdict<'a>,
+    },
+    /// Takes no more messages (24): what it has goes to others at once. Answered by `Done`.
+    EndConsume {
+        /// Echoed in the answer.
+        req: u32,
+        /// The consumer.
+        consumer: u32,
+    },
 }
 
 /// A frame from the broker to a client.
@@ -316,6 +362,48 @@ pub enum ToClient<'a> {
     Renew {
         /// The stream.
         stream: u64,
+    },
+    /// Pushes were taken, or had been taken before under the same id (22).
+    Pushed {
+        /// The client's queue alias.
+        queue: u32,
+        /// Number of the first.
+        first: u64,
+        /// Number of the last.
+        last: u64,
+    },
+    /// A push was not taken (23).
+    PushRefused {
+        /// The client's queue alias.
+        queue: u32,
+        /// Its number.
+        seq: u64,
+        /// A [`Code`] number.
+        code: u16,
+        /// What happened, for people.
+        message: &'a str,
+        /// The limit that was met, if it was one.
+        limit: Option<LimitInfo<'a>>,
+    },
+    /// A consumer is there (24).
+    Consuming {
+        /// The request.
+        req: u32,
+        /// The consumer.
+        consumer: u32,
+        /// How long it may keep a message, in milliseconds.
+        ack_timeout_millis: u32,
+    },
+    /// A message for a consumer (25).
+    Job(Job<'a>),
+    /// A consumer does not have this job, or not any more (26): its time is over, or it was settled before, or never given.
+    JobLost {
+        /// The consumer.
+        consumer: u32,
+        /// The job.
+        tag: u64,
+        /// A [`Code`] number.
+        code: u16,
     },
 }
 

@@ -47,3 +47,15 @@ pub const SUBSCRIPTION_ID_MAX: u32 = 1 << 24;
 
 /// Largest message in a ring, in bytes (lengths are 32 bits there).
 pub const RING_MESSAGE_BYTES_MAX: u64 = u32::MAX as u64;
+
+/// Longest id by which a producer names a message, in bytes.
+pub const MESSAGE_ID_BYTES_MAX: usize = 64;
+
+/// Longest reason for rejecting a job, in bytes.
+pub const REJECT_REASON_BYTES_MAX: usize = 256;
+
+/// The highest priority of a message in a queue; the lowest is 0.
+pub const PRIORITY_MAX: u8 = 9;
+
+/// The priority of a message that names none.
+pub const PRIORITY_DEFAULT: u8 = 4;

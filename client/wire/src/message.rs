@@ -101,7 +101,7 @@ pub struct After {
 }
 
 /// A message as it travels on the socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Message<'a> {
     /// Encoding, confirmation, source time.
     pub flags: MessageFlags,

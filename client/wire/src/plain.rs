@@ -1,4 +1,4 @@
-//! The two frames that every small message travels in, read and written at fixed places.
+//! The four frames that every small message travels in, read and written at fixed places.
 //!
 //! They are frames like any other, and `codec` reads and writes them as well; but it does so field by field, and on
 //! the way of a message that was most of what a profile showed. Only messages that follow no ring are taken
@@ -6,7 +6,7 @@
 //! place that says what is wrong with a frame. The tests hold both to the same bytes and values.
 
 use crate::codec::FRAME_PREFIX_BYTES;
-use crate::frames::{Deliver, Publish, ToBroker};
+use crate::frames::{Deliver, Job, Publish, Push, ToBroker};
 use crate::message::{Message, MessageFlags};
 
 /// The variant of `Publish`, and the bytes of its body before its message: variant and alias.
@@ -16,6 +16,14 @@ pub(crate) const PUBLISH_HEAD_BYTES: usize = 8;
 /// The variant of `Deliver`, and the bytes of its body before its message: variant, subscription, source, length.
 pub(crate) const DELIVER: u32 = 6;
 pub(crate) const DELIVER_HEAD_BYTES: usize = 20;
+
+/// The variant of `Push`, and the bytes of its body before its id: variant, queue, priority, times, length of the id.
+pub(crate) const PUSH: u32 = 19;
+pub(crate) const PUSH_HEAD_BYTES: usize = 25;
+
+/// The variant of `Job`, and the bytes of its body before its message: variant, consumer, source, tag, attempt, priority.
+pub(crate) const JOB: u32 = 25;
+pub(crate) const JOB_HEAD_BYTES: usize = 25;
 
 /// Bytes of a message that follows no ring, before its header block: flags, number, times, no `after`, length.
 const PLAIN_HEAD_BYTES: usize = 2 + 8 + 8 + 8 + 1 + 8;
@@ -116,6 +124,73 @@ impl<'a> Deliver<'a> {
     }
 }
 
+/// The four bytes at `at`, which the caller knows to be there.
+#[inline]
+fn half<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+impl<'a> Push<'a> {
+    /// Appends the frame, prefix included: the bytes of [`ToBroker::encode`], sooner.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let Self { queue, priority, delay_millis, ttl_millis, id, message } = self;
+        if message.after.is_some() || !id.is_empty() {
+            return ToBroker::Push(*self).encode(out);
+        }
+        let body = PUSH_HEAD_BYTES + PLAIN_HEAD_BYTES + message.head.len() + 8 + message.payload.len();
+        out.reserve(FRAME_PREFIX_BYTES + body);
+        let length = u32::try_from(body).expect("a frame is below 4 GiB");
+        let mut start = [0; FRAME_PREFIX_BYTES + PUSH_HEAD_BYTES];
+        start[..4].copy_from_slice(&length.to_le_bytes());
+        start[4..8].copy_from_slice(&PUSH.to_le_bytes());
+        start[8..12].copy_from_slice(&queue.to_le_bytes());
+        start[12] = *priority;
+        start[13..17].copy_from_slice(&delay_millis.to_le_bytes());
+        start[17..21].copy_from_slice(&ttl_millis.to_le_bytes());
+        out.extend_from_slice(&start);
+        append_plain(out, message);
+    }
+
+    /// Reads the body of a `Push` without an id, as most are. `None`: see [`ToBroker::decode`].
+    #[inline]
+    #[must_use]
+    pub fn decode_plain(body: &'a [u8]) -> Option<Self> {
+        let (start, message) = body.split_first_chunk::<PUSH_HEAD_BYTES>()?;
+        if half(start, 0) != PUSH || start[17..] != [0; 8] {
+            return None;
+        }
+        Some(Self {
+            queue: half(start, 4),
+            priority: start[8],
+            delay_millis: half(start, 9),
+            ttl_millis: half(start, 13),
+            id: &[],
+            message: plain_message(message)?,
+        })
+    }
+}
+
+impl<'a> Job<'a> {
+    /// Reads the body of a `Job` whose message follows no ring, as most are. `None`: see
+    /// [`ToClient::decode`](crate::ToClient::decode).
+    #[inline]
+    #[must_use]
+    pub fn decode_plain(body: &'a [u8]) -> Option<Self> {
+        let (start, message) = body.split_first_chunk::<JOB_HEAD_BYTES>()?;
+        if half(start, 0) != JOB {
+            return None;
+        }
+        Some(Self {
+            consumer: half(start, 4),
+            source: half(start, 8),
+            tag: u64::from(half(start, 12)) | u64::from(half(start, 16)) << 32,
+            attempt: half(start, 20),
+            priority: start[24],
+            message: plain_message(message)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,7 +221,23 @@ mod tests {
             let mut generally = Vec::new();
             ToBroker::Publish(frame).encode(&mut generally);
             prop_assert_eq!(&publish, &generally);
-            for frame in [&mut deliver, &mut publish] {
+            let frame = Push {
+                queue: alias, priority: u8::try_from(head.len()).unwrap(), delay_millis: source, ttl_millis: alias, id: &[], message,
+            };
+            let mut push = Vec::new();
+            frame.encode(&mut push);
+            let mut generally = Vec::new();
+            ToBroker::Push(frame).encode(&mut generally);
+            prop_assert_eq!(&push, &generally);
+            let frame = Job {
+                consumer: alias, source, tag: payload_length, attempt: alias, priority: u8::try_from(head.len()).unwrap(), message,
+            };
+            let mut job = Vec::new();
+            frame.encode_around(&mut job, &bytes);
+            let mut generally = Vec::new();
+            ToClient::Job(frame).encode(&mut generally);
+            prop_assert_eq!(&job, &generally);
+            for frame in [&mut deliver, &mut publish, &mut push, &mut job] {
                 frame.drain(..FRAME_PREFIX_BYTES);
                 if let Some((at, value)) = change {
                     let at = usize::from(at) % frame.len();
@@ -161,6 +252,12 @@ mod tests {
             }
             if let Some(read) = Publish::decode_plain(&publish) {
                 prop_assert_eq!(decode_generally(&publish), Ok(ToBroker::Publish(read)));
+            }
+            if let Some(read) = Push::decode_plain(&push) {
+                prop_assert_eq!(decode_generally(&push), Ok(ToBroker::Push(read)));
+            }
+            if let Some(read) = Job::decode_plain(&job) {
+                prop_assert_eq!(decode_generally(&job), Ok(ToClient::Job(read)));
             }
         }
     }

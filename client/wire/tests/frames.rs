@@ -4,10 +4,10 @@
 use proptest::prelude::*;
 use tramline_wire::codec::{DecodeError, Framed, decode_message, encode_message, split_frame};
 use tramline_wire::{
-    Accept, Admit, Adopted, After, Attach, Deliver, GateLimits, GatedBy, Geometry, GrowStream, LimitInfo,
-    Message, MessageFlags, Mode, ModeChanged, ModeTold, Offer, OpenStream, PageDeclaration, Publish,
-    SlowPolicy, Source, StillAdmits, StillReads, Subscribe, Successor, ToBroker, ToClient, TopicSettings,
-    Welcome,
+    Accept, Admit, Adopted, After, Attach, Consume, DeclareQueue, Deliver, GateLimits, GatedBy, Geometry,
+    GrowStream, Job, LimitInfo, Message, MessageFlags, Mode, ModeChanged, ModeTold, Offer, OpenStream,
+    PageDeclaration, Publish, Push, SlowPolicy, Source, StillAdmits, StillReads, Strategy, Subscribe,
+    Successor, ToBroker, ToClient, TopicSettings, Verdict, Welcome, WhenFull,
 };
 
 /// The numbers, texts and bytes from which a frame is made; frames borrow from it.
@@ -67,6 +67,16 @@ impl Stuff {
             0 => SlowPolicy::Block { millis: self.small[3] },
             1 => SlowPolicy::DropOldest,
             _ => SlowPolicy::Disconnect,
+        }
+    }
+
+    fn verdict(&self) -> Verdict<'_> {
+        match self.choice % 5 {
+            0 => Verdict::Ack,
+            1 => Verdict::Nack { delay_millis: None },
+            2 => Verdict::Nack { delay_millis: Some(self.small[3]) },
+            3 => Verdict::Reject { reason: &self.text },
+            _ => Verdict::Extend { millis: self.small[3] },
         }
     }
 
@@ -135,6 +145,41 @@ impl Stuff {
                 in_place: self.flag,
             }),
             ToBroker::StillAdmits(StillAdmits { attach: x, stream: y, slot: a, mode: self.mode() }),
+            ToBroker::OpenQueue { req: a, alias: b, queue: &self.more },
+            ToBroker::Push(Push {
+                queue: a,
+                priority: self.short.to_le_bytes()[0],
+                delay_millis: b,
+                ttl_millis: c,
+                id: if self.other { &self.head } else { &[] },
+                message: self.message(),
+            }),
+            ToBroker::DeclareQueue(DeclareQueue {
+                req: a,
+                queue: &self.more,
+                bind: &self.text,
+                strategy: [Strategy::RoundRobin, Strategy::LoadBalance, Strategy::Failover]
+                    [self.choice as usize % 3],
+                when_full: [WhenFull::Refuse, WhenFull::DropOldest, WhenFull::DeadLetter]
+                    [self.choice as usize % 3],
+                messages_max: x,
+                bytes_max: y,
+                ack_timeout_millis: b,
+                attempts_max: self.short,
+                ttl_millis: c,
+            }),
+            ToBroker::Consume(Consume {
+                req: a,
+                consumer: b,
+                queue: &self.more,
+                credit: c,
+                refill: self.flag,
+                weight: self.small[3],
+                priority: self.small[4],
+            }),
+            ToBroker::Credit { consumer: a, more: b },
+            ToBroker::Settle { req: a, consumer: b, first: x, last: y, verdict: self.verdict() },
+            ToBroker::EndConsume { req: a, consumer: b },
         ]
     }
 
@@ -234,6 +279,24 @@ impl Stuff {
             }),
             ToClient::Adopted(Adopted { attach: x, source: self.flag.then_some(a), mode: self.mode() }),
             ToClient::Renew { stream: x },
+            ToClient::Pushed { queue: a, first: x, last: y },
+            ToClient::PushRefused {
+                queue: a,
+                seq: x,
+                code: self.short,
+                message: &self.text,
+                limit: self.flag.then_some(LimitInfo { name: &self.more, value: x, used: y }),
+            },
+            ToClient::Consuming { req: a, consumer: b, ack_timeout_millis: c },
+            ToClient::Job(Job {
+                consumer: a,
+                source: b,
+                tag: x,
+                attempt: c,
+                priority: self.short.to_le_bytes()[0],
+                message: self.message(),
+            }),
+            ToClient::JobLost { consumer: a, tag: x, code: self.short },
         ]
     }
 }
