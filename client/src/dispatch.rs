@@ -25,6 +25,24 @@ impl Shared {
                 Ok(())
             }
             ToClient::Done { req } => self.answered(*req, Answer::Done),
+            ToClient::Consuming { req, .. } => self.answered(*req, Answer::Consuming),
+            ToClient::Pushed { queue, first, last } => {
+                if lock(&self.session).pushes.taken(*queue, *first, *last) {
+                    self.reactor.changed();
+                }
+                Ok(())
+            }
+            ToClient::PushRefused { queue, seq, code, message, limit } => {
+                self.push_refused(*queue, *seq, (*code, message), *limit);
+                Ok(())
+            }
+            ToClient::JobLost { consumer, tag, .. } => {
+                inbound.hand_out_jobs(self);
+                if let Some(jobs) = lock(&self.session).consumers.get(consumer).cloned() {
+                    jobs.lost(*tag);
+                }
+                Ok(())
+            }
             ToClient::Pong { req } => self.answered(*req, Answer::Pong),
             ToClient::Subscribed { req, .. } => self.answered(*req, Answer::Subscribed),
             ToClient::StreamOpened { req, .. } => self.answered(*req, Answer::StreamOpened),
@@ -148,6 +166,13 @@ impl Shared {
                         // What was refused does not exist, and is not to be ended.
                         inbox.unsubscribed.store(true, Ordering::Release);
                         inbound.add(&inbox, Item::Fault(Box::new(error)));
+                    }
+                }
+                Restoring::Consumer(id) => {
+                    if let Some(jobs) = session.consumers.get(&id).cloned() {
+                        drop(session);
+                        jobs.fail(error);
+                        self.reactor.changed();
                     }
                 }
                 Restoring::Stream(stream) => {

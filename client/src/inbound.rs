@@ -8,6 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::inbox::{Inbox, Item};
+use crate::jobs::{JobBox, Waiting};
 use crate::message::Source;
 use crate::outbound::SOCKET_TOKEN;
 use crate::reactor::{KICK_TOKEN, RETRY_TOKEN, lock};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tramline_wire::limits::{ALIASES_MAX, FRAME_BYTES_CEILING};
-use tramline_wire::{Deliver, Framed, ToClient, split_frame};
+use tramline_wire::{Deliver, Framed, Job, ToClient, split_frame};
 
 /// Bytes that may wait in all inboxes of a client before reading ahead stops.
 const INBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -73,6 +74,9 @@ pub(crate) struct Inbound {
     batch_for: Option<Arc<Inbox>>,
     /// Small messages that follow each other where they were read.
     run: Option<Growing>,
+    /// Jobs of one consumer on their way to it.
+    jobs: Vec<Waiting>,
+    jobs_for: Option<Arc<JobBox>>,
     pub(crate) backoff: Duration,
     pub(crate) was_open: bool,
 }
@@ -92,6 +96,8 @@ impl Inbound {
             batch: Vec::new(),
             batch_for: None,
             run: None,
+            jobs: Vec::new(),
+            jobs_for: None,
             backoff: Duration::ZERO,
             was_open: false,
         }
@@ -112,6 +118,8 @@ impl Inbound {
         self.batch.clear();
         self.batch_for = None;
         self.run = None;
+        self.jobs.clear();
+        self.jobs_for = None;
     }
 
     pub(crate) fn source(&self, alias: u32) -> Result<&Arc<Source>> {
@@ -194,6 +202,29 @@ impl Inbound {
                 self.forget(inbox.id);
             }
             inbox.extend(&mut self.batch);
+        }
+    }
+
+    /// Takes a job, which follows those that came before for its consumer.
+    fn take_job(&mut self, shared: &Shared, job: &Job<'_>) -> Result<()> {
+        if self.jobs_for.as_ref().is_none_or(|jobs| jobs.id != job.consumer) {
+            self.hand_out_jobs(shared);
+            self.jobs_for = lock(&shared.session).consumers.get(&job.consumer).cloned();
+        }
+        let source = self.source(job.source)?;
+        if self.jobs_for.is_some() {
+            let message = run::job_message(job, source);
+            let Job { tag, attempt, priority, .. } = *job;
+            self.jobs.push(Waiting { message, tag, attempt, priority });
+        }
+        Ok(())
+    }
+
+    /// Gives the jobs to their consumer.
+    pub(crate) fn hand_out_jobs(&mut self, shared: &Shared) {
+        if let Some(jobs) = self.jobs_for.take() {
+            jobs.extend(&mut self.jobs);
+            shared.reactor.changed();
         }
     }
 
@@ -374,6 +405,7 @@ impl Shared {
                 inbound.end_run(self, &buffer);
                 inbound.buffer = buffer;
                 inbound.hand_out();
+                inbound.hand_out_jobs(self);
                 result?;
                 Ok(bytes)
             }
@@ -396,10 +428,15 @@ impl Shared {
                 inbound.deliver_plain(self, &deliver, buffer, at)?;
                 continue;
             }
+            if let Some(job) = Job::decode_plain(body) {
+                inbound.take_job(self, &job)?;
+                continue;
+            }
             inbound.end_run(self, buffer);
             let frame = ToClient::decode(body).map_err(broken)?;
             match &frame {
                 ToClient::Deliver(deliver) => inbound.deliver(self, deliver)?,
+                ToClient::Job(job) => inbound.take_job(self, job)?,
                 other => self.dispatch(inbound, other)?,
             }
         }

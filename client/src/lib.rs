@@ -142,6 +142,10 @@ mod draft;
 
 mod publish;
 
+mod push;
+
+mod jobs;
+
 mod topics;
 
 mod rings;
@@ -196,8 +200,8 @@ mod going_over;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{
-    AsyncClient, AsyncMessageBuilder, AsyncPublisher, AsyncPublisherBuilder, AsyncPublisherMessage,
-    AsyncSubscription, AsyncSubscriptionBuilder,
+    AsyncClient, AsyncConsumeBuilder, AsyncJobs, AsyncMessageBuilder, AsyncPublisher, AsyncPublisherBuilder,
+    AsyncPublisherMessage, AsyncPushBuilder, AsyncSubscription, AsyncSubscriptionBuilder,
 };
 pub use batch::Batch;
 pub use builder::ClientBuilder;
@@ -205,10 +209,12 @@ pub use client::{Client, MessageBuilder};
 pub use clock::monotonic_nanos;
 pub use consumer::PublisherEvent;
 pub use error::{Error, Full, Limit, Result};
+pub use jobs::{ConsumeBuilder, Job, Jobs};
 pub use loan::Loan;
 #[cfg(feature = "zerocopy")]
 pub use loan_as::LoanAs;
 pub use message::{INLINE_BYTES_MAX, Message, MessageRef, Source};
 pub use publisher::{OnFull, Publisher, PublisherBuilder, PublisherMessage};
+pub use push::PushBuilder;
 pub use subscription::{Subscription, SubscriptionBuilder};
 pub use tramline_wire::{Code, Encoding, GatedBy, Mode, SlowPolicy};

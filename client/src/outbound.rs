@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tramline_wire::limits::ALIASES_MAX;
-use tramline_wire::{Publish, ToBroker};
+use tramline_wire::{Publish, Push, ToBroker};
 
 /// Bytes that may wait for the socket before a publish waits, too.
 pub(crate) const WAITING_BYTES_MAX: usize = 256 * 1024;
@@ -116,6 +116,10 @@ impl Outbound {
 
     pub(crate) fn publish(&mut self, message: &Publish<'_>) {
         message.encode(&mut self.buffer);
+    }
+
+    pub(crate) fn push_to_queue(&mut self, push: &Push<'_>) {
+        push.encode(&mut self.buffer);
     }
 
     pub(crate) fn push_with(&mut self, frame: &ToBroker<'_>, fds: Vec<OwnedFd>) {

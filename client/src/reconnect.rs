@@ -10,6 +10,7 @@ use crate::adoption::name_what_is_left;
 use crate::error::{End, Error, Result};
 use crate::inbound::Inbound;
 use crate::inbox::Item;
+use crate::jobs::ask;
 use crate::reactor::lock;
 use crate::session::Restoring;
 use crate::shared::Shared;
@@ -102,6 +103,8 @@ impl Shared {
         for inbox in session.subscriptions.values() {
             inbox.push(Item::Lost);
         }
+        // What this connection was given, the broker gives to others.
+        session.consumers.values().for_each(|jobs| jobs.begin(0));
         if again {
             let pause = (inbound.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
             inbound.backoff = pause;
@@ -112,6 +115,7 @@ impl Shared {
             inbound.phase = Phase::Closed;
             let end = End::of(&error);
             session.failure = Some(error);
+            session.close_consumers(&end);
             let inboxes: Vec<_> = session.subscriptions.values().cloned().collect();
             drop(session);
             for inbox in inboxes {
@@ -150,6 +154,8 @@ impl Shared {
     /// Opens the session for use: asks for every subscription and stream that there is.
     pub(crate) fn restore(&self) -> Result<()> {
         let mut session = lock(&self.session);
+        let epoch = lock(&self.outbound).epoch();
+        session.consumers.values().for_each(|jobs| jobs.begin(epoch));
         let mut outbound = lock(&self.outbound);
         outbound.open = true;
         name_what_is_left(&session, &mut outbound);
@@ -171,6 +177,12 @@ impl Shared {
                 queue_bytes_max: wish.queue_bytes_max,
                 gated_only: wish.gated_only,
             }));
+        }
+        let consumers: Vec<_> = session.consumers.values().cloned().collect();
+        for jobs in consumers {
+            let req = session.request_number();
+            session.restoring.insert(req, Restoring::Consumer(jobs.id));
+            outbound.push(&ask(req, &jobs));
         }
         let streams: Vec<_> = session.streams.values().cloned().collect();
         for stream in streams {

@@ -10,7 +10,7 @@ use crate::reactor::lock;
 use std::sync::{Arc, Mutex};
 use tramline_ring::Meta;
 use tramline_wire::limits::FRAME_BYTES_CEILING;
-use tramline_wire::{Deliver, Framed, split_frame};
+use tramline_wire::{Deliver, Framed, Job, split_frame};
 
 /// Messages with frames up to this many bytes join a run.
 const RUN_FRAME_BYTES_MAX: usize = 4096;
@@ -126,6 +126,14 @@ fn parts<'a>(deliver: &Deliver<'a>, source: &'a Arc<Source>) -> Parts<'a> {
 /// A message that stands alone.
 pub(crate) fn message(deliver: &Deliver<'_>, source: &Arc<Source>) -> Message {
     Message::from_socket(parts(deliver, source), deliver.message.payload, deliver.payload_length)
+}
+
+/// The message of a job.
+pub(crate) fn job_message(job: &Job<'_>, source: &Arc<Source>) -> Message {
+    let message = &job.message;
+    let meta = Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
+    let parts = Parts { source, seq: message.seq, lost: 0, meta, head: message.head };
+    Message::from_socket(parts, message.payload, message.payload.len() as u64)
 }
 
 /// A run that grows while frames are taken apart.

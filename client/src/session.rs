@@ -6,7 +6,9 @@
 use crate::error::{Error, Result};
 use crate::growth::Growth;
 use crate::inbox::Inbox;
+use crate::jobs::JobBox;
 use crate::message::Source;
+use crate::push::Pushes;
 use crate::stream::Stream;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,11 +23,13 @@ pub(crate) enum Answer {
     Subscribed,
     StreamOpened,
     Pong,
+    Consuming,
 }
 
 /// Who asked, when it was not a waiting thread.
 pub(crate) enum Restoring {
     Subscription(u32),
+    Consumer(u32),
     Stream(u64),
 }
 
@@ -141,6 +145,10 @@ pub(crate) struct Session {
     pub(crate) writing_links: HashMap<u64, (u64, Arc<WriterLink>)>,
     /// The same by token, those of earlier connections too.
     pub(crate) bells: HashMap<u64, Arc<WriterLink>>,
+    /// What this client pushes to queues.
+    pub(crate) pushes: Pushes,
+    pub(crate) consumers: HashMap<u32, Arc<JobBox>>,
+    pub(crate) next_consumer: u32,
     next_token: u64,
     pub(crate) inbox_bytes: Arc<AtomicUsize>,
 }
@@ -211,6 +219,7 @@ impl Session {
         for confirmation in self.confirmations.values_mut().filter(|answer| answer.is_none()) {
             *confirmation = Some(Err(Error::Disconnected(reason.clone())));
         }
+        self.pushes.disconnected(reason);
         self.restoring.clear();
         // Whoever waits for one looks again, and begins it anew or learns that the broker is down.
         self.growths.retain(|_, growth| matches!(growth, Growth::Making));

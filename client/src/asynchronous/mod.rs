@@ -4,6 +4,7 @@
 //! ring) runs on the runtime's blocking pool.
 
 mod driver;
+mod jobs;
 mod publisher;
 mod subscription;
 
@@ -20,6 +21,7 @@ use crate::shared::Shared;
 use crate::stream::Stream;
 use crate::topics::Topic;
 use driver::wait_until;
+pub use jobs::{AsyncConsumeBuilder, AsyncJobs, AsyncPushBuilder};
 pub use publisher::{AsyncPublisher, AsyncPublisherBuilder, AsyncPublisherMessage};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

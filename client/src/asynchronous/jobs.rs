@@ -1,0 +1,167 @@
+//! Queues on the tokio runtime: the same words, awaited.
+
+use super::AsyncClient;
+use super::driver::wait_until;
+use crate::draft::Draft;
+use crate::error::{Error, Result};
+use crate::handle::Handle;
+use crate::jobs::{ConsumeBuilder, Job, JobBox, before_waiting, take};
+use crate::push::{Queued, queues};
+use crate::session::Answer;
+use crate::shared::Shared;
+use std::sync::Arc;
+use std::time::Duration;
+use tramline_wire::Encoding;
+
+impl AsyncClient {
+    /// As [`Client::push`](crate::Client::push): end with `confirm().await` or `send().await`.
+    pub fn push<'a>(
+        &'a self,
+        queue: &'a str,
+        payload: &'a (impl AsRef<[u8]> + ?Sized),
+    ) -> AsyncPushBuilder<'a> {
+        let queued = Queued::in_queue(queue);
+        AsyncPushBuilder { client: self, queued, payload: payload.as_ref(), draft: Draft::default() }
+    }
+
+    /// As [`Client::consume`](crate::Client::consume): end with `start().await`.
+    pub fn consume(&self, queue: &str) -> AsyncConsumeBuilder {
+        AsyncConsumeBuilder(ConsumeBuilder::new(Arc::clone(&self.handle), queue))
+    }
+}
+
+/// A message for a queue; made by [`AsyncClient::push`].
+#[must_use = "nothing is sent before confirm() or send()"]
+#[derive(Debug, Clone)]
+pub struct AsyncPushBuilder<'a> {
+    client: &'a AsyncClient,
+    queued: Queued<'a>,
+    payload: &'a [u8],
+    draft: Draft<'a>,
+}
+
+/// Forgets a push when its future is dropped.
+struct Pushing<'a>(&'a Shared, (u32, u64));
+
+impl Drop for Pushing<'_> {
+    fn drop(&mut self) {
+        self.0.forget_push(self.1);
+    }
+}
+
+impl<'a> AsyncPushBuilder<'a> {
+    crate::draft::describes!();
+    queues!();
+
+    /// As [`PushBuilder::confirm`](crate::PushBuilder::confirm).
+    ///
+    /// # Errors
+    /// As [`PushBuilder::confirm`](crate::PushBuilder::confirm).
+    pub async fn confirm(self) -> Result<()> {
+        let shared = &self.client.handle.shared;
+        let key = self.push(true).await?;
+        let _pushing = Pushing(shared, key);
+        let timeout = Some(shared.options.request_timeout);
+        wait_until(shared, timeout, "confirmation by the broker", || shared.take_push_answer(key)).await
+    }
+
+    /// As [`PushBuilder::send`](crate::PushBuilder::send).
+    ///
+    /// # Errors
+    /// As [`PushBuilder::send`](crate::PushBuilder::send).
+    pub async fn send(self) -> Result<()> {
+        self.push(false).await.map(|_| ())
+    }
+
+    async fn push(&self, awaited: bool) -> Result<(u32, u64)> {
+        let shared = &self.client.handle.shared;
+        shared.check_process()?;
+        shared.take_fault()?;
+        let head = self.draft.head()?;
+        let message = self.draft.outgoing(&head, self.payload);
+        let step = || shared.step_push(&self.queued, &message, awaited, true);
+        wait_until(shared, Some(shared.options.request_timeout), "room on the broker's socket", step).await
+    }
+}
+
+/// A consumer about to be started; made by [`AsyncClient::consume`].
+#[must_use = "nothing happens before start()"]
+#[derive(Debug)]
+pub struct AsyncConsumeBuilder(ConsumeBuilder);
+
+impl AsyncConsumeBuilder {
+    /// As [`ConsumeBuilder::prefetch`].
+    pub fn prefetch(self, jobs: u32) -> Self {
+        Self(self.0.prefetch(jobs))
+    }
+
+    /// As [`ConsumeBuilder::weight`].
+    pub fn weight(self, weight: u32) -> Self {
+        Self(self.0.weight(weight))
+    }
+
+    /// As [`ConsumeBuilder::failover_priority`].
+    pub fn failover_priority(self, priority: u32) -> Self {
+        Self(self.0.failover_priority(priority))
+    }
+
+    /// As [`ConsumeBuilder::start`].
+    ///
+    /// # Errors
+    /// As [`ConsumeBuilder::start`].
+    pub async fn start(self) -> Result<AsyncJobs> {
+        let ConsumeBuilder { handle, wish } = self.0;
+        let (req, jobs) = handle.shared.ask_to_consume(&wish)?;
+        // Dropped without an answer, it ends the consumer again.
+        let started = AsyncJobs { handle, jobs };
+        match started.handle.shared.answer_async(req, "answer to consuming").await? {
+            Answer::Consuming => Ok(started),
+            other => Err(Error::Protocol(format!("{other:?} for a consumer").into())),
+        }
+    }
+}
+
+/// As [`Jobs`](crate::Jobs), awaited.
+pub struct AsyncJobs {
+    handle: Arc<Handle>,
+    jobs: Arc<JobBox>,
+}
+
+impl AsyncJobs {
+    /// The next job. May be dropped while it waits: no job is lost by that.
+    ///
+    /// # Errors
+    /// As [`Jobs::recv`](crate::Jobs::recv).
+    pub async fn recv(&mut self) -> Result<Job> {
+        let shared = &self.handle.shared;
+        shared.check_process()?;
+        if let Some(job) = take(&self.handle, &self.jobs)? {
+            return Ok(job);
+        }
+        before_waiting(&self.handle, &self.jobs);
+        wait_until(shared, None, "job", || take(&self.handle, &self.jobs)).await
+    }
+
+    /// The next job, if one comes within `timeout`.
+    ///
+    /// # Errors
+    /// As [`Jobs::recv`](crate::Jobs::recv).
+    pub async fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Job>> {
+        match tokio::time::timeout(timeout, self.recv()).await {
+            Ok(job) => job.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl Drop for AsyncJobs {
+    fn drop(&mut self) {
+        self.handle.shared.end_consuming(&self.jobs);
+    }
+}
+
+impl std::fmt::Debug for AsyncJobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AsyncJobs").field("queue", &self.jobs.wish.queue).finish_non_exhaustive()
+    }
+}
