@@ -18,8 +18,8 @@ use support::have;
 use tempfile::TempDir;
 use tramline::core::FdId;
 use tramline::core::snapshot::{
-    LimitStatus, ReaderStatus, RingStatus, SessionStatus, Snapshot, StreamStatus, TopicStatus, Totals,
-    Traffic,
+    LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingStatus, SessionStatus, Snapshot, StreamStatus,
+    TopicStatus, Totals, Traffic,
 };
 use tramline::http::{SnapshotRequests, Worker, snapshots, worker};
 
@@ -92,6 +92,27 @@ fn snapshot(streams: u64) -> Snapshot {
         streams: (0..streams).map(|number| stream(number, &format!("cam.{number:04}"))).collect(),
         retained: Vec::new(),
         subscriptions: Vec::new(),
+        queues: vec![QueueStatus {
+            queue: "jobs".to_owned(),
+            strategy: "round_robin",
+            when_full: "refuse",
+            bind: Vec::new(),
+            paused: false,
+            messages: 7,
+            ready: 4,
+            delayed: 1,
+            in_flight: 2,
+            bytes: 1_750,
+            messages_max: 10,
+            bytes_max: 10_000,
+            oldest_seconds: Some(1.5),
+            dead_letters: 3,
+            dead_bytes: 600,
+            ids: 0,
+            ids_forgotten: 0,
+            counts: QueueCounts { pushed: 20, acked: 10, dead: 3, ..QueueCounts::default() },
+            consumers: Vec::new(),
+        }],
         totals: Totals { connections: 3, ..Totals::default() },
         limits: vec![
             LimitStatus { name: "connections_max", value: 1024, used: Some(1) },

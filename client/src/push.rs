@@ -273,6 +273,7 @@ macro_rules! queues {
         }
     };
 }
+#[cfg(feature = "tokio")]
 pub(crate) use queues;
 
 impl<'a> PushBuilder<'a> {

@@ -3,6 +3,7 @@
 //! The YAML parser knows the place of what it stumbles over itself. For what is found later, the file
 //! is walked a second time along the key's path, which costs nothing as long as there is no fault.
 
+use super::queues::{queues, who};
 use super::raw::{RawConfig, RawLimits, RawRing, RawTopic};
 use super::{Allow, Config, Http, Log, Socket, Wait};
 use crate::core::{Limits, TopicSettings, ring_bytes};
@@ -27,14 +28,14 @@ pub(super) struct Fault {
 }
 
 /// What is wrong, and at which key (`topics.0.ring.descriptors`).
-struct Breach {
+pub(super) struct Breach {
     key: String,
     message: String,
 }
 
-type Checked<T> = Result<T, Breach>;
+pub(super) type Checked<T> = Result<T, Breach>;
 
-fn breach<T>(key: impl Into<String>, message: String) -> Checked<T> {
+pub(super) fn breach<T>(key: impl Into<String>, message: String) -> Checked<T> {
     Err(Breach { key: key.into(), message })
 }
 
@@ -92,12 +93,14 @@ fn checked(raw: RawConfig) -> Checked<Config> {
         allow: Allow {
             users: allow.users.unwrap_or_default().iter().map(|user| user.0).collect(),
             groups: allow.groups.unwrap_or_default().iter().map(|group| group.0).collect(),
+            declare_queues: allow.declare_queues.as_ref().map(who).unwrap_or_default(),
         },
         topics: topics
             .iter()
             .enumerate()
             .map(|(index, raw)| topic(raw, &format!("topics.{index}"), &limits))
             .collect::<Checked<_>>()?,
+        queues: queues(raw.queues.as_deref().unwrap_or_default(), &limits)?,
         limits,
         http: Http { listen: raw.http.unwrap_or_default().listen.map(|address| address.0) },
         wait: wait(raw.wait.unwrap_or_default().spin_micros.map(|count| count.0))?,
@@ -116,7 +119,7 @@ fn wait(spin_micros: Option<u64>) -> Checked<Wait> {
 }
 
 /// Puts `value`, if there is one and it is within `allowed`, into `slot`.
-fn set<T: TryFrom<u64>>(
+pub(super) fn set<T: TryFrom<u64>>(
     slot: &mut T,
     value: Option<u64>,
     allowed: RangeInclusive<u64>,
@@ -172,6 +175,11 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         first_byte_timeout_millis: 1..=600_000;
         json_payload_bytes_max: 0..=FRAME_BYTES_CEILING as u64;
         history_messages_max: 0..=U32;
+        queues_max: 0..=U32;
+        queued_bytes_max: 0..=1 << 50;
+        user_queued_bytes_max: 0..=1 << 50;
+        session_consumers_max: 1..=U32;
+        prefetch_max: 1..=1_000_000;
     }
     if limits.ring_bytes_max > limits.rings_bytes_max {
         let key =

@@ -12,18 +12,21 @@
 //!
 //! * `raw`: the file's shape, key by key.
 //! * `scalar`: sizes, modes, accounts, addresses, as people write them.
+//! * `queues`: the raw shape of a queue to its settings.
 //! * `check`: the raw shape to a `Config`; ranges, and rules between keys.
 
 mod raw;
 
 mod scalar;
 
+mod queues;
+
 mod check;
 
 #[cfg(test)]
 mod tests;
 
-use crate::core::{Limits, TopicSettings};
+use crate::core::{Limits, QueueSettings, TopicSettings, Who};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// Settings by filter; the first that matches a topic counts.
     pub topics: Vec<TopicSettings>,
+    /// Queues that are there from the start.
+    pub queues: Vec<QueueSettings>,
     /// HTTP beside the socket.
     pub http: Http,
     /// How the broker waits.
@@ -82,6 +87,8 @@ pub struct Allow {
     pub users: Vec<u32>,
     /// Gids whose members are allowed.
     pub groups: Vec<u32>,
+    /// Who may declare queues besides the broker's own uid and root.
+    pub declare_queues: Who,
 }
 
 /// HTTP beside the socket.

@@ -4,7 +4,8 @@
 //! refused while the parser still knows its line and column. Ranges and rules between keys are `check`'s.
 
 use super::scalar::{
-    Account, Bytes, Count, FilterText, Gate, GroupName, Level, Loopback, ModeText, UserName,
+    Account, Bytes, Count, FilterText, Gate, GroupName, Level, Loopback, ModeText, QueueName, StrategyText,
+    UserName, WhenFullText,
 };
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ section! {
         allow: RawAllow,
         limits: RawLimits,
         topics: Vec<RawTopic>,
+        queues: Vec<RawQueue>,
         http: RawHttp,
         wait: RawWait,
         log: RawLog,
@@ -52,6 +54,7 @@ section! {
     RawAllow {
         users: Vec<Account<UserName>>,
         groups: Vec<Account<GroupName>>,
+        declare_queues: RawWho,
     }
 }
 
@@ -87,6 +90,11 @@ section! {
         first_byte_timeout_millis: Count,
         json_payload_bytes_max: Bytes,
         history_messages_max: Count,
+        queues_max: Count,
+        queued_bytes_max: Bytes,
+        user_queued_bytes_max: Bytes,
+        session_consumers_max: Count,
+        prefetch_max: Count,
         ring_default: RawRing,
     }
 }
@@ -107,6 +115,38 @@ section! {
         history: Count,
         gated_by: Gate,
         retain: Count,
+    }
+}
+
+section! {
+    /// One entry of `queues:`
+    RawQueue {
+        name: QueueName,
+        bind: Vec<FilterText>,
+        strategy: StrategyText,
+        messages_max: Count,
+        bytes_max: Bytes,
+        when_full: WhenFullText,
+        ack_timeout_millis: Count,
+        attempts_max: Count,
+        backoff_millis: Count,
+        backoff_millis_max: Count,
+        ttl_millis: Count,
+        dead_messages_max: Count,
+        dead_bytes_max: Bytes,
+        id_window_millis: Count,
+        ids_max: Count,
+        push: RawWho,
+        consume: RawWho,
+        administer: RawWho,
+    }
+}
+
+section! {
+    /// Users and groups that may do something.
+    RawWho {
+        users: Vec<Account<UserName>>,
+        groups: Vec<Account<GroupName>>,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each type accepts the spellings that cannot be misread and refuses the others with a sentence that
 //! says what is allowed. It knows no key: the parser adds where a value stands.
 
+use crate::core::{Strategy, WhenFull};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
@@ -231,6 +232,61 @@ impl<'de> Deserialize<'de> for Gate {
             Scalar::Number(number) => Err(format!("the number {number} is not {GATE}")),
         })
     }
+}
+
+/// The name of a queue.
+#[derive(Debug)]
+pub(super) struct QueueName(pub(super) String);
+
+impl<'de> Deserialize<'de> for QueueName {
+    fn deserialize<D: Deserializer<'de>>(yaml: D) -> Result<Self, D::Error> {
+        scalar(yaml, "a queue's name such as jobs", |value| match value {
+            Scalar::Text(text) => match tramline_wire::Topic::parse(text) {
+                Ok(topic) if !topic.is_reserved() => Ok(Self(text.to_owned())),
+                Ok(_) => Err(format!("{text:?} is not a queue's name: names with $ belong to the broker")),
+                Err(error) => Err(format!("{text:?} is not a queue's name: {error}")),
+            },
+            _ => Err("a queue's name is a text".to_owned()),
+        })
+    }
+}
+
+/// How a queue chooses among its consumers.
+#[derive(Debug)]
+pub(super) struct StrategyText(pub(super) Strategy);
+
+impl<'de> Deserialize<'de> for StrategyText {
+    fn deserialize<D: Deserializer<'de>>(yaml: D) -> Result<Self, D::Error> {
+        let all = [Strategy::RoundRobin, Strategy::LoadBalance, Strategy::Failover];
+        word(yaml, "round_robin, load_balance or failover", |text| {
+            all.into_iter().find(|each| each.as_str() == text).map(Self)
+        })
+    }
+}
+
+/// What happens when a queue is full.
+#[derive(Debug)]
+pub(super) struct WhenFullText(pub(super) WhenFull);
+
+impl<'de> Deserialize<'de> for WhenFullText {
+    fn deserialize<D: Deserializer<'de>>(yaml: D) -> Result<Self, D::Error> {
+        let all = [WhenFull::Refuse, WhenFull::DropOldest, WhenFull::DeadLetter];
+        word(yaml, "refuse, drop_oldest or dead_letter", |text| {
+            all.into_iter().find(|each| each.as_str() == text).map(Self)
+        })
+    }
+}
+
+/// One of a few words.
+fn word<'de, D: Deserializer<'de>, T>(
+    yaml: D,
+    allowed: &'static str,
+    find: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, D::Error> {
+    scalar(yaml, allowed, |value| match value {
+        Scalar::Text(text) => find(text).ok_or_else(|| format!("{text:?} is not one of {allowed}")),
+        _ => Err(format!("must be one of {allowed}")),
+    })
 }
 
 /// How much is logged.

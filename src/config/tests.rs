@@ -1,6 +1,8 @@
 //! The documented file is the truth, and every fault has its place.
 
-use super::raw::{RawAllow, RawConfig, RawHttp, RawLimits, RawLog, RawRing, RawSocket, RawTopic, RawWait};
+use super::raw::{
+    RawAllow, RawConfig, RawHttp, RawLimits, RawLog, RawQueue, RawRing, RawSocket, RawTopic, RawWait, RawWho,
+};
 use super::*;
 use serde_yaml::Value;
 use tramline_wire::{GatedBy, Geometry};
@@ -32,7 +34,7 @@ fn the_documented_file_holds_the_defaults() {
 #[test]
 fn every_key_is_documented() {
     let file: Value = serde_yaml::from_str(&with_examples()).unwrap();
-    let sections: [(&[&str], &[&str]); 10] = [
+    let sections: [(&[&str], &[&str]); 13] = [
         (&[], RawConfig::KEYS),
         (&["socket"], RawSocket::KEYS),
         (&["allow"], RawAllow::KEYS),
@@ -40,6 +42,9 @@ fn every_key_is_documented() {
         (&["limits", "ring_default"], RawRing::KEYS),
         (&["topics", "0"], RawTopic::KEYS),
         (&["topics", "0", "ring"], RawRing::KEYS),
+        (&["allow", "declare_queues"], RawWho::KEYS),
+        (&["queues", "0"], RawQueue::KEYS),
+        (&["queues", "0", "push"], RawWho::KEYS),
         (&["http"], RawHttp::KEYS),
         (&["wait"], RawWait::KEYS),
         (&["log"], RawLog::KEYS),
@@ -70,6 +75,15 @@ fn the_examples_in_the_documented_file_parse() {
         retain: 2,
     };
     assert_eq!(config.topics, [cameras]);
+    let root = |users: &[u32], groups: &[u32]| Who { users: users.to_vec(), groups: groups.to_vec() };
+    let jobs = QueueSettings {
+        name: "jobs".to_owned(),
+        bind: vec!["work.>".to_owned()],
+        push: Some(root(&[0], &[])),
+        consume: Some(root(&[], &[0])),
+        ..QueueSettings::default()
+    };
+    assert_eq!(config.queues, [jobs], "the documented file shows the defaults");
 }
 
 #[test]
@@ -100,7 +114,7 @@ fn sizes_modes_and_accounts_are_read_as_people_write_them() {
     assert_eq!(config.limits.frame_bytes_max, 65_536);
     assert_eq!(config.limits.queue_bytes_max, 1_000_000);
     assert_eq!(config.socket, Socket { path: None, mode: 0o660, group: Some(0) });
-    assert_eq!(config.allow, Allow { users: vec![0, 1000], groups: vec![7] });
+    assert_eq!(config.allow, Allow { users: vec![0, 1000], groups: vec![7], ..Allow::default() });
     assert_eq!(config.http.listen, Some("[::1]:80".parse().unwrap()));
     assert_eq!((config.log.level.as_str(), config.wait.spin_micros), ("off", 0));
 }

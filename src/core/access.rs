@@ -38,8 +38,15 @@ pub struct Access {
     pub users: Vec<u32>,
     /// Gids whose members are allowed (`allow.groups`).
     pub groups: Vec<u32>,
+    /// Who may declare queues besides the broker's own uid and root (`allow.declare_queues`).
+    pub declare_queues: super::Who,
     /// Settings by filter; the first that matches a topic counts.
     pub topics: Vec<TopicSettings>,
+}
+
+/// Whether this peer is the broker's own user, or root: both may do everything.
+pub(super) fn is_owner(peer: &Peer, own_uid: u32) -> bool {
+    peer.uid == 0 || (peer.uid == own_uid && peer.uid != OVERFLOW_UID)
 }
 
 impl Access {
@@ -48,9 +55,7 @@ impl Access {
     /// # Errors
     /// [`Code::Denied`] and a sentence naming the peer and the key that would let it in.
     pub fn connect(&self, peer: &Peer) -> Result<(), (Code, String)> {
-        let own = peer.uid == self.own_uid && peer.uid != OVERFLOW_UID;
-        let allowed = own
-            || peer.uid == 0
+        let allowed = is_owner(peer, self.own_uid)
             || self.users.contains(&peer.uid)
             || self.groups.iter().any(|gid| *gid == peer.gid || peer.groups.contains(gid));
         if allowed {
@@ -63,6 +68,12 @@ impl Access {
             self.own_uid
         );
         Err((Code::Denied, sentence))
+    }
+
+    /// Whether this peer may declare queues.
+    #[must_use]
+    pub fn may_declare(&self, peer: &Peer) -> bool {
+        is_owner(peer, self.own_uid) || self.declare_queues.names(peer)
     }
 
     /// How a subscriber that asks for `wanted` may read the stream of a publisher that says `gated_by`.

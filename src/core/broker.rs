@@ -12,6 +12,7 @@ use super::ids::Ids;
 use super::links::Links;
 use super::native::Violation;
 use super::past::Pasts;
+use super::queues::Queues;
 use super::quota::fits;
 use super::retained::Retention;
 use super::rings::Streams;
@@ -69,6 +70,9 @@ pub struct Core {
     pub(super) links: Links,
     pub(super) retention: Retention,
     pub(super) pasts: Pasts,
+    pub(super) queues: Queues,
+    /// The topic of what is pushed to a queue itself.
+    pub(super) nameless: Arc<str>,
     pub(super) timers: Timers,
     pub(super) actions: VecDeque<Action>,
     pub(super) dirty: VecDeque<SessionId>,
@@ -87,6 +91,8 @@ pub struct Core {
     pub(super) to_release: VecDeque<Key>,
     pub(super) resumed: VecDeque<Key>,
     pub(super) events: VecDeque<Event>,
+    /// JSON clients that write no more and have been given what they asked for.
+    pub(super) to_finish: VecDeque<Key>,
 }
 
 impl Core {
@@ -122,6 +128,8 @@ impl Core {
             links: Links::default(),
             retention: Retention::default(),
             pasts: Pasts::default(),
+            queues: Queues::new(instance),
+            nameless: "".into(),
             timers: Timers::default(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),
@@ -137,6 +145,7 @@ impl Core {
             to_release: VecDeque::new(),
             resumed: VecDeque::new(),
             events: VecDeque::new(),
+            to_finish: VecDeque::new(),
         }
     }
 
@@ -144,6 +153,7 @@ impl Core {
     #[must_use]
     pub fn with_secret(mut self, secret: [u64; 2]) -> Self {
         self.ids.hide(secret);
+        self.queues = Queues::new(secret[0] ^ self.instance);
         self
     }
 
@@ -153,7 +163,8 @@ impl Core {
     /// When this user may not connect or a limit is reached; the shell tells it and closes.
     pub fn connect(&mut self, peer: Peer, language: Language, now: Now) -> Result<SessionId, Refusal> {
         self.started.get_or_insert(now.monotonic);
-        let (max, used) = (u64::from(self.limits.connections_max), self.sessions.len() as u64);
+        let own = u64::from(self.queues.own_session.is_some());
+        let (max, used) = (u64::from(self.limits.connections_max), self.sessions.len() as u64 - own);
         let fit = fits("connections_max", "connections", max, used, 1);
         let allowed = self.access.connect(&peer).and(fit.map_err(|refused| (refused.code, refused.message)));
         if let Err((code, message)) = allowed {
@@ -230,7 +241,7 @@ impl Core {
         let Some(key) = self.by_id.get(&session).copied() else { return Flow::Close };
         let Some(known) = self.sessions.get_mut(key) else { return Flow::Close };
         known.half_closed = true;
-        if !known.is_finished() {
+        if !self.has_finished(key) {
             return Flow::Continue;
         }
         self.finish(key);
@@ -298,6 +309,7 @@ impl Core {
         }
         self.answers_were_read(key);
         self.refill(key, now);
+        self.unblock_consumers(key);
         self.settle(now);
     }
 
@@ -391,6 +403,7 @@ impl Core {
                 Timer::Stream(stream) => self.stream_is_due(stream),
                 Timer::Growth(stream) => self.tell_grown(stream, true),
                 Timer::Grace(key) => self.grace_is_over(key),
+                Timer::Queue(key) => self.queue_is_due(key, now),
             }
             self.settle(now);
         }
@@ -424,7 +437,10 @@ impl Core {
             && self.to_confirm.is_empty()
             && self.to_release.is_empty()
             && self.resumed.is_empty()
-            && self.events.is_empty())
+            && self.events.is_empty()
+            && self.queues.busy.is_empty()
+            && self.queues.leaving.is_empty()
+            && self.to_finish.is_empty())
     }
 
     /// Carries out what became due while an event was handled.
@@ -443,6 +459,9 @@ impl Core {
             if let Some(key) = self.resumed.pop_front() {
                 self.carry_out_held(key, now);
             }
+            self.end_consumers(now);
+            self.give_out(now);
+            self.finish_those_done();
             self.publish_events(now);
         }
     }

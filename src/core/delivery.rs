@@ -7,6 +7,7 @@
 
 use super::broker::Core;
 use super::gaps::{alias_of, note_gone};
+use super::queues::Origin;
 use super::session::{Identity, Pause, Session, Stage};
 use super::subscription::{Entry, Subscription, Waiting, cost};
 use super::table::Key;
@@ -35,6 +36,31 @@ pub(super) struct Handed<'a> {
     pub(super) payload_length: u64,
     /// `bytes` once a queue has them, shared by all queues.
     pub(super) shared: OnceCell<Arc<[u8]>>,
+}
+
+impl<'a> Handed<'a> {
+    /// A message from a queue.
+    pub(super) fn of(bytes: &'a [u8], origin: &'a Origin) -> Option<Self> {
+        let message = tramline_wire::codec::decode_message(bytes).ok()?;
+        let payload_length = message.payload.len() as u64;
+        let Origin { from, topic, name } = origin;
+        Some(Self { from, topic: *topic, name, bytes, message, payload_length, shared: OnceCell::new() })
+    }
+}
+
+impl Waiting {
+    /// The message, on its way again.
+    pub(super) fn handed(&self) -> Option<Handed<'_>> {
+        Some(Handed {
+            from: &self.from,
+            topic: self.topic,
+            name: &self.name,
+            bytes: &self.bytes,
+            message: tramline_wire::codec::decode_message(&self.bytes).ok()?,
+            payload_length: self.payload_length,
+            shared: OnceCell::from(self.bytes.clone()),
+        })
+    }
 }
 
 impl Handed<'_> {
@@ -82,7 +108,7 @@ pub(super) fn append(
     }
 }
 
-fn line<'a>(sub: u32, handed: &'a Handed<'_>, now: Now) -> MessageLine<'a> {
+pub(super) fn line<'a>(sub: u32, handed: &'a Handed<'_>, now: Now) -> MessageLine<'a> {
     let message = &handed.message;
     // The publisher's clock is this machine's; a false claim yields a false time for its own messages only.
     let age = i128::from(now.monotonic) - i128::from(message.time);
@@ -110,6 +136,9 @@ impl Core {
         let outbox_bytes_max = self.limits.outbox_bytes_max as usize;
         let json_max = self.limits.json_payload_bytes_max as usize;
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        if subscription.sink.is_some() {
+            return self.enqueue(key, handed, false, now);
+        }
         if subscription.is_clear()
             && let Some(session) = self.sessions.get_mut(subscription.session)
             && session.outbox.len() < outbox_bytes_max
@@ -133,6 +162,12 @@ impl Core {
     pub(super) fn enqueue(&mut self, key: Key, handed: &Handed<'_>, from_ring: bool, now: Now) {
         let hold = !from_ring && self.must_hold(key, handed.message.after);
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        if let Some(queue) =
+            subscription.sink.filter(|_| !hold && (from_ring || subscription.held.is_empty()))
+        {
+            subscription.messages += 1;
+            return self.queue_message(queue, handed, now);
+        }
         let cost = cost(handed.bytes.len());
         let reliable = from_ring && subscription.mode == tramline_wire::Mode::Gated;
         if !reliable && subscription.is_full_for(cost) {
@@ -275,16 +310,7 @@ impl Core {
                 Some(Entry::Message(waiting)) => waiting,
             };
             subscription.queue_bytes -= waiting.cost();
-            let Ok(message) = tramline_wire::codec::decode_message(&waiting.bytes) else { continue };
-            let handed = Handed {
-                from: &waiting.from,
-                topic: waiting.topic,
-                name: &waiting.name,
-                bytes: &waiting.bytes,
-                message,
-                payload_length: waiting.payload_length,
-                shared: OnceCell::new(),
-            };
+            let Some(handed) = waiting.handed() else { continue };
             let defined = append(session, subscription, &handed, json_max, now);
             if defined {
                 note_gone(&mut session.sources, |id| self.by_id.contains_key(&id));

@@ -90,6 +90,8 @@ impl Core {
             return;
         };
         let was_open = session.stage == Stage::Open;
+        self.queues.leaving.extend(std::mem::take(&mut session.consumers).into_values());
+        (session.queue_aliases, session.blocked) = (Vec::new(), Vec::new());
         let code = if session.process_ended { Code::ProcessEnded } else { Code::PeerGone };
         let identity = session.identity.clone();
         let (open_by, mute_at) = (session.open_by.take(), session.mute_at.take());

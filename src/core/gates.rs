@@ -154,7 +154,10 @@ impl Core {
                 self.send_control(subscriber, &ToClient::ModeTold(told));
             }
             Some(Language::Json) => {
-                let told = self.subscriptions.get(subscription).is_some_and(|each| each.is_told());
+                let told = self
+                    .subscriptions
+                    .get(subscription)
+                    .is_some_and(|each| each.is_told() && each.sink.is_none());
                 if let Some(session) = self.sessions.get_mut(subscriber).filter(|_| told) {
                     json::write_mode(session.outbox.buffer(), sub, &name, mode, blocked);
                     self.mark_dirty(subscriber);

@@ -71,7 +71,7 @@ impl Core {
         self.carry_out(key, &line, true, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.paused.is_none() && session.stage == Stage::Open {
-            if session.is_finished() {
+            if self.has_finished(key) {
                 return self.finish(key);
             }
             self.actions.push_back(Action::Resume(id));
@@ -120,6 +120,9 @@ impl Core {
             },
             Op::Subscribe(wanted) => self.subscribe_json(key, wanted, id, now),
             Op::Unsubscribe { sub } => self.unsubscribe_json(key, *sub, id, now),
+            Op::Push(_) | Op::Pull(_) | Op::Settle(_) | Op::Queue(_) => {
+                self.queue_op(key, &request.op, id, now)
+            }
             Op::Status => {
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.statuses += 1;
@@ -261,6 +264,7 @@ impl Core {
             slow,
             queue_bytes_max: 0,
             gated_only: false,
+            sink: None,
         };
         self.subscribe(key, wanted, now)
     }
@@ -341,7 +345,7 @@ impl Core {
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.statuses = session.statuses.saturating_sub(1);
-        if session.stage == Stage::Open && session.is_finished() {
+        if session.stage == Stage::Open && self.has_finished(key) {
             self.finish(key);
         }
     }

@@ -65,6 +65,16 @@ pub struct Limits {
     pub json_payload_bytes_max: u32,
     /// Past messages that a subscription may ask for per stream.
     pub history_messages_max: u32,
+    /// Queues.
+    pub queues_max: u32,
+    /// Bytes of messages in queues and dead letters, each counted with 150 more: in all.
+    pub queued_bytes_max: u64,
+    /// The same, of one user.
+    pub user_queued_bytes_max: u64,
+    /// Consumers of one session.
+    pub session_consumers_max: u32,
+    /// Messages that one consumer may have, and be allowed, at a time.
+    pub prefetch_max: u32,
     /// A ring's size unless its topic or publisher says otherwise.
     pub ring_default: Geometry,
 }
@@ -101,6 +111,11 @@ impl Default for Limits {
             first_byte_timeout_millis: 10_000,
             json_payload_bytes_max: 64 * 1024,
             history_messages_max: 4_096,
+            queues_max: 1_024,
+            queued_bytes_max: 1024 * 1024 * 1024,
+            user_queued_bytes_max: 512 * 1024 * 1024,
+            session_consumers_max: 1_024,
+            prefetch_max: 4_096,
             ring_default: Geometry { descriptors: 256, arena_bytes: 256 * 1024 },
         }
     }

@@ -26,6 +26,10 @@ pub mod access;
 
 mod quota;
 
+pub mod strategy;
+
+pub mod queues;
+
 pub mod broker;
 
 mod session;
@@ -100,8 +104,10 @@ pub use access::{Access, TopicSettings};
 pub use broker::{Core, Refusal};
 pub use limits::Limits;
 pub use outbox::{Chunk, Outbox};
+pub use queues::{QueueSettings, WhenFull, Who};
 pub(crate) use rings::ring_bytes;
 pub use snapshot::Snapshot;
+pub use strategy::Strategy;
 
 /// A connection, unique in one run of the broker. 0 is the broker itself.
 pub type SessionId = u64;

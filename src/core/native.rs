@@ -52,6 +52,20 @@ impl From<DecodeError> for Violation {
     }
 }
 
+/// Whether a message carries flags and a header block that can be.
+pub(super) fn check_message(message: &wire::Message<'_>) -> Result<(), Violation> {
+    if MessageFlags::from_bits(message.flags.bits()).is_none() {
+        let message = format!("message flags {:#x} are not known", message.flags.bits());
+        return Err(Violation::new(Code::Malformed, message));
+    }
+    if !message.head.is_empty()
+        && let Err(error) = HeaderBlock::parse(message.head)
+    {
+        return Err(Violation::new(Code::Malformed, error.to_string()));
+    }
+    Ok(())
+}
+
 /// Whether a frame was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -106,6 +120,7 @@ impl Core {
             }
         };
         self.totals.wire_bytes_in += consumed as u64;
+        self.answer_pushes(key);
         let most = self.limits.session_fds_in_flight_max as usize;
         if flow == Flow::Continue && fds.len() > most {
             let message = format!(
@@ -202,6 +217,15 @@ impl Core {
                 page.into_iter().for_each(|page| self.release_fd(page));
                 accepted?;
             }
+            ToBroker::Push(push) => self.take_push(key, body, &push, now)?,
+            ToBroker::OpenQueue { req, alias, queue } => self.open_queue(key, req, alias, queue)?,
+            ToBroker::DeclareQueue(declare) => self.declare_queue(key, &declare, now),
+            ToBroker::Consume(consume) => self.take_consume(key, &consume)?,
+            ToBroker::Credit { consumer, more } => self.take_credit(key, consumer, more)?,
+            ToBroker::Settle { req, consumer, first, last, verdict } => {
+                self.take_settle(key, (req, consumer), (first, last), verdict, now)?;
+            }
+            ToBroker::EndConsume { req, consumer } => self.end_consume(key, req, consumer, now),
             _ => {
                 return Err(Violation::new(
                     Code::Unsupported,
@@ -308,15 +332,7 @@ impl Core {
     ) -> Result<Step, Violation> {
         let topic = self.alias_topic(key, publish.alias)?;
         let message = publish.message;
-        if MessageFlags::from_bits(message.flags.bits()).is_none() {
-            let message = format!("message flags {:#x} are not known", message.flags.bits());
-            return Err(Violation::new(Code::Malformed, message));
-        }
-        if !message.head.is_empty()
-            && let Err(error) = HeaderBlock::parse(message.head)
-        {
-            return Err(Violation::new(Code::Malformed, error.to_string()));
-        }
+        check_message(&message)?;
         let bytes = ToBroker::publish_message(body);
         let max = self.limits.frame_bytes_max as usize;
         if bytes.len() + DELIVER_HEAD_BYTES > max {
@@ -370,6 +386,7 @@ impl Core {
             slow: frame.slow,
             queue_bytes_max: frame.queue_bytes_max,
             gated_only: frame.gated_only,
+            sink: None,
         };
         if let Err(refused) = self.subscribe(key, wanted, now) {
             self.refuse(key, frame.req, &refused);

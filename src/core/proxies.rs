@@ -96,20 +96,34 @@ impl Core {
     }
 
     fn note_ring_loss(&mut self, key: Key, gap: Gap) {
-        if gap.lost > 0
-            && let Some(subscription) = self.subscriptions.get_mut(key)
-        {
-            subscription.lose_behind(gap);
+        let Some(subscription) = self.subscriptions.get_mut(key).filter(|_| gap.lost > 0) else { return };
+        match subscription.sink {
+            None => subscription.lose_behind(gap),
+            Some(queue) => {
+                subscription.lost = subscription.lost.saturating_add(gap.lost);
+                self.lost_before_queue(queue, gap.lost);
+            }
         }
     }
 
     /// Whether a subscription has room for more. A lossy one that does not read is no reason to copy everything out of
     /// the ring only to drop it: what its publisher overwrites meanwhile is lost, and counted, all the same.
     fn proxy_flow(&mut self, attach: u64) -> Flow {
-        let Some(attachment) = self.attachments.get(&attach) else { return Flow::Close };
-        let Some(subscription) = self.subscriptions.get_mut(attachment.subscription) else {
+        let Some(key) = self.attachments.get(&attach).map(|attachment| attachment.subscription) else {
             return Flow::Close;
         };
+        let Some(subscription) = self.subscriptions.get_mut(key) else {
+            return Flow::Close;
+        };
+        if let Some(queue) = subscription.sink {
+            if subscription.mode != Mode::Gated || !self.queue_holds_ring_up(queue) {
+                return Flow::Continue;
+            }
+            if let Some(subscription) = self.subscriptions.get_mut(key) {
+                subscription.waiting_proxies.push(attach);
+            }
+            return Flow::Pause;
+        }
         let max = subscription.queue_bytes_max;
         let full = match subscription.mode {
             Mode::Gated => subscription.queue_bytes >= max,

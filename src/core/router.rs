@@ -109,6 +109,13 @@ impl Core {
                 break;
             }
             let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+            if subscription.sink.is_some() {
+                subscription.queue_bytes -= waiting.cost();
+                if let Some(handed) = waiting.handed() {
+                    self.enqueue(key, &handed, true, now);
+                }
+                continue;
+            }
             subscription.queue.push_back(super::subscription::Entry::Message(waiting));
         }
         self.set_in_motion(key, now);

@@ -103,6 +103,16 @@ pub(super) struct Session {
     pub(super) fds_in_flight: u32,
     /// Attachments whose next frame to this session waits for others to be confirmed.
     pub(super) fd_queue: VecDeque<u64>,
+    /// What its queue aliases mean (native).
+    pub(super) queue_aliases: Vec<Option<(Box<str>, Option<Key>)>>,
+    /// How many messages it has pushed to queues (JSON: the broker numbers on its behalf).
+    pub(super) pushed_lines: u64,
+    /// Pushes that are still to be answered.
+    pub(super) pushes: Option<super::queues::Taken>,
+    /// Its consumers, by number.
+    pub(super) consumers: BTreeMap<u32, super::queues::Place>,
+    /// Those of them that wait for room in the outbox.
+    pub(super) blocked: Vec<super::queues::Place>,
     pub(super) traffic: Traffic,
     pub(super) connected: u64,
 }
@@ -142,6 +152,11 @@ impl Session {
             open_by: None,
             fds_in_flight: 0,
             fd_queue: VecDeque::new(),
+            queue_aliases: Vec::new(),
+            pushed_lines: 0,
+            pushes: None,
+            consumers: BTreeMap::new(),
+            blocked: Vec::new(),
             traffic: Traffic::default(),
             connected: now,
         }

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub retained: Vec<RetainedStatus>,
     /// Subscriptions, by session and number.
     pub subscriptions: Vec<SubscriptionStatus>,
+    /// Queues, by name.
+    pub queues: Vec<QueueStatus>,
     /// Since the broker's start.
     pub totals: Totals,
     /// Every limit that something counts against.
@@ -238,6 +240,108 @@ pub struct SubscriptionStatus {
     pub queued_bytes: u64,
     /// Streams attached to it.
     pub streams: u32,
+}
+
+/// What became of a queue's messages since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct QueueCounts {
+    /// Taken in.
+    pub pushed: u64,
+    /// Not taken in, because they had been under the same id.
+    pub duplicates: u64,
+    /// Not taken in for want of room.
+    pub refused: u64,
+    /// Lost in rings of bound topics before they could be taken in, or too large for a frame.
+    pub lost: u64,
+    /// Given to consumers, each time counted.
+    pub delivered: u64,
+    /// Acknowledged.
+    pub acked: u64,
+    /// Given back by consumers.
+    pub nacked: u64,
+    /// Rejected by consumers.
+    pub rejected: u64,
+    /// Taken from consumers that did not settle them in time.
+    pub timed_out: u64,
+    /// Come back from consumers that had gone.
+    pub returned: u64,
+    /// Waited longer than they might.
+    pub expired: u64,
+    /// Dropped because the queue was full.
+    pub dropped: u64,
+    /// Thrown away by an administrator.
+    pub purged: u64,
+    /// Become dead letters.
+    pub dead: u64,
+    /// Dead letters dropped for want of room.
+    pub dead_dropped: u64,
+    /// Dead letters put back into the queue.
+    pub replayed: u64,
+    /// Dead letters thrown away by an administrator.
+    pub dead_purged: u64,
+}
+
+/// One queue.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueStatus {
+    /// Its name.
+    pub queue: String,
+    /// `round_robin`, `load_balance` or `failover`.
+    pub strategy: &'static str,
+    /// `refuse`, `drop_oldest` or `dead_letter`.
+    pub when_full: &'static str,
+    /// Filters it is bound to.
+    pub bind: Vec<String>,
+    /// Whether it gives nothing out for now.
+    pub paused: bool,
+    /// Messages it holds: waiting, not yet due, and in flight.
+    pub messages: u64,
+    /// Those of them that could be given out now.
+    pub ready: u64,
+    /// Those that are not due yet.
+    pub delayed: u64,
+    /// Those that consumers have.
+    pub in_flight: u64,
+    /// What they are counted for, in bytes.
+    pub bytes: u64,
+    /// Messages it may hold.
+    pub messages_max: u64,
+    /// Bytes it may hold.
+    pub bytes_max: u64,
+    /// Seconds since the oldest of those that come first was pushed; none when it is empty.
+    pub oldest_seconds: Option<f64>,
+    /// Dead letters that are kept.
+    pub dead_letters: u64,
+    /// What they are counted for, in bytes.
+    pub dead_bytes: u64,
+    /// Ids that are remembered.
+    pub ids: u64,
+    /// Ids that were forgotten before their time, for want of room.
+    pub ids_forgotten: u64,
+    /// What became of its messages.
+    #[serde(flatten)]
+    pub counts: QueueCounts,
+    /// Who consumes.
+    pub consumers: Vec<ConsumerStatus>,
+}
+
+/// One consumer of a queue.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConsumerStatus {
+    /// The session.
+    pub session: u64,
+    /// Its name.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its number in its session.
+    pub consumer: u32,
+    /// Messages that it has.
+    pub in_flight: u64,
+    /// Messages that it may be given now.
+    pub credit: u64,
+    /// Messages given to it.
+    pub delivered: u64,
 }
 
 /// Counters since the broker's start.

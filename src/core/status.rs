@@ -29,8 +29,12 @@ fn count(number: usize) -> u32 {
 
 impl Core {
     pub(super) fn status(&self, now: Now) -> Snapshot {
-        let mut sessions: Vec<SessionStatus> =
-            self.sessions.iter().map(|(_, session)| self.session_status(session, now)).collect();
+        let mut sessions: Vec<SessionStatus> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.id != 0)
+            .map(|(_, session)| self.session_status(session, now))
+            .collect();
         sessions.sort_by_key(|session| session.id);
         let mut subscriptions: Vec<SubscriptionStatus> =
             self.subscriptions.iter().filter_map(|(_, each)| self.subscription_status(each)).collect();
@@ -55,6 +59,7 @@ impl Core {
             streams,
             retained: self.retained_status(),
             subscriptions,
+            queues: self.queue_status(now),
             totals: self.totals,
             limits: self.limit_status(),
         }
@@ -205,6 +210,15 @@ impl Core {
             each("outbox_bytes_max", limits.outbox_bytes_max),
             each("match_cache_topics_max", limits.match_cache_topics_max),
             each("history_messages_max", limits.history_messages_max),
+            counted("queues_max", limits.queues_max, self.queues.by_name.len()),
+            LimitStatus {
+                name: "queued_bytes_max",
+                value: limits.queued_bytes_max,
+                used: Some(self.queues.charges.bytes),
+            },
+            LimitStatus { name: "user_queued_bytes_max", value: limits.user_queued_bytes_max, used: None },
+            each("session_consumers_max", limits.session_consumers_max),
+            each("prefetch_max", limits.prefetch_max),
             each("json_payload_bytes_max", limits.json_payload_bytes_max),
             each("block_millis_max", limits.block_millis_max),
             each("block_publisher_millis_max", limits.block_publisher_millis_max),

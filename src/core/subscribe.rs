@@ -27,6 +27,8 @@ pub(super) struct Wanted<'a> {
     pub(super) slow: SlowPolicy,
     pub(super) queue_bytes_max: u32,
     pub(super) gated_only: bool,
+    /// The queue into which its messages go.
+    pub(super) sink: Option<Key>,
 }
 
 impl Core {
@@ -78,6 +80,7 @@ impl Core {
             proxies: 0,
             retained_pending: 0,
             behind_retained: Vec::new(),
+            sink: wanted.sink,
             messages: 0,
             lost: 0,
         });
@@ -121,6 +124,7 @@ impl Core {
         self.timers.cancel(confirmation.deadline, Timer::Subscribed(key));
         let Confirmation { asker, awaited: pending, attached: streams, .. } = confirmation;
         match asker {
+            Asker::Nobody => {}
             Asker::Native(req) => self.answer(session, &ToClient::Subscribed { req, sub, streams, pending }),
             Asker::Json(id) => self.answer_json(session, |out| {
                 json::write_ok(out, "sub", id.as_deref(), &[("sub", Value::Number(sub.into()))]);

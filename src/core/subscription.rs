@@ -55,6 +55,8 @@ pub(super) enum Entry {
 pub(super) enum Asker {
     Native(u32),
     Json(Option<String>),
+    /// The broker itself.
+    Nobody,
 }
 
 /// A subscription that waits for its streams before it is confirmed.
@@ -104,6 +106,8 @@ pub(super) struct Subscription {
     pub(super) retained_pending: u32,
     /// Attachments to live streams that wait for that.
     pub(super) behind_retained: Vec<u64>,
+    /// The queue into which its messages go, if it is a queue's.
+    pub(super) sink: Option<Key>,
     pub(super) messages: u64,
     pub(super) lost: u64,
 }

@@ -28,6 +28,8 @@ pub(super) enum Timer {
     Growth(u64),
     /// A client has been back long enough for the other sides of its attachments to be back, too.
     Grace(Key),
+    /// Something is due in a queue.
+    Queue(Key),
 }
 
 /// All timers, by time.

@@ -4,12 +4,12 @@
 //! moment are written down, so nothing is kept between scrapes. prometheus-client writes OpenMetrics; the older
 //! text format 0.0.4, which scrapers get unless they ask otherwise, differs in few lines and is made from it.
 //!
-//! How many series there are is bounded: one per limit, and one per topic and stream up to
+//! How many series there are is bounded: one per limit, and one per topic, stream and queue up to
 //! [`LABELLED_MAX`] each, the first by name. What is left out is counted in
-//! `tramline_topics_left_out` and `tramline_streams_left_out`; `/status` shows all.
+//! `tramline_topics_left_out` and its like; `/status` shows all.
 
 use crate::core::Snapshot;
-use crate::core::snapshot::{StreamStatus, TopicStatus};
+use crate::core::snapshot::{QueueStatus, StreamStatus, TopicStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, text::encode,
@@ -20,7 +20,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
 
-/// Topics, and streams, that get series of their own.
+/// Topics, streams, and queues, that get series of their own.
 pub const LABELLED_MAX: usize = 256;
 
 /// A format that scrapers read.
@@ -151,7 +151,8 @@ impl Collector for Moment {
         self.broker(&mut page)?;
         self.totals(&mut page)?;
         self.topics(&mut page)?;
-        self.streams(&mut page)
+        self.streams(&mut page)?;
+        self.queues(&mut page)
     }
 }
 
@@ -297,5 +298,62 @@ impl Moment {
         )?;
         let left_out = self.0.streams.len() - shown.len();
         page.gauge("streams_left_out", "Streams without series of their own here.", count(left_out))
+    }
+
+    fn queues(&self, page: &mut Page<'_>) -> fmt::Result {
+        let shown = &self.0.queues[..self.0.queues.len().min(LABELLED_MAX)];
+        type Value<N> = fn(&QueueStatus) -> N;
+        fn series<N>(
+            shown: &[QueueStatus],
+            value: Value<N>,
+        ) -> impl Iterator<Item = ([(&'static str, &str); 1], N)> {
+            shown.iter().map(move |queue| ([("queue", queue.queue.as_str())], value(queue)))
+        }
+        let gauges: [(&str, &str, Value<u64>); 8] = [
+            ("queue_ready_messages", "Messages that could be given out now.", |queue| queue.ready),
+            ("queue_delayed_messages", "Messages that are not due yet.", |queue| queue.delayed),
+            ("queue_in_flight_messages", "Messages that consumers have.", |queue| queue.in_flight),
+            ("queue_held_bytes", "What a queue's messages are counted for.", |queue| queue.bytes),
+            ("queue_dead_letters", "Dead letters that are kept.", |queue| queue.dead_letters),
+            ("queue_dead_bytes", "What they are counted for.", |queue| queue.dead_bytes),
+            ("queue_consumers", "Consumers.", |queue| count(queue.consumers.len())),
+            ("queue_paused", "1 while it gives nothing out.", |queue| queue.paused.into()),
+        ];
+        for (name, help, value) in gauges {
+            page.gauges(name, help, series(shown, value))?;
+        }
+        let oldest: Value<f64> = |queue| queue.oldest_seconds.unwrap_or(0.0);
+        page.gauges(
+            "queue_oldest_seconds",
+            "Age of the oldest of those that come first.",
+            series(shown, oldest),
+        )?;
+        let counters: [(&str, &str, Value<u64>); 14] = [
+            ("queue_pushed_messages", "Taken in.", |queue| queue.counts.pushed),
+            ("queue_duplicate_messages", "Confirmed and not queued again.", |queue| queue.counts.duplicates),
+            ("queue_refused_messages", "Not taken in for want of room.", |queue| queue.counts.refused),
+            ("queue_lost_messages", "Lost in rings before they could be taken in.", |queue| {
+                queue.counts.lost
+            }),
+            ("queue_delivered_messages", "Given out; each attempt counts.", |queue| queue.counts.delivered),
+            ("queue_acked_messages", "Acknowledged.", |queue| queue.counts.acked),
+            ("queue_nacked_messages", "Given back by consumers.", |queue| queue.counts.nacked),
+            ("queue_rejected_messages", "Rejected by consumers.", |queue| queue.counts.rejected),
+            ("queue_timed_out_messages", "Not settled in time.", |queue| queue.counts.timed_out),
+            ("queue_returned_messages", "Come back from consumers that had gone.", |queue| {
+                queue.counts.returned
+            }),
+            ("queue_expired_messages", "Waited longer than they might.", |queue| queue.counts.expired),
+            ("queue_dropped_messages", "Dropped because the queue was full.", |queue| queue.counts.dropped),
+            ("queue_dead_messages", "Become dead letters.", |queue| queue.counts.dead),
+            ("queue_dead_dropped_messages", "Dead letters dropped for want of room.", |queue| {
+                queue.counts.dead_dropped
+            }),
+        ];
+        for (name, help, value) in counters {
+            page.counters(name, help, series(shown, value))?;
+        }
+        let left_out = self.0.queues.len() - shown.len();
+        page.gauge("queues_left_out", "Queues without series of their own here.", count(left_out))
     }
 }

@@ -170,8 +170,110 @@ pub fn write_help(out: &mut Vec<u8>, id: Option<&str>) {
 pub fn write_message(out: &mut Vec<u8>, message: &MessageLine<'_>, payload_bytes_max: usize) {
     out.extend_from_slice(br#"{"op":"msg","sub":"#);
     write_number(out, u64::from(message.sub));
-    out.extend_from_slice(br#","topic":"#);
-    text(out, message.topic);
+    write_content(out, message, payload_bytes_max);
+    out.extend_from_slice(b"}\n");
+}
+
+/// A message from a queue.
+#[derive(Debug, Clone, Copy)]
+pub struct JobLine<'a> {
+    /// The queue.
+    pub queue: &'a str,
+    /// By what it is settled; none if it counts as acknowledged.
+    pub tag: Option<u64>,
+    /// How often it was given out, this time included.
+    pub attempt: u16,
+    /// 0 to 9.
+    pub priority: u8,
+    /// The message.
+    pub message: MessageLine<'a>,
+}
+
+/// Appends a job: `{"op":"job","queue":…,"tag":…,"attempt":…,"priority":…,…}` and then as in a message.
+pub fn write_job(out: &mut Vec<u8>, job: &JobLine<'_>, payload_bytes_max: usize) {
+    out.extend_from_slice(br#"{"op":"job","queue":"#);
+    text(out, job.queue);
+    if let Some(tag) = job.tag {
+        out.extend_from_slice(br#","tag":"#);
+        write_number(out, tag);
+    }
+    out.extend_from_slice(br#","attempt":"#);
+    write_number(out, u64::from(job.attempt));
+    out.extend_from_slice(br#","priority":"#);
+    write_number(out, u64::from(job.priority));
+    write_content(out, &job.message, payload_bytes_max);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Appends that a consumer has a job no more, or never had it.
+pub fn write_job_lost(out: &mut Vec<u8>, queue: &str, tag: u64, code: Code) {
+    out.extend_from_slice(br#"{"op":"job_lost","queue":"#);
+    text(out, queue);
+    out.extend_from_slice(br#","tag":"#);
+    write_number(out, tag);
+    out.extend_from_slice(br#","code":"#);
+    text(out, code.as_str());
+    out.extend_from_slice(b"}\n");
+}
+
+/// A message that is shown and not given out: one that waits, or a dead letter.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredLine<'a> {
+    /// How often it was given out.
+    pub attempts: u16,
+    /// 0 to 9.
+    pub priority: u8,
+    /// Of a dead letter: its number, why, what the consumer said, when (nanoseconds since 1970), and who had it last.
+    pub dead: Option<(u64, &'a str, &'a str, i64, Option<Sender<'a>>)>,
+    /// The message.
+    pub message: MessageLine<'a>,
+}
+
+/// Appends a stored message as a JSON object, without a line end.
+pub fn write_stored(out: &mut Vec<u8>, stored: &StoredLine<'_>, payload_bytes_max: usize) {
+    out.push(b'{');
+    if let Some((number, cause, reason, when, by)) = stored.dead {
+        out.extend_from_slice(br#""number":"#);
+        write_number(out, number);
+        out.extend_from_slice(br#","cause":"#);
+        text(out, cause);
+        if !reason.is_empty() {
+            out.extend_from_slice(br#","reason":"#);
+            text(out, reason);
+        }
+        out.extend_from_slice(br#","when":""#);
+        write_rfc3339(out, when);
+        out.push(b'"');
+        if let Some(by) = by {
+            out.extend_from_slice(br#","by":"#);
+            write_sender(out, by);
+        }
+        out.push(b',');
+    }
+    out.extend_from_slice(br#""attempts":"#);
+    write_number(out, u64::from(stored.attempts));
+    out.extend_from_slice(br#","priority":"#);
+    write_number(out, u64::from(stored.priority));
+    write_content(out, &stored.message, payload_bytes_max);
+    out.push(b'}');
+}
+
+fn write_sender(out: &mut Vec<u8>, from: Sender<'_>) {
+    out.extend_from_slice(br#"{"name":"#);
+    text(out, from.name);
+    out.extend_from_slice(br#","uid":"#);
+    write_number(out, u64::from(from.uid));
+    out.extend_from_slice(br#","pid":"#);
+    write_number(out, u64::from(from.pid));
+    out.push(b'}');
+}
+
+/// Appends what a message says, from its topic to its payload. A topic that is empty is left out.
+fn write_content(out: &mut Vec<u8>, message: &MessageLine<'_>, payload_bytes_max: usize) {
+    if !message.topic.is_empty() {
+        out.extend_from_slice(br#","topic":"#);
+        text(out, message.topic);
+    }
     out.extend_from_slice(br#","seq":"#);
     write_number(out, message.seq);
     out.extend_from_slice(br#","time":""#);
@@ -182,16 +284,10 @@ pub fn write_message(out: &mut Vec<u8>, message: &MessageLine<'_>, payload_bytes
         write_rfc3339(out, source_time);
         out.push(b'"');
     }
-    out.extend_from_slice(br#","from":{"name":"#);
-    text(out, message.from.name);
-    out.extend_from_slice(br#","uid":"#);
-    write_number(out, u64::from(message.from.uid));
-    out.extend_from_slice(br#","pid":"#);
-    write_number(out, u64::from(message.from.pid));
-    out.push(b'}');
+    out.extend_from_slice(br#","from":"#);
+    write_sender(out, message.from);
     write_head(out, message.head);
     write_payload(out, message.payload, payload_bytes_max);
-    out.extend_from_slice(b"}\n");
 }
 
 fn write_head(out: &mut Vec<u8>, block: HeaderBlock<'_>) {

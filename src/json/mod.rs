@@ -26,10 +26,13 @@ pub mod answer;
 pub mod time;
 
 pub use answer::{
-    MessageLine, Payload, Sender, Value, write_close, write_error, write_fault, write_gap, write_help,
-    write_message, write_mode, write_ok,
+    JobLine, MessageLine, Payload, Sender, StoredLine, Value, write_close, write_error, write_fault,
+    write_gap, write_help, write_job, write_job_lost, write_message, write_mode, write_ok, write_stored,
 };
-pub use request::{Header, Op, Publish, Request, RequestFault, Subscribe, parse_request};
+pub use request::{
+    Admin, Header, Judgement, Op, Publish, Pull, Push, QueueRequest, Request, RequestFault, Settle,
+    Subscribe, parse_request,
+};
 
 #[cfg(test)]
 mod tests;

@@ -46,6 +46,63 @@ pub const OPS: &[OpSpec] = &[
         example: r#"{"op":"unsub","sub":1}"#,
     },
     OpSpec {
+        name: "push",
+        keys: &[
+            "queue",
+            "data",
+            "text",
+            "base64",
+            "type",
+            "headers",
+            "time",
+            "priority",
+            "delay_millis",
+            "ttl_millis",
+            "message_id",
+        ],
+        about: "Pushes one message to a queue; priority is 0 to 9, higher first; one whose message_id was seen lately is \
+                not queued again.",
+        example: r#"{"op":"push","queue":"jobs","data":{"n":1},"priority":7}"#,
+    },
+    OpSpec {
+        name: "pull",
+        keys: &["queue", "max", "ack"],
+        about: "Asks for up to max messages (1 unless given) of a queue; they follow as lines with op job, now or when there \
+                are some. With ack they count as acknowledged; without, each is to be settled by its tag.",
+        example: r#"{"op":"pull","queue":"jobs","max":2}"#,
+    },
+    OpSpec {
+        name: "ack",
+        keys: &["queue", "tag"],
+        about: "Says that a job is done.",
+        example: r#"{"op":"ack","queue":"jobs","tag":1}"#,
+    },
+    OpSpec {
+        name: "nack",
+        keys: &["queue", "tag", "delay_millis"],
+        about: "Gives a job back, to be given out again after delay_millis, or when the queue thinks best.",
+        example: r#"{"op":"nack","queue":"jobs","tag":1,"delay_millis":500}"#,
+    },
+    OpSpec {
+        name: "reject",
+        keys: &["queue", "tag", "reason"],
+        about: "Sends a job to the dead letters of its queue.",
+        example: r#"{"op":"reject","queue":"jobs","tag":1,"reason":"no such file"}"#,
+    },
+    OpSpec {
+        name: "extend",
+        keys: &["queue", "tag", "millis"],
+        about: "Keeps a job for so many milliseconds from now.",
+        example: r#"{"op":"extend","queue":"jobs","tag":1,"millis":60000}"#,
+    },
+    OpSpec {
+        name: "queue",
+        keys: &["queue", "do", "max", "number"],
+        about: "Administers a queue: do is pause, resume, purge, peek, dead (lists dead letters), replay or purge_dead (one by \
+                its number, or all).",
+        example: r#"{"op":"queue","queue":"jobs","do":"peek","max":5}"#,
+    },
+    OpSpec {
         name: "status",
         keys: &[],
         about: "Shows clients, topics, streams, limits and their use.",
@@ -54,8 +111,7 @@ pub const OPS: &[OpSpec] = &[
 ];
 
 /// Names that later versions will give a meaning; they are refused as "not yet", not as unknown.
-pub const LATER: &[&str] =
-    &["auth", "req", "provide", "reply", "push", "pull", "ack", "nack", "reject", "extend"];
+pub const LATER: &[&str] = &["auth", "req", "provide", "reply"];
 
 /// The operation with this name.
 #[must_use]

@@ -5,6 +5,10 @@
 //! the operation is known, so that `data` is never touched, and a fault late in a line still knows the
 //! `op` and `id` that stood before it. Nothing here is sized by a number from the line.
 
+mod queues;
+
+pub use queues::{Admin, Judgement, Pull, Push, QueueRequest, Settle};
+
 use super::ops::{self, OpSpec};
 use super::time::parse_rfc3339;
 use base64::Engine;
@@ -48,6 +52,14 @@ pub enum Op<'a> {
         /// Its number.
         sub: u32,
     },
+    /// A message for a queue.
+    Push(Push<'a>),
+    /// Messages from a queue.
+    Pull(Pull<'a>),
+    /// What became of a job.
+    Settle(Settle<'a>),
+    /// What an administrator does with a queue.
+    Queue(QueueRequest<'a>),
     /// The state of the broker.
     Status,
 }
@@ -62,6 +74,10 @@ impl Op<'_> {
             Self::Publish(_) => "pub",
             Self::Subscribe(_) => "sub",
             Self::Unsubscribe { .. } => "unsub",
+            Self::Push(_) => "push",
+            Self::Pull(_) => "pull",
+            Self::Settle(settle) => settle.judgement.name(),
+            Self::Queue(_) => "queue",
             Self::Status => "status",
         }
     }
@@ -141,9 +157,32 @@ fn malformed<T>(message: String) -> Checked<T> {
     Err(Fault(Code::Malformed, message))
 }
 
-const KEYS: [&str; 13] = [
-    "op", "id", "topic", "data", "text", "base64", "type", "headers", "time", "confirm", "history",
-    "reliable", "sub",
+const KEYS: [&str; 25] = [
+    "op",
+    "id",
+    "topic",
+    "data",
+    "text",
+    "base64",
+    "type",
+    "headers",
+    "time",
+    "confirm",
+    "history",
+    "reliable",
+    "sub",
+    "queue",
+    "priority",
+    "delay_millis",
+    "ttl_millis",
+    "message_id",
+    "max",
+    "ack",
+    "tag",
+    "reason",
+    "millis",
+    "do",
+    "number",
 ];
 const OP: usize = 0;
 const ID: usize = 1;
@@ -226,7 +265,11 @@ fn request<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Request<'a>> {
     let op = match spec.name {
         "help" => Op::Help,
         "ping" => Op::Ping,
-        "pub" => Op::Publish(publish(line, fields)?),
+        "pub" => {
+            let topic = required_text(fields, "topic", spec)?;
+            let confirm = optional(fields, "confirm", TRUE_OR_FALSE)?.unwrap_or(false);
+            Op::Publish(Publish { topic, confirm, ..message(line, fields, spec)? })
+        }
         "sub" => Op::Subscribe(Subscribe {
             filter: required_text(fields, "topic", spec)?,
             history: optional(fields, "history", WHOLE_NUMBER)?.unwrap_or(0),
@@ -236,6 +279,9 @@ fn request<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Request<'a>> {
             Some(sub) => Op::Unsubscribe { sub },
             None => return missing("sub", spec),
         },
+        "push" | "pull" | "ack" | "nack" | "reject" | "extend" | "queue" => {
+            queues::request(line, fields, spec)?
+        }
         _ => Op::Status,
     };
     Ok(Request { id, op })
@@ -274,9 +320,9 @@ fn missing<T>(key: &str, spec: &OpSpec) -> Checked<T> {
     malformed(format!("the op {} needs the key {key}, as in {}", spec.name, spec.example))
 }
 
-fn publish<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Publish<'a>> {
-    let spec = ops::find("pub").expect("pub is in the table");
-    let (encoding, payload) = payload(fields)?;
+/// The message of a line, without where it goes.
+fn message<'a>(line: &[u8], fields: &Fields<'a>, spec: &OpSpec) -> Checked<Publish<'a>> {
+    let (encoding, payload) = payload(fields, spec)?;
     let source_time = match fields.get("time") {
         None => None,
         Some((value, column)) => {
@@ -290,7 +336,7 @@ fn publish<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Publish<'a>> {
         }
     };
     Ok(Publish {
-        topic: required_text(fields, "topic", spec)?,
+        topic: Cow::Borrowed(""),
         encoding,
         payload,
         message_type: optional::<Text<'a>>(fields, "type", "a text")?
@@ -299,11 +345,11 @@ fn publish<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Publish<'a>> {
             .get("headers")
             .map_or(Ok(Vec::new()), |(value, column)| headers(line, value, column))?,
         source_time,
-        confirm: optional(fields, "confirm", TRUE_OR_FALSE)?.unwrap_or(false),
+        confirm: false,
     })
 }
 
-fn payload<'a>(fields: &Fields<'a>) -> Checked<(Encoding, Cow<'a, [u8]>)> {
+fn payload<'a>(fields: &Fields<'a>, spec: &OpSpec) -> Checked<(Encoding, Cow<'a, [u8]>)> {
     match (fields.get("data"), fields.get("text"), fields.get("base64")) {
         (Some((value, _)), None, None) => Ok((Encoding::Json, Cow::Borrowed(value.get().as_bytes()))),
         (None, Some((value, column)), None) => match text(value) {
@@ -317,8 +363,10 @@ fn payload<'a>(fields: &Fields<'a>) -> Checked<(Encoding, Cow<'a, [u8]>)> {
             })?;
             Ok((Encoding::Binary, Cow::Owned(bytes)))
         }
-        (None, None, None) => malformed("the op pub needs one of the keys data, text, base64".to_owned()),
-        _ => malformed("the op pub takes only one of the keys data, text, base64".to_owned()),
+        (None, None, None) => {
+            malformed(format!("the op {} needs one of the keys data, text, base64", spec.name))
+        }
+        _ => malformed(format!("the op {} takes only one of the keys data, text, base64", spec.name)),
     }
 }
 

@@ -150,7 +150,10 @@ fn faults_name_key_column_and_what_is_allowed() {
 fn unknown_and_later_operations_are_told_apart() {
     let unknown = fault(r#"{"op":"publish","id":1}"#);
     assert_eq!(unknown.code, Code::Unsupported);
-    assert_eq!(unknown.message, "there is no op publish; there are help, ping, pub, sub, unsub, status");
+    assert_eq!(
+        unknown.message,
+        "there is no op publish; there are help, ping, pub, sub, unsub, push, pull, ack, nack, reject, extend, queue, status"
+    );
     for later in ops::LATER {
         let fault = fault(&format!(r#"{{"op":"{later}","whatever":{{}}}}"#));
         assert_eq!((fault.code, fault.op.as_deref()), (Code::Unsupported, Some(*later)));
@@ -177,7 +180,7 @@ fn an_answer_to_a_fault_carries_what_could_be_read() {
     write_error(&mut out, None, None, Code::LimitReached, "too \"many\"");
     write_close(&mut out, Code::ShuttingDown, "bye");
     let expected = "{\"ok\":false,\"op\":\"sing\",\"id\":\"a\",\"error\":{\"code\":\"unsupported\",\"message\":\
-        \"there is no op sing; there are help, ping, pub, sub, unsub, status\"}}\n\
+        \"there is no op sing; there are help, ping, pub, sub, unsub, push, pull, ack, nack, reject, extend, queue, status\"}}\n\
         {\"ok\":false,\"error\":{\"code\":\"limit_reached\",\"message\":\"too \\\"many\\\"\"}}\n\
         {\"op\":\"close\",\"error\":{\"code\":\"shutting_down\",\"message\":\"bye\"}}\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);

@@ -56,9 +56,14 @@ pub(super) struct State {
 
 impl Shell {
     fn new(settings: Config, workers: Workers, http: Worker) -> Result<Self, ServeError> {
-        let core =
+        let mut core =
             Core::new(settings.limits.clone(), access(&settings), random()?, env!("CARGO_PKG_VERSION"))
                 .with_secret([random()?, random()?]);
+        for queue in &settings.queues {
+            let name = queue.name.clone();
+            core.add_queue(queue.clone(), clock::now())
+                .map_err(|(code, message)| ServeError::Queue(format!("{name}: {code}: {message}")))?;
+        }
         let spin = Duration::from_micros(settings.wait.spin_micros.into());
         Ok(Self {
             state: RefCell::new(State {
@@ -131,6 +136,7 @@ fn access(settings: &Config) -> Access {
         own_pid: std::process::id(),
         users: settings.allow.users.clone(),
         groups: settings.allow.groups.clone(),
+        declare_queues: settings.allow.declare_queues.clone(),
         topics: settings.topics.clone(),
     }
 }

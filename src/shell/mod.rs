@@ -74,6 +74,9 @@ pub enum ServeError {
     /// The broker met a state that it holds to be impossible; what it said before tells more.
     #[error("the broker failed and ends")]
     Failed,
+    /// A queue of the configuration cannot be made.
+    #[error("queue {0}")]
+    Queue(String),
     /// The system refused something.
     #[error("the broker cannot {0}: {1}")]
     System(&'static str, std::io::Error),

@@ -1,0 +1,160 @@
+//! What becomes due in a queue by the passing of time, and what an administrator does with one.
+//!
+//! A turn carries out a bounded number of things, so that a queue in which very much is due at once takes turns with the
+//! others.
+
+use super::charges::Charges;
+use super::dead::Dead;
+use super::dice::Dice;
+use super::origins::Origin;
+use super::queue::{Full, Incoming, PRIORITIES, Queue, TENTH};
+use super::slots::{NONE, Slot};
+use super::{Cause, cost};
+use crate::core::Now;
+use crate::core::strategy::Seat;
+
+/// Things that became due, or messages that are thrown away, that one turn deals with.
+const TURN_MAX: usize = 1024;
+
+impl Queue {
+    /// When something is due next.
+    pub(in crate::core) fn next_due(&self) -> Option<u64> {
+        let out = (!self.out.is_empty()).then(|| self.slots.get(self.out.head).at);
+        let delayed = self.delayed.first_key_value().map(|((at, _), _)| *at);
+        let expiring = self.expiring.first_key_value().map(|((at, _), ())| *at);
+        let extended = self.extended.first_key_value().map(|((at, _), ())| *at);
+        let trash = (!self.trash.is_empty()).then_some(0);
+        [out, delayed, expiring, extended, trash].into_iter().flatten().min()
+    }
+
+    /// Carries out what is due, up to a bound for one turn. Returns seats and tags of messages that were taken away.
+    pub(in crate::core) fn tick(
+        &mut self,
+        dice: &mut Dice,
+        now: Now,
+        charges: &mut Charges,
+    ) -> Vec<(Seat, u64)> {
+        let mut taken_away = Vec::new();
+        for _ in 0..TURN_MAX {
+            if let Some(entry) = self.delayed.first_entry().filter(|each| each.key().0 <= now.monotonic) {
+                let slot = entry.remove();
+                if self.slots.get(slot).attempts == 0 {
+                    self.make_ready(slot)
+                } else {
+                    self.make_returned(slot)
+                }
+            } else if let Some(((_, slot), ())) =
+                self.expiring.first_key_value().filter(|((at, _), ())| *at <= now.monotonic)
+            {
+                let slot = *slot;
+                self.take_out(slot);
+                self.counts.expired += 1;
+                self.bury(slot, Cause::Expired, "", None, now, charges);
+            } else if let Some(slot) = self.overdue(now.monotonic) {
+                let place = self.slots.get(slot);
+                let (seat, tag, attempts) = (place.seat, place.tag, place.attempts);
+                taken_away.push((seat, tag));
+                let delay = self.backoff(attempts, dice);
+                self.take_out(slot);
+                self.group.settled(seat);
+                let mut by = None;
+                self.change(seat, |consumer| {
+                    consumer.has.remove_late(tag);
+                    by = Some(consumer.identity.clone());
+                });
+                self.counts.timed_out += 1;
+                self.give_back(slot, delay, Cause::TimedOut, by, now, charges);
+            } else if self.trash.is_empty() {
+                break;
+            } else {
+                let slot = self.trash.head;
+                self.slots.unlink(&mut self.trash, slot);
+                self.trash_count -= 1;
+                let (bytes, origin) = self.slots.free(slot);
+                self.release(bytes.len(), origin, charges);
+            }
+        }
+        taken_away
+    }
+
+    fn overdue(&self, now: u64) -> Option<Slot> {
+        let extended =
+            self.extended.first_key_value().filter(|((at, _), ())| *at <= now).map(|((_, slot), ())| *slot);
+        let head = self.out.head;
+        extended.or_else(|| (head != NONE && self.slots.get(head).at <= now).then_some(head))
+    }
+
+    /// Throws away everything that waits; what is given out stays. How many that were. Their memory is freed in turns.
+    pub(in crate::core) fn purge(&mut self) -> u64 {
+        let purged = self.messages() - self.out_count;
+        let mut single: Vec<Slot> = std::mem::take(&mut self.returned).into_values().collect();
+        single.extend(std::mem::take(&mut self.delayed).into_values());
+        for slot in single {
+            self.slots.push_back(&mut self.trash, slot);
+        }
+        for lane in 0..PRIORITIES {
+            let list = std::mem::take(&mut self.lanes[lane]);
+            self.slots.append(&mut self.trash, list);
+        }
+        self.filled = 0;
+        self.expiring.clear();
+        self.trash_count += purged;
+        self.counts.purged += purged;
+        purged
+    }
+
+    /// The messages that would be given out next, first to last.
+    pub(in crate::core) fn peek(&self, most: usize) -> Vec<(&[u8], &Origin, u8, u16)> {
+        let mut slots: Vec<Slot> = Vec::new();
+        for priority in (0..PRIORITIES).rev() {
+            let rank = u8::try_from(9 - priority).unwrap_or(0);
+            let left = most - slots.len();
+            slots.extend(self.returned.range((rank, 0)..(rank + 1, 0)).map(|(_, slot)| *slot).take(left));
+            let left = most - slots.len();
+            slots.extend(self.slots.iter(self.lanes[priority]).take(left));
+        }
+        let look = |slot: Slot| {
+            let place = self.slots.get(slot);
+            (&*place.bytes, self.origins.get(place.origin), place.priority, place.attempts)
+        };
+        slots.into_iter().map(look).collect()
+    }
+
+    /// Age in nanoseconds of the message that would be given out next, or was given out first.
+    pub(in crate::core) fn oldest_age(&self, now: u64) -> Option<u64> {
+        let heads = self.lanes.iter().map(|lane| lane.head).chain([self.out.head]);
+        let returned = self.returned.values().next().copied();
+        let delayed = self.delayed.values().next().copied();
+        let since = heads.chain(returned).chain(delayed).filter(|slot| *slot != NONE);
+        let since = since.map(|slot| u64::from(self.slots.get(slot).since) * TENTH).min()?;
+        Some(now.saturating_sub(self.made).saturating_sub(since))
+    }
+
+    /// Puts a dead letter back into the queue as if it had just been pushed. Whether there is one with this number.
+    pub(in crate::core) fn replay(
+        &mut self,
+        number: u64,
+        now: Now,
+        charges: &mut Charges,
+    ) -> Result<bool, Full> {
+        let Some(bytes) = self.dead.find(number).map(|dead| dead.bytes.len()) else { return Ok(false) };
+        if let Some(full) = self.is_full_for(bytes) {
+            return Err(full);
+        }
+        let Some(Dead { bytes, origin, priority, .. }) = self.dead.remove(number) else { return Ok(false) };
+        charges.release(origin.from.uid, cost(bytes.len()));
+        let incoming = Incoming { bytes, priority, delay_millis: 0, ttl_millis: 0, id: b"" };
+        self.push(incoming, &origin, now, charges);
+        self.counts.pushed -= 1;
+        self.counts.replayed += 1;
+        Ok(true)
+    }
+
+    /// Throws a dead letter away. Whether there was one with this number.
+    pub(in crate::core) fn purge_dead(&mut self, number: u64, charges: &mut Charges) -> bool {
+        let Some(dead) = self.dead.remove(number) else { return false };
+        charges.release(dead.origin.from.uid, cost(dead.bytes.len()));
+        self.counts.dead_purged += 1;
+        true
+    }
+}

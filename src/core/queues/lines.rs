@@ -1,0 +1,250 @@
+//! What JSON lines about queues do.
+//!
+//! A connection is one consumer of each queue that it pulls from; each pull lets it be given so many more. What would change
+//! a queue for others needs the right to administer it.
+
+use super::Right;
+use super::bound::pushed_by;
+use super::queue::{Consumer, Incoming};
+use super::work::{Place, refused_by};
+use crate::core::Now;
+use crate::core::broker::Core;
+use crate::core::delivery::{Handed, line};
+use crate::core::quota::{Checked, Refused};
+use crate::core::table::Key;
+use crate::json::{self, Admin, Judgement, Op, Pull, Push, Sender, StoredLine, Value};
+use tramline_wire::codec::encode_message;
+use tramline_wire::limits::FRAME_OVERHEAD_BYTES;
+use tramline_wire::{Code, Message, MessageFlags, Verdict};
+
+/// Messages that one answer shows.
+const SHOWN_MAX: usize = 1000;
+
+/// Bytes after which an answer shows no further message.
+const SHOWN_BYTES_MAX: usize = 1024 * 1024;
+
+/// Dead letters that one request moves or throws away.
+const MOVED_MAX: usize = 10_000;
+
+impl Core {
+    /// Carries out an operation on queues and answers it, unless it is refused.
+    pub(in crate::core) fn queue_op(
+        &mut self,
+        key: Key,
+        op: &Op<'_>,
+        id: Option<&str>,
+        now: Now,
+    ) -> Checked<()> {
+        match op {
+            Op::Push(push) => self.push_line(key, push, id, now),
+            Op::Pull(pull) => self.pull_line(key, pull, id),
+            Op::Settle(settle) => {
+                let place = self.json_consumer(key, &settle.queue)?;
+                let verdict = match &settle.judgement {
+                    Judgement::Ack => Verdict::Ack,
+                    Judgement::Nack { delay_millis } => Verdict::Nack { delay_millis: *delay_millis },
+                    Judgement::Reject { reason } => Verdict::Reject { reason },
+                    Judgement::Extend { millis } => Verdict::Extend { millis: *millis },
+                };
+                self.settle_job(place, settle.tag, verdict, now).map_err(|code| {
+                    let why = match code {
+                        Code::TooLate => "was not settled in time and is given to another",
+                        Code::SettledTwice => "was settled before",
+                        _ => "was never given to this connection",
+                    };
+                    Refused::new(code, format!("job {} of queue {} {why}", settle.tag, settle.queue))
+                })?;
+                self.answer_json(key, |out| json::write_ok(out, op.name(), id, &[]));
+                Ok(())
+            }
+            Op::Queue(request) => self.administer(key, &request.queue, request.admin, id, now),
+            _ => Ok(()),
+        }
+    }
+
+    fn push_line(&mut self, key: Key, push: &Push<'_>, id: Option<&str>, now: Now) -> Checked<()> {
+        let queue = self.queue_for(key, &push.queue, Right::Push)?;
+        let publish = &push.message;
+        let mut head = Vec::new();
+        publish.encode_head(&mut head).map_err(|error| Refused::new(Code::Malformed, error.to_string()))?;
+        let max = self.limits.frame_bytes_max as usize;
+        let length = publish.payload.len() + head.len();
+        if length + FRAME_OVERHEAD_BYTES > max {
+            let message = format!(
+                "a message of {length} bytes does not fit into a frame of {max} (limits.frame_bytes_max)"
+            );
+            return Err(Refused::new(Code::PayloadTooLarge, message));
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
+        session.traffic.messages_in += 1;
+        session.traffic.bytes_in += publish.payload.len() as u64;
+        session.pushed_lines += 1;
+        let (seq, from) = (session.pushed_lines, session.identity.clone());
+        let flags = MessageFlags::new(publish.encoding);
+        let message = Message {
+            flags: if publish.source_time.is_some() { flags.with_source_time() } else { flags },
+            seq,
+            time: now.monotonic,
+            source_time: publish.source_time.unwrap_or(0),
+            after: None,
+            head: &head,
+            payload: &publish.payload,
+        };
+        let mut bytes = Vec::new();
+        encode_message(&mut bytes, &message);
+        let incoming = Incoming {
+            bytes: bytes.into(),
+            priority: push.priority,
+            delay_millis: push.delay_millis,
+            ttl_millis: push.ttl_millis,
+            id: push.message_id.as_bytes(),
+        };
+        let origin = pushed_by(&from, &self.nameless);
+        self.push_to(queue, incoming, &origin, now)?;
+        self.answer_json(key, |out| json::write_ok(out, "push", id, &[("queue", Value::Text(&push.queue))]));
+        Ok(())
+    }
+
+    fn pull_line(&mut self, key: Key, pull: &Pull<'_>, id: Option<&str>) -> Checked<()> {
+        let queue = self.queue_for(key, &pull.queue, Right::Consume)?;
+        let known = self.json_consumer(key, &pull.queue);
+        match known {
+            Ok((_, seat)) => {
+                let unlike = self.queues.table.get(queue).and_then(|queue| queue.consumer(seat));
+                if unlike.is_some_and(|consumer| consumer.auto_ack != pull.ack) {
+                    let message = format!(
+                        "this connection pulls from queue {} with another value of ack; open another",
+                        pull.queue
+                    );
+                    return Err(Refused::new(Code::BadId, message));
+                }
+                self.add_credit((queue, seat), pull.max)?;
+            }
+            Err(_) => {
+                let Some(session) = self.sessions.get(key) else { return Ok(()) };
+                let number = session.consumers.last_key_value().map_or(1, |(last, _)| last + 1);
+                let mut consumer = Consumer::new(key, number, session.identity.clone());
+                consumer.credit = pull.max;
+                consumer.auto_ack = pull.ack;
+                self.add_consumer(queue, consumer, (1, 0))?;
+            }
+        }
+        let Some(queue) = self.queues.table.get(queue) else { return Ok(()) };
+        let waiting = queue.messages() - queue.in_flight() - queue.delayed();
+        let members = [("queue", Value::Text(&pull.queue)), ("waiting", Value::Number(waiting))];
+        self.answer_json(key, |out| json::write_ok(out, "pull", id, &members));
+        Ok(())
+    }
+
+    /// This connection's consumer of a queue.
+    fn json_consumer(&self, key: Key, name: &str) -> Checked<Place> {
+        let queue = self.queue_for(key, name, Right::Consume)?;
+        let consumers = self.sessions.get(key).map(|session| session.consumers.values().copied());
+        let found = consumers.into_iter().flatten().find(|(known, _)| *known == queue);
+        found.ok_or_else(|| {
+            Refused::new(Code::NotYours, format!("this connection has pulled nothing from queue {name}"))
+        })
+    }
+
+    fn administer(&mut self, key: Key, name: &str, admin: Admin, id: Option<&str>, now: Now) -> Checked<()> {
+        let queue_key = self.queue_for(key, name, Right::Administer)?;
+        let json_max = self.limits.json_payload_bytes_max as usize;
+        let queues = &mut self.queues;
+        let Some(queue) = queues.table.get_mut(queue_key) else { return Ok(()) };
+        let mut count = 0;
+        let mut shown = None;
+        match admin {
+            Admin::Pause => queue.paused = true,
+            Admin::Resume => queue.paused = false,
+            Admin::Purge => count = queue.purge(),
+            Admin::Peek { max } => {
+                let mut list = List::default();
+                for (bytes, origin, priority, attempts) in queue.peek(SHOWN_MAX.min(max as usize)) {
+                    let Some(handed) = Handed::of(bytes, origin) else { continue };
+                    let message = line(0, &handed, now);
+                    if !list.add(&StoredLine { attempts, priority, dead: None, message }, json_max) {
+                        break;
+                    }
+                }
+                (count, shown) = (list.count, Some(list.text()));
+            }
+            Admin::Dead { max, number } => {
+                let mut list = List::default();
+                let from = queue.dead.iter().skip_while(|dead| dead.number < number);
+                for dead in from.take(SHOWN_MAX.min(max as usize)) {
+                    let Some(handed) = Handed::of(&dead.bytes, &dead.origin) else { continue };
+                    let by = dead.by.as_ref().map(|by| Sender { name: &by.name, uid: by.uid, pid: by.pid });
+                    let stored = StoredLine {
+                        attempts: dead.attempts,
+                        priority: dead.priority,
+                        dead: Some((dead.number, dead.cause.as_str(), &dead.reason, dead.when, by)),
+                        message: line(0, &handed, now),
+                    };
+                    if !list.add(&stored, json_max) {
+                        break;
+                    }
+                }
+                (count, shown) = (list.count, Some(list.text()));
+            }
+            Admin::Replay(number) => {
+                for number in numbers(queue, number) {
+                    let replayed = queue.replay(number, now, &mut queues.charges);
+                    count += u64::from(replayed.map_err(|full| refused_by(name, full))?);
+                }
+            }
+            Admin::PurgeDead(number) => {
+                for number in numbers(queue, number) {
+                    count += u64::from(queue.purge_dead(number, &mut queues.charges));
+                }
+            }
+        }
+        if let Admin::Replay(Some(number)) | Admin::PurgeDead(Some(number)) = admin
+            && count == 0
+        {
+            let message = format!("queue {name} has no dead letter {number}");
+            return Err(Refused::new(Code::BadId, message));
+        }
+        self.wants_attention(queue_key);
+        let mut members = vec![("queue", Value::Text(name)), ("do", Value::Text(admin.name()))];
+        if !matches!(admin, Admin::Pause | Admin::Resume) {
+            members.push(("count", Value::Number(count)));
+        }
+        if let Some(shown) = &shown {
+            members.push(("messages", Value::Json(shown)));
+        }
+        self.answer_json(key, |out| json::write_ok(out, "queue", id, &members));
+        Ok(())
+    }
+}
+
+fn numbers(queue: &super::Queue, one: Option<u64>) -> Vec<u64> {
+    match one {
+        Some(number) => vec![number],
+        None => queue.dead.iter().take(MOVED_MAX).map(|dead| dead.number).collect(),
+    }
+}
+
+/// A JSON array of messages that are shown.
+#[derive(Default)]
+struct List {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+impl List {
+    /// Appends one. Whether there is room for another.
+    fn add(&mut self, stored: &StoredLine<'_>, payload_bytes_max: usize) -> bool {
+        self.bytes.push(if self.count == 0 { b'[' } else { b',' });
+        json::write_stored(&mut self.bytes, stored, payload_bytes_max);
+        self.count += 1;
+        self.bytes.len() < SHOWN_BYTES_MAX
+    }
+
+    fn text(mut self) -> String {
+        if self.count == 0 {
+            self.bytes.push(b'[');
+        }
+        self.bytes.push(b']');
+        String::from_utf8(self.bytes).unwrap_or_default()
+    }
+}

@@ -1,0 +1,129 @@
+//! Queues: each message goes to one consumer, which settles it, or it goes to another.
+//!
+//! A [`queue::Queue`] decides what becomes of each message and knows neither sessions nor frames. Around it stand the
+//! parts that do: who may, who pushes and who consumes, in both languages, and which topics are bound to it. All of it is
+//! in memory here: a queue is as old as its broker.
+//!
+//! # Layout
+//!
+//! * `settings`: what an operator says about a queue.
+//! * `queue`, `giving`, `due`: one queue; what comes in, what goes out and back, what time and administrators do.
+//! * `slots`, `origins`, `outstanding`, `recent`, `dead`: what one is made of.
+//! * `charges`, `dice`: what all share: accounts by user, and randomness.
+//! * `work`: queues in the core: made, pushed to, given out from, and when.
+//! * `bound`: messages published on topics that a queue is bound to.
+//! * `frames`, `lines`: what frames and JSON lines do with queues.
+//! * `report`: for the status.
+
+mod settings;
+
+mod queue;
+
+mod giving;
+
+mod due;
+
+mod slots;
+
+mod origins;
+
+mod outstanding;
+
+mod recent;
+
+mod dead;
+
+mod charges;
+
+mod dice;
+
+mod work;
+
+mod bound;
+
+mod frames;
+
+mod lines;
+
+mod report;
+
+pub use settings::{QueueSettings, Right, WhenFull, Who};
+
+pub(super) use frames::Taken;
+pub(super) use origins::Origin;
+pub(super) use queue::Queue;
+pub(super) use work::Place;
+
+use super::table::{Key, Table};
+use charges::Charges;
+use dice::Dice;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Nanoseconds in a millisecond.
+const MILLI: u64 = super::timers::MILLI;
+
+/// What a waiting message is counted for besides its bytes; it takes no more.
+pub const MESSAGE_OVERHEAD_BYTES: u64 = 150;
+
+/// What a message of this length is counted for.
+fn cost(bytes: usize) -> u64 {
+    bytes as u64 + MESSAGE_OVERHEAD_BYTES
+}
+
+/// Why a message is a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It was given out as often as it may be.
+    Attempts,
+    /// The same, and the last consumer did not settle it in time.
+    TimedOut,
+    /// A consumer rejected it.
+    Rejected,
+    /// It waited longer than it may.
+    Expired,
+    /// It was the oldest in a queue that was full.
+    Overflow,
+}
+
+impl Cause {
+    /// As people read it.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempts => "attempts",
+            Self::TimedOut => "timed_out",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::Overflow => "overflow",
+        }
+    }
+}
+
+/// All queues, and what they share.
+#[derive(Debug)]
+pub(super) struct Queues {
+    pub(super) table: Table<Queue>,
+    pub(super) by_name: BTreeMap<Arc<str>, Key>,
+    pub(super) charges: Charges,
+    pub(super) dice: Dice,
+    /// Queues that have something to give out.
+    pub(super) busy: VecDeque<Key>,
+    /// Consumers whose sessions have ended.
+    pub(super) leaving: Vec<Place>,
+    /// The session in whose name queues subscribe to topics, once one does.
+    pub(super) own_session: Option<Key>,
+}
+
+impl Queues {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            table: Table::default(),
+            by_name: BTreeMap::new(),
+            charges: Charges::default(),
+            dice: Dice::new(seed),
+            busy: VecDeque::new(),
+            leaving: Vec::new(),
+            own_session: None,
+        }
+    }
+}

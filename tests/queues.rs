@@ -1,0 +1,289 @@
+//! Queues with real processes: workers that die, people with socat, a broker that comes back.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use support::{Broker, Watchdog, have, skipped};
+use tramline_client::{Client, Code};
+
+const QUEUES: &str = "\
+queues:
+  - name: jobs
+    backoff_millis: 5
+    attempts_max: 3
+    bind: [work.>]
+  - name: small
+    messages_max: 2
+  - name: quick
+    ack_timeout_millis: 100
+    backoff_millis: 0
+";
+
+fn code<T: std::fmt::Debug>(result: Result<T, tramline_client::Error>) -> Code {
+    result.unwrap_err().code()
+}
+
+fn status(broker: &Broker, queue: &str) -> serde_json::Value {
+    let status = broker.json().ask(r#"{"op":"status"}"#);
+    let queues = status["status"]["queues"].as_array().unwrap().clone();
+    queues.into_iter().find(|each| each["queue"] == queue).unwrap()
+}
+
+#[test]
+fn each_job_goes_to_one_and_what_is_dropped_comes_back() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let (a, b) = (broker.client("a"), broker.client("b"));
+    a.push("jobs", b"low").priority(1).type_("t").header("h", b"v").confirm().unwrap();
+    a.push("jobs", b"high").priority(9).confirm().unwrap();
+    let mut jobs = b.consume("jobs").prefetch(4).start().unwrap();
+    let job = jobs.recv().unwrap();
+    assert_eq!((job.payload(), job.priority(), job.attempt(), job.topic()), (&b"high"[..], 9, 1, ""));
+    assert_eq!((job.publisher().name.as_str(), job.publisher().pid), ("a", std::process::id()));
+    job.ack().unwrap();
+    let job = jobs.recv().unwrap();
+    assert_eq!((job.payload(), job.message_type()), (&b"low"[..], Some("t")));
+    drop(job);
+    let job = jobs.recv().unwrap();
+    assert_eq!((job.payload(), job.attempt()), (&b"low"[..], 2));
+    job.reject("no use").unwrap();
+    assert!(jobs.recv_timeout(Duration::from_millis(20)).unwrap().is_none());
+    // Published on a topic that the queue is bound to.
+    a.message("work.x").header("priority", b"8").publish(b"published").unwrap();
+    let job = jobs.recv().unwrap();
+    assert_eq!((job.payload(), job.topic(), job.priority()), (&b"published"[..], "work.x", 8));
+    job.nack_after(Duration::ZERO).unwrap();
+    let job = jobs.recv().unwrap();
+    assert_eq!(job.attempt(), 2);
+    job.extend(Duration::from_secs(60)).unwrap();
+    job.ack().unwrap();
+    // And in a ring, large ones too.
+    let mut publisher = a.publisher("work.ring").open().unwrap();
+    publisher.send([7; 20_000]).unwrap();
+    let job = jobs.recv().unwrap();
+    assert_eq!((job.payload(), job.topic()), (&[7; 20_000][..], "work.ring"));
+    job.ack().unwrap();
+    drop(jobs);
+    b.ping().unwrap();
+    let now = status(&broker, "jobs");
+    let of = |key: &str| now[key].as_u64().unwrap();
+    assert_eq!((of("pushed"), of("acked"), of("rejected"), of("nacked")), (4, 3, 1, 2));
+    assert_eq!((of("messages"), of("dead_letters"), of("in_flight")), (0, 1, 0));
+    assert_eq!(now["consumers"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_producer_is_told_what_is_not_taken_and_an_id_counts_once() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let client = broker.client("p");
+    assert_eq!(code(client.push("nowhere", b"").confirm()), Code::UnknownQueue);
+    assert_eq!(code(client.consume("nowhere").start()), Code::UnknownQueue);
+    for _ in 0..3 {
+        client.push("small", b"x").id("one").confirm().unwrap();
+    }
+    client.push("small", b"y").confirm().unwrap();
+    let refused = client.push("small", b"z").confirm().unwrap_err();
+    assert_eq!(refused.code(), Code::QueueFull);
+    let limit = refused.limit().unwrap();
+    assert_eq!((limit.name.as_str(), limit.value, limit.used), ("messages_max", 2, 3));
+    client.push("small", b"z").send().unwrap();
+    let told = client.flush().unwrap_err();
+    assert_eq!(told.code(), Code::QueueFull, "told by the next call");
+    let now = status(&broker, "small");
+    assert_eq!(
+        (now["messages"].as_u64(), now["duplicates"].as_u64(), now["refused"].as_u64()),
+        (Some(2), Some(2), Some(2))
+    );
+}
+
+#[test]
+fn a_job_that_takes_too_long_goes_to_another_and_the_first_is_told() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let (slow, other) = (broker.client("slow"), broker.client("other"));
+    let mut first = slow.consume("quick").prefetch(1).start().unwrap();
+    slow.push("quick", b"x").confirm().unwrap();
+    let job = first.recv().unwrap();
+    let mut second = other.consume("quick").prefetch(1).start().unwrap();
+    let again = second.recv().unwrap();
+    assert_eq!(again.attempt(), 2);
+    slow.ping().unwrap();
+    assert_eq!(code(job.ack()), Code::TooLate);
+    again.ack().unwrap();
+    // What was late is settled now: the first can be given another.
+    drop(second);
+    slow.push("quick", b"y").confirm().unwrap();
+    first.recv().unwrap().ack().unwrap();
+}
+
+#[test]
+fn consumers_come_back_after_a_restart_and_old_jobs_are_not_theirs() {
+    let _watchdog = Watchdog::start();
+    let mut broker = Broker::with_config(QUEUES);
+    let client = broker.client("c");
+    let mut jobs = client.consume("jobs").start().unwrap();
+    client.push("jobs", b"1").confirm().unwrap();
+    let old = jobs.recv().unwrap();
+    broker.kill();
+    let broker = broker.again();
+    while client.push("jobs", b"2").id("two").confirm().is_err() {
+        assert!(jobs.recv_timeout(Duration::from_millis(5)).unwrap().is_none());
+    }
+    let job = jobs.recv().unwrap();
+    assert_eq!(job.payload(), b"2");
+    assert_eq!(code(old.ack()), Code::TooLate);
+    job.ack().unwrap();
+    drop(broker);
+}
+
+/// A worker process: this test binary, started for one test that is a worker if it is told so.
+fn worker(broker: &Broker, dies_at: &str) -> std::process::Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "worker_process", "--nocapture"])
+        .env("QUEUES_WORKER", broker.socket())
+        .env("QUEUES_WORKER_DIES_AT", dies_at)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Not a test unless it is started as a worker: passes each job on, and dies holding the one that it is told to, or its
+/// twentieth.
+#[test]
+fn worker_process() {
+    let Some(socket) = std::env::var_os("QUEUES_WORKER") else { return };
+    let dies_at = std::env::var("QUEUES_WORKER_DIES_AT").unwrap();
+    let client = Client::builder().socket(socket).name("worker").connect().unwrap();
+    for (count, job) in client.consume("jobs").prefetch(8).start().unwrap().enumerate() {
+        let job = job.unwrap();
+        let twentieth = dies_at == "its twentieth" && count == 19;
+        if twentieth || (job.text().unwrap() == dies_at && job.attempt() == 1) {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+        }
+        client.publish_text("done", job.text().unwrap()).unwrap();
+        if job.ack().is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_worker_killed_half_way_loses_nothing() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let client = broker.client("boss");
+    let mut done = client.subscribe("done").unwrap();
+    let mut workers = [worker(&broker, "its twentieth"), worker(&broker, "never"), worker(&broker, "never")];
+    while status(&broker, "jobs")["consumers"].as_array().unwrap().len() < 3 {
+        std::thread::yield_now();
+    }
+    for n in 0..300 {
+        client.push("jobs", &n.to_string()).text().send().unwrap();
+    }
+    let mut seen = BTreeSet::new();
+    while seen.len() < 300 {
+        seen.insert(done.recv().unwrap().text().unwrap().to_owned());
+    }
+    let died = workers[0].wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&died), Some(9), "it died half-way");
+    for worker in &mut workers[1..] {
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+    }
+    while !status(&broker, "jobs")["consumers"].as_array().unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    let now = status(&broker, "jobs");
+    assert_eq!((now["pushed"].as_u64(), now["dead"].as_u64()), (Some(300), Some(0)));
+    assert!(now["returned"].as_u64().unwrap() > 0);
+    assert_eq!(now["acked"].as_u64().unwrap() + now["messages"].as_u64().unwrap(), 300);
+}
+
+#[test]
+fn what_a_killed_process_held_comes_back_at_once() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let client = broker.client("boss");
+    let mut worker = worker(&broker, "fatal");
+    while status(&broker, "jobs")["consumers"].as_array().unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    client.push("jobs", "fatal").text().confirm().unwrap();
+    worker.wait().unwrap();
+    let mut jobs = client.consume("jobs").start().unwrap();
+    let job = jobs.recv().unwrap();
+    assert_eq!((job.text().unwrap(), job.attempt()), ("fatal", 2));
+    job.ack().unwrap();
+}
+
+#[test]
+fn a_person_with_socat_pushes_pulls_and_looks() {
+    if !have("socat") {
+        return skipped("socat", "queues by hand");
+    }
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let ask = |lines: &str| {
+        let mut socat = Command::new("socat")
+            .args(["-t30", "-", &format!("UNIX-CONNECT:{}", broker.socket().display())])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        socat.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = socat.wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let answer = ask(
+        "{\"op\":\"push\",\"queue\":\"jobs\",\"data\":{\"n\":1}}\n{\"op\":\"push\",\"queue\":\"jobs\",\"text\":\"two\"}\n",
+    );
+    assert_eq!(answer.matches("\"ok\":true").count(), 2, "{answer}");
+    // The connection ends by itself once it has been given what it asked for.
+    let answer = ask("{\"op\":\"pull\",\"queue\":\"jobs\",\"max\":1,\"ack\":true}\n");
+    assert!(answer.contains("\"waiting\":2") && answer.contains("\"data\":{\"n\":1}"), "{answer}");
+    assert!(!answer.contains("\"tag\""), "{answer}");
+    let answer = ask("{\"op\":\"queue\",\"queue\":\"jobs\",\"do\":\"peek\"}\n");
+    assert!(answer.contains("\"count\":1") && answer.contains("\"text\":\"two\""), "{answer}");
+    let mut json = broker.json();
+    json.ask(r#"{"op":"pull","queue":"jobs"}"#);
+    assert!(json.hear().contains(r#""tag":1,"attempt":1"#));
+    assert_eq!(json.ask(r#"{"op":"ack","queue":"jobs","tag":2}"#)["error"]["code"], "not_yours");
+    assert_eq!(json.ask(r#"{"op":"reject","queue":"jobs","tag":1,"reason":"why"}"#)["ok"], true);
+    assert_eq!(json.ask(r#"{"op":"ack","queue":"jobs","tag":1}"#)["error"]["code"], "settled_twice");
+    let dead = json.ask(r#"{"op":"queue","queue":"jobs","do":"dead"}"#);
+    assert_eq!(
+        (&dead["messages"][0]["cause"], &dead["messages"][0]["reason"]),
+        (&"rejected".into(), &"why".into())
+    );
+    assert_eq!(json.ask(r#"{"op":"queue","queue":"jobs","do":"replay"}"#)["count"], 1);
+    assert_eq!(json.ask(r#"{"op":"queue","queue":"jobs","do":"purge"}"#)["count"], 1);
+}
+
+#[test]
+fn async_says_the_same_words() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::builder().socket(broker.socket()).connect_async().await.unwrap();
+        assert_eq!(code(client.push("nowhere", b"").confirm().await), Code::UnknownQueue);
+        assert_eq!(code(client.consume("nowhere").start().await), Code::UnknownQueue);
+        let mut jobs = client.consume("jobs").prefetch(2).start().await.unwrap();
+        for n in 0..10_u8 {
+            client.push("jobs", &[n]).priority(3).confirm().await.unwrap();
+        }
+        for n in 0..10_u8 {
+            let job = jobs.recv().await.unwrap();
+            assert_eq!(job.payload(), [n]);
+            job.ack().unwrap();
+        }
+        assert!(jobs.recv_timeout(Duration::from_millis(5)).await.unwrap().is_none());
+    });
+}
