@@ -98,7 +98,10 @@ impl From<Error> for Failure {
                 Code::BadTopic => Self::usage(message),
                 Code::Denied | Code::ReservedTopic | Code::GateRefused => Self::denied(message),
                 Code::BadPayload | Code::PayloadTooLarge | Code::FrameTooLarge => Self::input(message),
-                Code::LimitReached | Code::NoResources | Code::TimedOut => Self::try_again(message),
+                Code::LimitReached | Code::NoResources | Code::TimedOut | Code::QueueFull | Code::TooLate => {
+                    Self::try_again(message)
+                }
+                Code::UnknownQueue => Self::unavailable(message),
                 Code::SlowSubscriber | Code::HeldTooMuch | Code::ShuttingDown | Code::PeerGone => {
                     Self::unavailable(message)
                 }

@@ -12,6 +12,8 @@ mod publish;
 
 mod subscribe;
 
+mod queue;
+
 mod status;
 
 mod bench;
@@ -67,6 +69,8 @@ enum Command {
     Publish(publish::Publish),
     #[command(name = "sub")]
     Subscribe(subscribe::Subscribe),
+    #[command(name = "queue")]
+    Queues(queue::Queues),
     Status(status::Status),
     Bench(bench::Bench),
     Demo(demo::Demo),
@@ -91,6 +95,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Publish(publish) => publish.run(),
         Command::Subscribe(subscribe) => subscribe.run(),
+        Command::Queues(queues) => queues.run(),
         Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),

@@ -142,7 +142,7 @@ impl Publish {
     }
 }
 
-fn content(file: &PathBuf) -> Result<Vec<u8>, Failure> {
+pub(super) fn content(file: &PathBuf) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = if file.as_os_str() == "-" {
         std::io::stdin().lock().read_to_end(&mut bytes)
