@@ -423,7 +423,9 @@ impl Core {
 
     /// Tells every session that the broker stops, and closes it.
     pub fn shutdown(&mut self, now: Now) {
-        let all: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
+        // The session of its own is no connection.
+        let all: Vec<Key> =
+            self.sessions.iter().filter(|(_, session)| session.id != 0).map(|(key, _)| key).collect();
         for key in all {
             self.close(key, Code::ShuttingDown, "the broker is stopping");
         }
@@ -431,21 +433,21 @@ impl Core {
         self.settle(now);
     }
 
-    /// Whether something is to be settled before the next event of a batch.
-    pub(super) fn is_unsettled(&self) -> bool {
+    /// Whether something is to be settled before the next event of a batch. What queues have to give out is given
+    /// together at its end.
+    pub(super) fn is_pressing(&self) -> bool {
         !(self.doomed.is_empty()
             && self.to_confirm.is_empty()
             && self.to_release.is_empty()
             && self.resumed.is_empty()
             && self.events.is_empty()
-            && self.queues.busy.is_empty()
             && self.queues.leaving.is_empty()
             && self.to_finish.is_empty())
     }
 
     /// Carries out what became due while an event was handled.
     pub(super) fn settle(&mut self, now: Now) {
-        while self.is_unsettled() {
+        while self.is_pressing() || !self.queues.busy.is_empty() {
             while let Some((key, code, message)) = self.doomed.pop_front() {
                 self.end_doomed(key, code, &message);
             }

@@ -108,7 +108,7 @@ impl Core {
             match step {
                 Ok((Step::Taken, length)) => {
                     consumed += length;
-                    if self.is_unsettled() {
+                    if self.is_pressing() {
                         self.settle(now);
                     }
                 }
