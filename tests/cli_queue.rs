@@ -57,6 +57,13 @@ fn messages_go_in_and_out_by_the_shell() {
     assert!(code == 64 && why.contains("--yes"), "{why}");
     assert_eq!(run(&broker, &["purge", "jobs", "--yes"]), "purged: 2\n");
     assert_eq!(fails(&broker, &["pull", "jobs", "--timeout", "0.01"]).0, 124);
+    // One that is declared: the same again is no fault, another of that name is.
+    let declare = ["declare", "mine", "--bind", "a.*", "--attempts-max", "1", "--strategy", "failover"];
+    run(&broker, &declare);
+    run(&broker, &declare);
+    assert_eq!(fails(&broker, &["declare", "mine"]).0, 64);
+    broker.client("p").publish("a.b", b"published").unwrap();
+    assert_eq!(run(&broker, &["pull", "mine", "--ack"]), "published\n");
 }
 
 #[test]

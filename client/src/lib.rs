@@ -146,6 +146,8 @@ mod push;
 
 mod jobs;
 
+mod declare;
+
 mod topics;
 
 mod rings;
@@ -208,6 +210,7 @@ pub use builder::ClientBuilder;
 pub use client::{Client, MessageBuilder};
 pub use clock::monotonic_nanos;
 pub use consumer::PublisherEvent;
+pub use declare::QueueBuilder;
 pub use error::{Error, Full, Limit, Result};
 pub use jobs::{ConsumeBuilder, Job, Jobs};
 pub use loan::Loan;
@@ -217,4 +220,4 @@ pub use message::{INLINE_BYTES_MAX, Message, MessageRef, Source};
 pub use publisher::{OnFull, Publisher, PublisherBuilder, PublisherMessage};
 pub use push::PushBuilder;
 pub use subscription::{Subscription, SubscriptionBuilder};
-pub use tramline_wire::{Code, Encoding, GatedBy, Mode, SlowPolicy};
+pub use tramline_wire::{Code, Encoding, GatedBy, Mode, SlowPolicy, Strategy, WhenFull};

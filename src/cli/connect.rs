@@ -95,7 +95,7 @@ impl From<Error> for Failure {
         match error {
             Error::Connect { path, source } => no_broker(&path, &source),
             Error::Refused { code, ref message, .. } => match code {
-                Code::BadTopic => Self::usage(message),
+                Code::BadTopic | Code::QueueExists => Self::usage(message),
                 Code::Denied | Code::ReservedTopic | Code::GateRefused => Self::denied(message),
                 Code::BadPayload | Code::PayloadTooLarge | Code::FrameTooLarge => Self::input(message),
                 Code::LimitReached | Code::NoResources | Code::TimedOut | Code::QueueFull | Code::TooLate => {

@@ -2,6 +2,7 @@
 
 use super::AsyncClient;
 use super::driver::wait_until;
+use crate::declare::QueueBuilder;
 use crate::draft::Draft;
 use crate::error::{Error, Result};
 use crate::handle::Handle;
@@ -22,6 +23,15 @@ impl AsyncClient {
     ) -> AsyncPushBuilder<'a> {
         let queued = Queued::in_queue(queue);
         AsyncPushBuilder { client: self, queued, payload: payload.as_ref(), draft: Draft::default() }
+    }
+
+    /// As [`Client::queue`](crate::Client::queue): end with `declare().await`.
+    pub fn queue<'a>(&'a self, queue: &'a str) -> QueueBuilder<'a, Self> {
+        QueueBuilder::new(self, queue)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.handle.shared
     }
 
     /// As [`Client::consume`](crate::Client::consume): end with `start().await`.

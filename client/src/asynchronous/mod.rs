@@ -193,7 +193,7 @@ impl Drop for Confirming<'_> {
 }
 
 impl Shared {
-    async fn answer_async(&self, request: u32, what: &'static str) -> Result<Answer> {
+    pub(crate) async fn answer_async(&self, request: u32, what: &'static str) -> Result<Answer> {
         let _asked = Asked(self, request);
         let look = || lock(&self.session).take_answer(request).transpose();
         wait_until(self, Some(self.options.request_timeout), what, look).await

@@ -5,6 +5,8 @@
 
 mod ask;
 
+mod declare;
+
 mod show;
 
 mod work;
@@ -19,6 +21,7 @@ use std::io::{IsTerminal, Write};
 /// Works with queues.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
+        tramline queue declare jobs --bind 'work.>'\n  \
         tramline queue ls\n  \
         tramline queue push jobs '{\"n\":1}' --priority 7\n  \
         tramline queue pull jobs --ack\n  \
@@ -47,6 +50,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    Declare(declare::Declare),
     Push(work::Push),
     Pull(work::Pull),
     /// Shows the messages that would be given out next
@@ -181,6 +185,7 @@ impl Queues {
                     output.write(show::queue(found).as_bytes())?;
                 }
             }
+            Command::Declare(declare) => return declare.run(),
             Command::Push(push) => return push.run(),
             Command::Pull(pull) => return pull.run(),
             Command::Peek { queue, count } => {

@@ -17,7 +17,7 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 /// Exit code of a command that says that its message is of no use: `EX_DATAERR`.
 const NO_USE: i32 = 65;
 
-fn span(text: &str) -> Result<Duration, String> {
+pub(super) fn span(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

@@ -75,8 +75,11 @@ fn jobs(shell: &mut Shell, id: SessionId) -> Vec<(u64, u32, Vec<u8>)> {
     found
 }
 
-/// Codes and limits of refusals that a session hears.
-fn refusals(shell: &mut Shell, id: SessionId) -> Vec<(Code, Option<(String, u64, u64)>)> {
+/// Why something was refused: its code, and the limit by name, value and use.
+type Refusal = (Code, Option<(String, u64, u64)>);
+
+/// The refusals that a session hears.
+fn refusals(shell: &mut Shell, id: SessionId) -> Vec<Refusal> {
     let mut found = Vec::new();
     each_frame(&shell.read(id), |frame| match frame {
         ToClient::Error { code, limit, .. } | ToClient::PushRefused { code, limit, .. } => {
