@@ -2,6 +2,7 @@
 
 use super::check::{Checked, breach, set};
 use super::raw::{RawQueue, RawWho};
+use crate::core::queues::ATTEMPTS_CEILING;
 use crate::core::{Limits, QueueSettings, Who};
 use std::collections::BTreeSet;
 
@@ -56,7 +57,7 @@ fn queue(raw: &RawQueue, key: &str) -> Checked<QueueSettings> {
         messages_max: 1..=u64::from(u32::MAX) - 1;
         bytes_max: 4096..=1 << 50;
         ack_timeout_millis: 1..=u64::from(u32::MAX);
-        attempts_max: 1..=u64::from(u16::MAX) - 1;
+        attempts_max: 1..=u64::from(ATTEMPTS_CEILING);
         backoff_millis: 0..=u64::from(u32::MAX);
         backoff_millis_max: 0..=u64::from(u32::MAX);
         ttl_millis: 0..=u64::from(u32::MAX);

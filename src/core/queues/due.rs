@@ -21,7 +21,7 @@ impl Queue {
     pub(in crate::core) fn next_due(&self) -> Option<u64> {
         let out = (!self.out.is_empty()).then(|| self.slots.get(self.out.head).at);
         let delayed = self.delayed.first_key_value().map(|((at, _), _)| *at);
-        let expiring = self.expiring.first_key_value().map(|((at, _), ())| *at);
+        let expiring = self.expiring.first_key_value().map(|((at, _), ())| self.moment(*at));
         let extended = self.extended.first_key_value().map(|((at, _), ())| *at);
         let trash = (!self.trash.is_empty()).then_some(0);
         [out, delayed, expiring, extended, trash].into_iter().flatten().min()
@@ -44,7 +44,7 @@ impl Queue {
                     self.make_returned(slot)
                 }
             } else if let Some(((_, slot), ())) =
-                self.expiring.first_key_value().filter(|((at, _), ())| *at <= now.monotonic)
+                self.expiring.first_key_value().filter(|((at, _), ())| self.moment(*at) <= now.monotonic)
             {
                 let slot = *slot;
                 self.take_out(slot);
@@ -52,7 +52,7 @@ impl Queue {
                 self.bury(slot, Cause::Expired, "", None, now, charges);
             } else if let Some(slot) = self.overdue(now.monotonic) {
                 let place = self.slots.get(slot);
-                let (seat, tag, attempts) = (place.seat, place.tag, place.attempts);
+                let (seat, tag, attempts) = (place.seat, self.tag_of(slot), place.attempts);
                 taken_away.push((seat, tag));
                 let delay = self.backoff(attempts, dice);
                 self.take_out(slot);
@@ -115,7 +115,7 @@ impl Queue {
         }
         let look = |slot: Slot| {
             let place = self.slots.get(slot);
-            (&*place.bytes, self.origins.get(place.origin), place.priority, place.attempts)
+            (&*place.bytes, self.origins.get(place.origin), place.priority, place.attempts.into())
         };
         slots.into_iter().map(look).collect()
     }

@@ -6,7 +6,7 @@
 use super::bound::pushed_by;
 use super::queue::{Consumer, Incoming};
 use super::work::Place;
-use super::{QueueSettings, Right, WhenFull};
+use super::{ATTEMPTS_CEILING, QueueSettings, Right, WhenFull};
 use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::native::{DELIVER_HEAD_BYTES, Violation, check_message};
@@ -156,6 +156,11 @@ impl Core {
                 session.identity
             );
             return Err(Refused::new(Code::Denied, message));
+        }
+        if declare.attempts_max > ATTEMPTS_CEILING {
+            let message =
+                format!("{} attempts are asked for; at most {ATTEMPTS_CEILING} can be", declare.attempts_max);
+            return Err(Refused::new(Code::Malformed, message));
         }
         let default = QueueSettings::default();
         let or = |value: u64, default: u64| if value == 0 { default } else { value };

@@ -7,7 +7,7 @@ use super::Cause;
 use super::MILLI;
 use super::charges::Charges;
 use super::dice::Dice;
-use super::outstanding::Tag;
+use super::outstanding::{Outstanding, Tag};
 use super::queue::{Consumer, Given, Queue};
 use super::settings::QueueSettings;
 use super::slots::{Slot, State};
@@ -64,7 +64,7 @@ impl Queue {
         let place = self.slots.get_mut(slot);
         place.attempts += 1;
         let origin = self.origins.get(place.origin).clone();
-        let (attempt, priority) = (place.attempts, place.priority);
+        let (attempt, priority) = (place.attempts.into(), place.priority);
         let given = Given { bytes: place.bytes.clone(), origin, tag, attempt, priority };
         if consumer.auto_ack {
             consumer.has.add(slot);
@@ -73,7 +73,7 @@ impl Queue {
             self.free(slot, charges);
         } else {
             consumer.has.add(slot);
-            place.tag = tag;
+            place.tag = Outstanding::half(tag);
             place.seat = seat;
             place.state = State::Out;
             place.at = now.monotonic + u64::from(self.settings.ack_timeout_millis) * MILLI;
@@ -83,6 +83,12 @@ impl Queue {
         }
         self.look_at(seat);
         Some(given)
+    }
+
+    /// The tag of a message that is given out.
+    pub(super) fn tag_of(&self, slot: Slot) -> u64 {
+        let place = self.slots.get(slot);
+        self.consumer(place.seat).map_or(0, |consumer| consumer.has.whole(place.tag))
     }
 
     /// What this tag means to this consumer.
@@ -107,7 +113,7 @@ impl Queue {
     }
 
     pub(in crate::core) fn ack(&mut self, seat: Seat, slot: Slot, charges: &mut Charges) {
-        let tag = self.slots.get(slot).tag;
+        let tag = self.tag_of(slot);
         self.take_out(slot);
         self.no_longer_has(seat, tag);
         self.counts.acked += 1;
@@ -122,7 +128,7 @@ impl Queue {
         now: Now,
         charges: &mut Charges,
     ) {
-        let tag = self.slots.get(slot).tag;
+        let tag = self.tag_of(slot);
         let by = self.consumer(seat).map(|consumer| consumer.identity.clone());
         self.take_out(slot);
         self.no_longer_has(seat, tag);
@@ -141,7 +147,7 @@ impl Queue {
         charges: &mut Charges,
     ) {
         let place = self.slots.get(slot);
-        let (tag, attempts) = (place.tag, place.attempts);
+        let (tag, attempts) = (self.tag_of(slot), place.attempts);
         let delay =
             delay_millis.map_or_else(|| self.backoff(attempts, dice), |millis| u64::from(millis) * MILLI);
         let by = self.consumer(seat).map(|consumer| consumer.identity.clone());
@@ -175,7 +181,7 @@ impl Queue {
     }
 
     /// How long a message waits after so many attempts: the base doubled for each, and between half and all of that.
-    pub(super) fn backoff(&self, attempts: u16, dice: &mut Dice) -> u64 {
+    pub(super) fn backoff(&self, attempts: u8, dice: &mut Dice) -> u64 {
         let QueueSettings { backoff_millis, backoff_millis_max, .. } = self.settings;
         let doubled = u64::from(backoff_millis) << u32::from(attempts.saturating_sub(1)).min(31);
         let whole = doubled.min(u64::from(backoff_millis_max)) * MILLI;
@@ -193,10 +199,10 @@ impl Queue {
         charges: &mut Charges,
     ) {
         let place = self.slots.get(slot);
-        if place.attempts >= self.settings.attempts_max {
+        if u16::from(place.attempts) >= self.settings.attempts_max {
             return self.bury(slot, cause, "", by, now, charges);
         }
-        if place.expires > 0 && place.expires <= now.monotonic {
+        if place.expires() > 0 && self.moment(place.expires()) <= now.monotonic {
             self.counts.expired += 1;
             return self.bury(slot, Cause::Expired, "", by, now, charges);
         }

@@ -47,7 +47,7 @@ mod lines;
 
 mod report;
 
-pub use settings::{QueueSettings, Right, WhenFull, Who};
+pub use settings::{ATTEMPTS_CEILING, QueueSettings, Right, WhenFull, Who};
 
 pub(super) use frames::Taken;
 pub(super) use origins::Origin;

@@ -55,6 +55,18 @@ impl Outstanding {
         self.base + self.row.len() as u64
     }
 
+    /// The half of a tag that is written down with its message.
+    pub(super) fn half(tag: u64) -> u32 {
+        let [a, b, c, d, ..] = tag.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// The tag of which this is the half; it was given away lately, and not more than 2³² others since.
+    pub(super) fn whole(&self, half: u32) -> u64 {
+        let next = self.next_tag();
+        next - u64::from(Self::half(next).wrapping_sub(half))
+    }
+
     pub(super) fn add(&mut self, slot: Slot) -> u64 {
         let tag = self.next_tag();
         self.row.push_back(Some(slot));
@@ -128,6 +140,10 @@ mod tests {
         assert_eq!((has.look(1), has.look(2), has.look(3)), (Tag::Settled, Tag::Late, Tag::Has(9)));
         has.forget_late(2);
         assert_eq!((has.look(2), has.late(), has.len()), (Tag::Settled, 0, 1));
+        has.base = (1 << 40) + 2;
+        let tag = has.add(1);
+        assert_eq!(has.whole(Outstanding::half(tag)), tag);
+        assert_eq!(has.whole(Outstanding::half(tag - 5)), tag - 5, "across the end of a half");
     }
 
     #[test]

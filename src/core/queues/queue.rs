@@ -126,6 +126,7 @@ pub(in crate::core) struct Queue {
     /// By 9 less the priority, and order.
     pub(super) returned: BTreeMap<(u8, u64), Slot>,
     pub(super) delayed: BTreeMap<(u64, u64), Slot>,
+    /// By when they expire, in milliseconds since the queue was made.
     pub(super) expiring: BTreeMap<(u64, Slot), ()>,
     /// Given out, by when they have to be acknowledged.
     pub(super) out: List,
@@ -263,7 +264,9 @@ impl Queue {
         let since = u32::try_from(now.monotonic.saturating_sub(self.made) / TENTH).unwrap_or(u32::MAX);
         let place = self.slots.get_mut(slot);
         place.since = since;
-        place.expires = if ttl == 0 { 0 } else { due + u64::from(ttl) * MILLI };
+        if ttl > 0 {
+            place.set_expires((due - self.made).div_ceil(MILLI) + u64::from(ttl));
+        }
         if delay_millis > 0 {
             self.delay(slot, due);
         } else {
@@ -287,8 +290,13 @@ impl Queue {
         self.last_order
     }
 
+    /// A time given in milliseconds since the queue was made.
+    pub(super) fn moment(&self, millis: u64) -> u64 {
+        self.made + millis * MILLI
+    }
+
     pub(super) fn watch_expiry(&mut self, slot: Slot) {
-        let expires = self.slots.get(slot).expires;
+        let expires = self.slots.get(slot).expires();
         if expires > 0 {
             self.expiring.insert((expires, slot), ());
         }
@@ -341,7 +349,7 @@ impl Queue {
     pub(super) fn take_out(&mut self, slot: Slot) {
         let place = self.slots.get(slot);
         let (at, order, expires, priority, state) =
-            (place.at, place.order, place.expires, place.priority, place.state);
+            (place.at, place.order, place.expires(), place.priority, place.state);
         let lane = usize::from(priority);
         match state {
             State::Ready => {
@@ -395,7 +403,7 @@ impl Queue {
         charges: &mut Charges,
     ) {
         let place = self.slots.get(slot);
-        let (priority, attempts) = (place.priority, place.attempts);
+        let (priority, attempts) = (place.priority, u16::from(place.attempts));
         let (bytes, id) = self.slots.free(slot);
         let origin = self.origins.get(id).clone();
         self.origins.release(id);

@@ -27,6 +27,9 @@ impl WhenFull {
     }
 }
 
+/// The most that [`QueueSettings::attempts_max`] may be.
+pub const ATTEMPTS_CEILING: u16 = 254;
+
 /// Users and groups that may do something.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
@@ -83,7 +86,7 @@ pub struct QueueSettings {
     pub when_full: WhenFull,
     /// How long a consumer may keep a message before it is given to another, in milliseconds.
     pub ack_timeout_millis: u32,
-    /// How often a message is given out before it becomes a dead letter.
+    /// How often a message is given out before it becomes a dead letter; at most [`ATTEMPTS_CEILING`].
     pub attempts_max: u16,
     /// Wait before the second attempt, in milliseconds; it doubles with each further one.
     pub backoff_millis: u32,

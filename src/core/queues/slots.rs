@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// Places in one block.
 const BLOCK: usize = 512;
 
+/// Milliseconds of thirty years fit into these.
+const EXPIRES_BYTES: usize = 5;
+
 /// No place.
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -43,10 +46,8 @@ pub(super) struct Place {
     pub(super) order: u64,
     /// When it is due, or has to be acknowledged; nanoseconds of the monotonic clock.
     pub(super) at: u64,
-    /// When it expires; 0 is never.
-    pub(super) expires: u64,
-    /// Its number at the consumer that has it.
-    pub(super) tag: u64,
+    /// The lower half of its number at the consumer that has it.
+    pub(super) tag: u32,
     /// When it came, in tenths of a second since the queue was made.
     pub(super) since: u32,
     pub(super) origin: OriginId,
@@ -54,15 +55,32 @@ pub(super) struct Place {
     prev: Slot,
     /// Who has it.
     pub(super) seat: Seat,
+    /// When it expires, in milliseconds since the queue was made, little-endian; 0 is never.
+    expires: [u8; EXPIRES_BYTES],
     /// How often it was given out.
-    pub(super) attempts: u16,
+    pub(super) attempts: u8,
     pub(super) priority: u8,
     pub(super) state: State,
 }
 
-// A waiting message may cost 150 bytes besides its payload: this, two counts and two words of the allocator, and
-// 43 bytes in which the message says what it is.
-const _: () = assert!(size_of::<Place>() <= 72);
+// A waiting message may cost 150 bytes besides its payload: this; two counts, a word of the allocator and what it rounds
+// up; and 43 bytes in which the message says what it is.
+const _: () = assert!(size_of::<Place>() + 16 + 8 + 15 + 43 <= 150);
+
+impl Place {
+    /// When it expires, in milliseconds since the queue was made; 0 is never.
+    pub(super) fn expires(&self) -> u64 {
+        let mut whole = [0; 8];
+        whole[..EXPIRES_BYTES].copy_from_slice(&self.expires);
+        u64::from_le_bytes(whole)
+    }
+
+    /// Has it expire then. What is too far away to be written down is as good as never.
+    pub(super) fn set_expires(&mut self, millis: u64) {
+        let millis = if millis >> (8 * EXPIRES_BYTES) == 0 { millis } else { 0 };
+        self.expires.copy_from_slice(&millis.to_le_bytes()[..EXPIRES_BYTES]);
+    }
+}
 
 /// A list through places.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +136,7 @@ impl Slots {
             bytes,
             order: 0,
             at: 0,
-            expires: 0,
+            expires: [0; EXPIRES_BYTES],
             tag: 0,
             since: 0,
             origin,
