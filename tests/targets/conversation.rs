@@ -9,7 +9,7 @@ mod shell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tramline::core::{
-    Access, Action, Core, FdId, Flow, Language, Limits, Now, Peer, SessionId, TopicSettings,
+    Access, Action, Core, FdId, Flow, Language, Limits, Now, Peer, QueueSettings, SessionId, TopicSettings,
 };
 use tramline_wire::codec::{Framed, split_frame};
 use tramline_wire::{Code, ToBroker, ToClient};
@@ -118,10 +118,28 @@ fn access(denied: bool) -> Access {
     Access { own_uid: 1000, own_pid: 1, users, topics: topics.into(), ..Access::default() }
 }
 
+/// A core with two queues, one of which is bound.
+fn core() -> Core {
+    let mut core = Core::new(limits(), access(false), 0xfeed, "9.9.9");
+    let now = Now { monotonic: 1_000_000_000, unix: 1_700_000_000_000_000_000 };
+    for (name, bind) in [("a", vec!["a.>".to_owned()]), ("x", Vec::new())] {
+        let queue = QueueSettings {
+            name: name.to_owned(),
+            bind,
+            messages_max: 20,
+            ack_timeout_millis: 300,
+            dead_messages_max: 5,
+            ..QueueSettings::default()
+        };
+        core.add_queue(queue, now).expect("the first two queues can be made");
+    }
+    core
+}
+
 impl Stage {
     fn new() -> Self {
         Self {
-            core: Core::new(limits(), access(false), 0xfeed, "9.9.9"),
+            core: core(),
             now: Now { monotonic: 1_000_000_000, unix: 1_700_000_000_000_000_000 },
             open: BTreeSet::new(),
             last_fd: 0,
@@ -142,7 +160,7 @@ impl Stage {
 
     fn step(&mut self, choices: &mut Choices<'_>) {
         let ids: Vec<SessionId> = self.clients.keys().copied().collect();
-        let what = choices.byte() % 24;
+        let what = choices.byte() % 28;
         if ids.is_empty() || what == 0 {
             return self.arrive(choices);
         }
@@ -340,6 +358,13 @@ impl Stage {
         let left: Vec<&FdId> = self.open.difference(&self.copies).collect();
         assert!(left.is_empty(), "descriptors leak: {left:?}");
         assert!(self.open.len() <= limits().retained_topics_max as usize, "copies leak: {:?}", self.open);
+        // What waits in queues becomes due or expires; nobody is there to be given it.
+        for _ in 0..10_000 {
+            let Some(due) = self.core.deadline() else { break };
+            self.now.monotonic = self.now.monotonic.max(due);
+            self.core.tick(self.now);
+            self.act();
+        }
         assert_eq!(self.core.deadline(), None, "a timer of nobody");
         let snapshot = self.core.snapshot(self.now);
         assert!(snapshot.sessions.is_empty() && snapshot.streams.is_empty());

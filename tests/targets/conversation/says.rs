@@ -3,8 +3,9 @@
 use super::{Choices, FILTERS, Stage, TOPICS};
 use tramline::core::SessionId;
 use tramline_wire::{
-    Accept, Encoding, GatedBy, Geometry, GrowStream, Message, MessageFlags, Mode, ModeChanged, OpenStream,
-    PageDeclaration, Publish, SlowPolicy, StillAdmits, StillReads, Subscribe, ToBroker,
+    Accept, Consume, DeclareQueue, Encoding, GatedBy, Geometry, GrowStream, Message, MessageFlags, Mode,
+    ModeChanged, OpenStream, PageDeclaration, Publish, Push, SlowPolicy, StillAdmits, StillReads, Strategy,
+    Subscribe, ToBroker, Verdict, WhenFull,
 };
 
 impl Stage {
@@ -92,6 +93,7 @@ impl Stage {
                 self.say(id, &ToBroker::CloseStream { req, stream, last_seq: 0 }, 0);
             }
             22 => self.lasting_frame(id, choices),
+            24..=27 => self.queue_frame(id, choices),
             19 => self.say(id, &ToBroker::Ping { req: choices.number() }, 0),
             _ => {
                 let payload = vec![b'x'; choices.number() as usize % 2000];
@@ -156,10 +158,87 @@ impl Stage {
         }
     }
 
+    /// A frame about queues.
+    fn queue_frame(&mut self, id: SessionId, choices: &mut Choices<'_>) {
+        let (consumer, number) = (choices.number() % 3, choices.number());
+        let frame = match choices.byte() % 8 {
+            0 => ToBroker::OpenQueue { req: number, alias: consumer, queue: choices.pick(&TOPICS) },
+            1 => ToBroker::DeclareQueue(DeclareQueue {
+                req: number,
+                queue: choices.pick(&TOPICS),
+                bind: choices.pick(&FILTERS),
+                strategy: choices.pick(&[Strategy::RoundRobin, Strategy::LoadBalance, Strategy::Failover]),
+                when_full: choices.pick(&[WhenFull::Refuse, WhenFull::DropOldest, WhenFull::DeadLetter]),
+                messages_max: choices.number().into(),
+                bytes_max: choices.number().into(),
+                ack_timeout_millis: choices.number(),
+                attempts_max: u16::from(choices.byte()),
+                ttl_millis: choices.number(),
+            }),
+            2 => ToBroker::Consume(Consume {
+                req: number,
+                consumer,
+                queue: choices.pick(&TOPICS),
+                credit: choices.number(),
+                refill: choices.one_in(2),
+                weight: choices.number(),
+                priority: choices.number(),
+            }),
+            3 => ToBroker::Credit { consumer, more: number },
+            4 => ToBroker::EndConsume { req: number, consumer },
+            5 => {
+                let first = choices.number().into();
+                let verdict = match choices.byte() % 4 {
+                    0 => Verdict::Ack,
+                    1 => Verdict::Nack { delay_millis: choices.one_in(2).then(|| choices.number()) },
+                    2 => Verdict::Reject { reason: "no" },
+                    _ => Verdict::Extend { millis: choices.number() },
+                };
+                let last = first + u64::from(choices.byte() % 4);
+                ToBroker::Settle { req: number % 2, consumer, first, last, verdict }
+            }
+            _ => {
+                let payload = vec![b'x'; number as usize % 900];
+                let flags = MessageFlags::new(Encoding::Binary);
+                let seq = choices.number().into();
+                let message = Message {
+                    flags,
+                    seq,
+                    time: 1,
+                    source_time: 0,
+                    after: None,
+                    head: &[],
+                    payload: &payload,
+                };
+                let name: &[u8] = if choices.one_in(4) { b"same" } else { b"" };
+                let (delay_millis, ttl_millis) = (choices.number() % 100, choices.number());
+                let push = Push {
+                    queue: consumer,
+                    priority: choices.byte() % 11,
+                    delay_millis,
+                    ttl_millis,
+                    id: name,
+                    message,
+                };
+                return self.say(id, &ToBroker::Push(push), 0);
+            }
+        };
+        self.say(id, &frame, 0);
+    }
+
     /// A line that makes some sense.
     pub(super) fn line(&mut self, id: SessionId, choices: &mut Choices<'_>) {
         let (topic, filter, number) = (choices.pick(&TOPICS), choices.pick(&FILTERS), choices.byte());
-        let line = match choices.byte() % 8 {
+        let queue = choices.pick(&TOPICS);
+        let line = match choices.byte() % 13 {
+            8 => format!(r#"{{"op":"push","queue":"{queue}","data":{number}}}"#),
+            9 => format!(r#"{{"op":"pull","queue":"{queue}","max":{number},"ack":{}}}"#, number % 2 == 0),
+            10 => format!(r#"{{"op":"nack","queue":"{queue}","tag":{number}}}"#),
+            11 => format!(r#"{{"op":"ack","queue":"{queue}","tag":{}}}"#, number % 9),
+            12 => {
+                let doing = ["pause", "resume", "purge", "peek", "dead", "replay", "purge_dead"];
+                format!(r#"{{"op":"queue","queue":"{queue}","do":"{}"}}"#, doing[usize::from(number % 7)])
+            }
             0 => format!(r#"{{"op":"pub","topic":"{topic}","data":{number},"id":{number}}}"#),
             1 => format!(
                 r#"{{"op":"pub","topic":"{topic}","text":"{}"}}"#,
