@@ -20,7 +20,7 @@ queues:
   - name: small
     messages_max: 2
   - name: quick
-    ack_timeout_millis: 100
+    ack_timeout_millis: 1000
     backoff_millis: 0
 ";
 

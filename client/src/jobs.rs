@@ -110,14 +110,16 @@ impl JobBox {
         self.filled.store(true, Ordering::Release);
     }
 
-    /// The next job, if there is one; with the connection it came on.
-    fn take(&self) -> Result<Option<(Waiting, u64)>> {
+    /// The next job, if there is one; with the connection it came on, and whether acknowledgements have been gathered for
+    /// long enough.
+    fn take(&self) -> Result<Option<(Waiting, u64, bool)>> {
         if !self.filled.load(Ordering::Acquire) {
             return Ok(None);
         }
         let mut state = lock(&self.state);
         if let Some(job) = state.waiting.pop_front() {
-            return Ok(Some((job, state.epoch)));
+            let due = state.acked.is_some() && state.told.is_none_or(|told| told.elapsed() >= GATHER);
+            return Ok(Some((job, state.epoch, due)));
         }
         if let Some(fault) = state.fault.take() {
             return Err(fault);
@@ -364,13 +366,10 @@ impl Jobs {
 
 /// The next job of a consumer, if one is here. Acknowledgements that have been gathered for long enough go first.
 pub(crate) fn take(handle: &Arc<Handle>, jobs: &Arc<JobBox>) -> Result<Option<Job>> {
-    let Some((waiting, epoch)) = jobs.take()? else { return Ok(None) };
-    let mut state = lock(&jobs.state);
-    if state.acked.is_some() && state.told.is_none_or(|told| told.elapsed() >= GATHER) {
-        // If the connection is down, the job's own verdict will say so.
-        let _ = handle.shared.tell_acked(jobs, &mut state);
+    let Some((waiting, epoch, due)) = jobs.take()? else { return Ok(None) };
+    if due {
+        handle.shared.flush_acks(jobs);
     }
-    drop(state);
     let Waiting { message, tag, attempt, priority } = waiting;
     Ok(Some(Job {
         handle: Arc::clone(handle),

@@ -15,6 +15,9 @@ use tramline_wire::limits::{
 };
 use tramline_wire::{Encoding, LimitInfo, Message, Push, ToBroker};
 
+/// Bytes of pushes that are gathered before they are written out.
+const GATHER_BYTES: usize = 32 * 1024;
+
 /// A queue that this client pushes to.
 struct PushQueue {
     alias: u32,
@@ -165,7 +168,7 @@ impl Shared {
                 payload: message.payload,
             },
         });
-        let freed = flush && outbound.flush();
+        let freed = (flush || outbound.waiting_bytes() >= GATHER_BYTES) && outbound.flush();
         drop(outbound);
         drop(session);
         if freed {
@@ -296,8 +299,21 @@ impl<'a> PushBuilder<'a> {
     /// # Errors
     /// A connection that is down, or the refusal of an earlier message.
     pub fn send(self) -> Result<()> {
+        self.send_now(true)
+    }
+
+    /// As [`send`](Self::send), but written out with what follows, at the latest by
+    /// [`Client::flush`](crate::Client::flush): for many at once.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_soon(self) -> Result<()> {
+        self.send_now(false)
+    }
+
+    fn send_now(self, flush: bool) -> Result<()> {
         let head = self.draft.head()?;
         let message = self.draft.outgoing(&head, self.payload);
-        self.client.handle.shared.push(&self.queued, &message, false, true).map(|_| ())
+        self.client.handle.shared.push(&self.queued, &message, false, flush).map(|_| ())
     }
 }

@@ -123,6 +123,9 @@ impl Found<'_> {
             relay,
             0.35,
         );
+        let queue = self.throughput(Path::Queue, SMALL_BYTES, 1, Pin::None, false);
+        let what = "queue in memory 64 B, 1 to 1, acknowledged, messages/s";
+        self.at_least(what, "the plain publish path", queue, rate, 0.2);
         for (pin, bound) in [(Pin::One, 1.3), (Pin::None, 0.5)] {
             let relay = self.limit(Limit::RelayPingPong, SMALL_BYTES, pin, 1);
             let trip = self.latency(Path::Socket, SMALL_BYTES, Wait::Adaptive, pin, false);

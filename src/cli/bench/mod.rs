@@ -167,7 +167,8 @@ impl Bench {
         let plan = Plan { cores: &cores, duration: self.duration, rounds: self.rounds, progress: &step };
         if self.what == What::Isolation {
             let paths = or(&self.path, &[Path::Ring, Path::Socket]);
-            isolation::run(paths, &cores, self.duration, self.rounds, self.json, &step)?;
+            let paths: Vec<Path> = paths.iter().copied().filter(|path| *path != Path::Queue).collect();
+            isolation::run(&paths, &cores, self.duration, self.rounds, self.json, &step)?;
             progress.finish_and_clear();
             return Ok(());
         }
@@ -268,20 +269,30 @@ impl Bench {
 
     fn add(&self, cases: &mut Vec<Case>, kind: Kind, sizes: &[usize], readers: &[usize], pins: &[Pin]) {
         let several = kind == Kind::Throughput || self.rate.is_some();
-        for path in or(&self.path, &[Path::Ring, Path::Socket]) {
+        let paths: &[Path] = match kind {
+            Kind::Latency => &[Path::Ring, Path::Socket],
+            Kind::Throughput => &[Path::Ring, Path::Socket, Path::Queue],
+        };
+        for path in or(&self.path, paths) {
             for bytes in or(&self.size, sizes) {
+                if *path == Path::Queue
+                    && (*bytes > SOCKET_BYTES_MAX || (self.size.is_empty() && *bytes != 64))
+                {
+                    continue;
+                }
                 if *path == Path::Socket && *bytes > SOCKET_BYTES_MAX {
                     // Such payloads never go through the broker.
                     continue;
                 }
                 for readers in if several { or(&self.readers, readers) } else { readers } {
+                    if *path == Path::Queue && (*readers > 1 || kind == Kind::Latency) {
+                        // Readers of a queue share its messages, and a round trip through one measures two.
+                        continue;
+                    }
                     for wait in or(&self.wait, &[Wait::Adaptive]) {
                         // A sender, a receiver and a broker are one more than the cores they could have each.
-                        let usual = if *path == Path::Socket && kind == Kind::Throughput {
-                            &[Pin::None]
-                        } else {
-                            pins
-                        };
+                        let usual =
+                            if *path != Path::Ring && kind == Kind::Throughput { &[Pin::None] } else { pins };
                         for pin in or(&self.pin, usual) {
                             let small = *bytes < IN_PLACE_BYTES_MIN && kind == Kind::Throughput;
                             let batch = match self.batch {

@@ -28,6 +28,11 @@ const SUBSCRIBERS_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a slow subscriber on the socket may hold its publisher up, in milliseconds.
 const SLOW_MILLIS: u32 = 10_000;
 
+/// What the queue of a benchmark may hold, and how many jobs its consumer has at hand.
+const QUEUE_MESSAGES_MAX: u64 = 4_000_000;
+const QUEUE_BYTES_MAX: u64 = 1 << 30;
+const PREFETCH: u32 = 2048;
+
 const FORTH: &str = "bench.forth";
 const BACK: &str = "bench.back";
 
@@ -39,6 +44,8 @@ pub(in crate::cli) enum Path {
     Ring,
     /// Through the broker
     Socket,
+    /// Through a queue, acknowledged
+    Queue,
 }
 
 /// How a process waits for messages.
@@ -59,6 +66,7 @@ impl Path {
         match self {
             Self::Ring => "ring",
             Self::Socket => "socket",
+            Self::Queue => "queue",
         }
     }
 }
@@ -227,7 +235,7 @@ impl Common {
             Wait::Park => builder.spin(Duration::ZERO),
         };
         let builder = match self.path {
-            Path::Ring => builder,
+            Path::Ring | Path::Queue => builder,
             // However large: what is measured is the way through the broker.
             Path::Socket => builder.ring_payload_bytes_min(usize::MAX),
         };
@@ -253,6 +261,7 @@ impl Common {
                 let messages = u32::try_from(messages).expect("clamped to a small number");
                 Ok(Outlet::Ring(client.publisher(topic).capacity(self.bytes, messages).open()?))
             }
+            Path::Queue => Ok(Outlet::Queue(client.clone())),
             Path::Socket => Ok(Outlet::Socket { client: client.clone(), batch: client.batch(), topic }),
         }
     }
@@ -272,6 +281,7 @@ pub(super) fn in_place(bytes: usize, touch: Touch) -> bool {
 enum Outlet {
     Ring(Publisher),
     Socket { client: Client, batch: Batch, topic: &'static str },
+    Queue(Client),
 }
 
 impl Outlet {
@@ -279,7 +289,7 @@ impl Outlet {
         match self {
             Self::Ring(publisher) => Ok(publisher.wait_for_subscribers(count, SUBSCRIBERS_WAIT_MAX)?),
             // Whoever says it is ready has its subscription confirmed by the broker.
-            Self::Socket { .. } => Ok(()),
+            Self::Socket { .. } | Self::Queue(_) => Ok(()),
         }
     }
 
@@ -311,6 +321,11 @@ impl Outlet {
         match self {
             Self::Ring(publisher) if count == 1 => drop(publisher.send(&*room)?),
             Self::Ring(publisher) => drop(publisher.send_batch(room.chunks_exact(bytes))?),
+            Self::Queue(client) => {
+                for message in room.chunks_exact(bytes) {
+                    client.push(FORTH, message).send_soon()?;
+                }
+            }
             Self::Socket { client, topic, .. } if count == 1 => drop(client.publish(topic, &*room)?),
             Self::Socket { batch, topic, .. } => {
                 for message in room.chunks_exact(bytes) {
@@ -325,7 +340,7 @@ impl Outlet {
     fn finish(self) -> Result<(), Failure> {
         match self {
             Self::Ring(publisher) => Ok(publisher.close()?),
-            Self::Socket { client, .. } => Ok(client.flush()?),
+            Self::Socket { client, .. } | Self::Queue(client) => Ok(client.flush()?),
         }
     }
 }
@@ -427,6 +442,9 @@ fn send(
 fn receive(common: &Common, lossy: bool, timed: bool) -> Result<Tally, Failure> {
     let touch = common.touch();
     let client = common.connect("bench receive")?;
+    if common.path == Path::Queue {
+        return consume(&client, touch);
+    }
     let mut subscription = common.subscribe(&client, FORTH, lossy)?;
     say(READY)?;
     let (mut tally, mut latencies) = (Tally::default(), Latencies::new());
@@ -450,6 +468,26 @@ fn receive(common: &Common, lossy: bool, timed: bool) -> Result<Tally, Failure> 
     }
     tally.latencies = latencies.counts();
     Ok(tally)
+}
+
+fn consume(client: &Client, touch: Touch) -> Result<Tally, Failure> {
+    client.queue(FORTH).messages_max(QUEUE_MESSAGES_MAX).bytes_max(QUEUE_BYTES_MAX).declare()?;
+    let mut jobs = client.consume(FORTH).prefetch(PREFETCH).start()?;
+    say(READY)?;
+    let mut tally = Tally::default();
+    let mut began = None;
+    loop {
+        let job = jobs.recv()?;
+        let began = *began.get_or_insert_with(monotonic_nanos);
+        let stamp = tally.count(job.by_ref(), touch)?;
+        job.ack()?;
+        if stamp.time == 0 {
+            tally.nanos = monotonic_nanos() - began;
+            drop(jobs);
+            client.flush()?;
+            return Ok(tally);
+        }
+    }
 }
 
 impl Tally {

@@ -5,13 +5,15 @@
 
 use crate::core::Limits;
 use crate::core::quota::{Checked, Refused};
+use foldhash::fast::FixedState;
 use std::collections::HashMap;
 use tramline_wire::Code;
 
 /// Bytes that wait, by uid and in all.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Charges {
-    by_uid: HashMap<u32, u64>,
+    /// Uids are the kernel's, so nobody can choose colliding ones.
+    by_uid: HashMap<u32, u64, FixedState>,
     pub(in crate::core) bytes: u64,
 }
 
