@@ -55,10 +55,10 @@ fn walk(uid: u32, prepare: &str) -> Option<Output> {
         skipped("the right to mount", "the first run without a runtime directory");
         return None;
     }
-    // The program is copied to where every user may start it.
+    // The program is copied to where every user may start it. It is opened before: it may lie below what is mounted over.
     let script = format!(
-        "mount -t tmpfs none /run; mount -t tmpfs -o mode=1777 none /tmp; mkdir -m 777 /tmp/home; \
-         cp {PROGRAM} /tmp/home/tramline; chmod 755 /tmp/home/tramline; {prepare}\n\
+        "exec 9<{PROGRAM}; mount -t tmpfs none /run; mount -t tmpfs -o mode=1777 none /tmp; mkdir -m 777 /tmp/home; \
+         cat <&9 >/tmp/home/tramline; exec 9<&-; chmod 755 /tmp/home/tramline; {prepare}\n\
          export HOME_=/tmp/home PATH=/tmp/home:$PATH\n\
          exec setpriv --reuid={uid} --regid={uid} --clear-groups bash -ec '{}'",
         WALK.replace('\'', "'\\''")
