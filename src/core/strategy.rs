@@ -1,6 +1,6 @@
 //! Who of several gets the next piece of work: one rule for queues, and for whatever else hands a thing to exactly one.
 //!
-//! A [`Group`] knows its members by seat, whether each can take something now, and how much each has outstanding. It
+//! A `Group` knows its members by seat, whether each can take something now, and how much each has outstanding. It
 //! holds nothing of what is handed out. Choosing costs the logarithm of the members, however many of them cannot take
 //! anything: those are not looked at.
 

@@ -1,6 +1,6 @@
 //! Queues: each message goes to one consumer, which settles it, or it goes to another.
 //!
-//! A [`queue::Queue`] decides what becomes of each message and knows neither sessions nor frames. Around it stand the
+//! A `queue::Queue` decides what becomes of each message and knows neither sessions nor frames. Around it stand the
 //! parts that do: who may, who pushes and who consumes, in both languages, and which topics are bound to it. All of it is
 //! in memory here: a queue is as old as its broker.
 //!
