@@ -120,21 +120,8 @@ impl Publish {
                 // The next line has not come yet: those before it shall not wait for it.
                 sender.flush()?;
             }
-            line.clear();
-            let got = input
-                .take(LINE_BYTES_MAX + 1)
-                .read_until(b'\n', &mut line)
-                .map_err(|error| Failure::io(format!("cannot read standard input: {error}")))?;
-            if got == 0 {
+            if !read_line(input, &mut line, sender.sent + 1, LINE_BYTES_MAX)? {
                 break;
-            }
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            } else if got as u64 > LINE_BYTES_MAX {
-                let number = sender.sent + 1;
-                return Err(Failure::input(format!(
-                    "line {number} is longer than {LINE_BYTES_MAX} bytes; publish it as a file with -f"
-                )));
             }
             sender.send(&line)?;
         }
@@ -284,6 +271,29 @@ fn is_one_json_value(payload: &[u8]) -> bool {
         && bare(value.last())
         && !value.contains(&b'\n')
         && std::str::from_utf8(value).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+}
+
+/// Reads the next line of at most `max` bytes, its end left off; says whether there was one. `number` is what an error
+/// calls it.
+pub(super) fn read_line(
+    input: &mut impl BufRead,
+    line: &mut Vec<u8>,
+    number: u64,
+    max: u64,
+) -> Result<bool, Failure> {
+    line.clear();
+    let got = input
+        .take(max + 1)
+        .read_until(b'\n', line)
+        .map_err(|error| Failure::io(format!("cannot read standard input: {error}")))?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if got as u64 > max {
+        return Err(Failure::input(format!(
+            "line {number} is longer than {max} bytes; send it as a file with -f"
+        )));
+    }
+    Ok(got > 0)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::cli::Failure;
 use crate::cli::connect::Socket;
 use crate::cli::output::Output;
 use crate::cli::publish::Declared;
-use std::io::{BufRead, Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -72,21 +72,10 @@ impl Push {
         }
         let mut input = std::io::stdin().lock();
         let mut line = Vec::new();
-        loop {
-            line.clear();
-            let got = (&mut input)
-                .take(LINE_BYTES_MAX + 1)
-                .read_until(b'\n', &mut line)
-                .map_err(|error| Failure::io(format!("cannot read standard input: {error}")))?;
-            if got == 0 {
-                break;
-            }
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            } else if got as u64 > LINE_BYTES_MAX {
-                return Err(Failure::input(format!("a line is longer than {LINE_BYTES_MAX} bytes")));
-            }
+        let mut number = 1;
+        while crate::cli::publish::read_line(&mut input, &mut line, number, LINE_BYTES_MAX)? {
             self.push(&client, &line, false)?;
+            number += 1;
         }
         // All answers come before that of the question.
         Ok(client.flush()?)
