@@ -30,6 +30,8 @@ pub mod strategy;
 
 pub mod queues;
 
+pub mod durable;
+
 pub mod broker;
 
 mod session;
