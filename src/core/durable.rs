@@ -104,6 +104,17 @@ pub enum Change {
         /// Its number on the shelf.
         number: u64,
     },
+    /// Keep none of these messages any more; it is no fault if there are fewer, or none.
+    RemoveRange {
+        /// Whose.
+        queue: QueueNumber,
+        /// Where.
+        shelf: Shelf,
+        /// The first number.
+        first: u64,
+        /// The last number.
+        last: u64,
+    },
     /// A message with this id was queued, and is not to be queued again.
     Seen {
         /// Where.
