@@ -160,29 +160,12 @@ impl Core {
             return Err(Refused::new(Code::ReservedTopic, message));
         }
         let mut head = Vec::new();
-        publish.encode_head(&mut head).map_err(|error| Refused::new(Code::Malformed, error.to_string()))?;
-        let max = self.limits.frame_bytes_max as usize;
-        if publish.payload.len() + head.len() + FRAME_OVERHEAD_BYTES > max {
-            let message = format!(
-                "a message of {} bytes does not fit into a frame of {max} (limits.frame_bytes_max)",
-                publish.payload.len() + head.len()
-            );
-            return Err(Refused::new(Code::PayloadTooLarge, message));
-        }
+        let message = self.line_message(publish, &mut head, now)?;
         let topic_key = self.json_topic(key, topic)?;
         let Some(session) = self.sessions.get_mut(key) else { return Ok((Line::Done, 0)) };
         let seq = session.numbers.get(&topic_key).copied().unwrap_or(0) + 1;
         let from = session.identity.clone();
-        let flags = MessageFlags::new(publish.encoding);
-        let message = Message {
-            flags: if publish.source_time.is_some() { flags.with_source_time() } else { flags },
-            seq,
-            time: now.monotonic,
-            source_time: publish.source_time.unwrap_or(0),
-            after: None,
-            head: &head,
-            payload: &publish.payload,
-        };
+        let message = Message { seq, ..message };
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
         encode_message(&mut bytes, &message);
@@ -203,6 +186,34 @@ impl Core {
                 Ok((Line::Done, receivers))
             }
         }
+    }
+
+    /// The message of a line, not numbered yet, if a frame can carry it. Its type and headers are put into `head`.
+    pub(super) fn line_message<'a>(
+        &self,
+        publish: &'a Publish<'_>,
+        head: &'a mut Vec<u8>,
+        now: Now,
+    ) -> Checked<Message<'a>> {
+        publish.encode_head(head).map_err(|error| Refused::new(Code::Malformed, error.to_string()))?;
+        let max = self.limits.frame_bytes_max as usize;
+        let length = publish.payload.len() + head.len();
+        if length + FRAME_OVERHEAD_BYTES > max {
+            let message = format!(
+                "a message of {length} bytes does not fit into a frame of {max} (limits.frame_bytes_max)"
+            );
+            return Err(Refused::new(Code::PayloadTooLarge, message));
+        }
+        let flags = MessageFlags::new(publish.encoding);
+        Ok(Message {
+            flags: if publish.source_time.is_some() { flags.with_source_time() } else { flags },
+            seq: 0,
+            time: now.monotonic,
+            source_time: publish.source_time.unwrap_or(0),
+            after: None,
+            head,
+            payload: &publish.payload,
+        })
     }
 
     /// The topic's key; the first publish of a session to it keeps it known while the session lives.

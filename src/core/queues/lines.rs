@@ -14,8 +14,7 @@ use crate::core::quota::{Checked, Refused};
 use crate::core::table::Key;
 use crate::json::{self, Admin, Judgement, Op, Pull, Push, Sender, StoredLine, Value};
 use tramline_wire::codec::encode_message;
-use tramline_wire::limits::FRAME_OVERHEAD_BYTES;
-use tramline_wire::{Code, Message, MessageFlags, Verdict};
+use tramline_wire::{Code, Message, Verdict};
 
 /// Messages that one answer shows.
 const SHOWN_MAX: usize = 1000;
@@ -66,32 +65,14 @@ impl Core {
         let queue = self.queue_for(key, &push.queue, Right::Push)?;
         let publish = &push.message;
         let mut head = Vec::new();
-        publish.encode_head(&mut head).map_err(|error| Refused::new(Code::Malformed, error.to_string()))?;
-        let max = self.limits.frame_bytes_max as usize;
-        let length = publish.payload.len() + head.len();
-        if length + FRAME_OVERHEAD_BYTES > max {
-            let message = format!(
-                "a message of {length} bytes does not fit into a frame of {max} (limits.frame_bytes_max)"
-            );
-            return Err(Refused::new(Code::PayloadTooLarge, message));
-        }
+        let message = self.line_message(publish, &mut head, now)?;
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
         session.traffic.messages_in += 1;
         session.traffic.bytes_in += publish.payload.len() as u64;
         session.pushed_lines += 1;
         let (seq, from) = (session.pushed_lines, session.identity.clone());
-        let flags = MessageFlags::new(publish.encoding);
-        let message = Message {
-            flags: if publish.source_time.is_some() { flags.with_source_time() } else { flags },
-            seq,
-            time: now.monotonic,
-            source_time: publish.source_time.unwrap_or(0),
-            after: None,
-            head: &head,
-            payload: &publish.payload,
-        };
         let mut bytes = Vec::new();
-        encode_message(&mut bytes, &message);
+        encode_message(&mut bytes, &Message { seq, ..message });
         let incoming = Incoming {
             bytes: bytes.into(),
             priority: push.priority,
