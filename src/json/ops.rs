@@ -119,6 +119,14 @@ pub fn find(name: &str) -> Option<&'static OpSpec> {
     OPS.iter().find(|spec| spec.name == name)
 }
 
+/// The key of this name, if any operation takes it.
+pub(super) fn key(name: &str) -> Option<&'static str> {
+    ["op", "id"]
+        .into_iter()
+        .chain(OPS.iter().flat_map(|spec| spec.keys.iter().copied()))
+        .find(|key| *key == name)
+}
+
 /// Names joined by commas, for error messages.
 #[must_use]
 pub(super) fn joined(names: impl Iterator<Item = &'static str>) -> String {

@@ -157,49 +157,20 @@ fn malformed<T>(message: String) -> Checked<T> {
     Err(Fault(Code::Malformed, message))
 }
 
-const KEYS: [&str; 25] = [
-    "op",
-    "id",
-    "topic",
-    "data",
-    "text",
-    "base64",
-    "type",
-    "headers",
-    "time",
-    "confirm",
-    "history",
-    "reliable",
-    "sub",
-    "queue",
-    "priority",
-    "delay_millis",
-    "ttl_millis",
-    "message_id",
-    "max",
-    "ack",
-    "tag",
-    "reason",
-    "millis",
-    "do",
-    "number",
-];
-const OP: usize = 0;
-const ID: usize = 1;
+/// The value of a key, and the key's column (from 1, in bytes).
+type Value<'a> = (&'a RawValue, usize);
 
-/// The values of a line by key, with the columns of their keys (from 1, in bytes).
+/// The values of a line, in its order.
 #[derive(Default)]
 struct Fields<'a> {
-    known: [Option<(&'a RawValue, usize)>; KEYS.len()],
+    known: Vec<(&'static str, Value<'a>)>,
     unknown: Option<(String, usize)>,
     repeated: Option<(&'static str, usize)>,
 }
 
 impl<'a> Fields<'a> {
-    fn get(&self, key: &str) -> Option<(&'a RawValue, usize)> {
-        let place =
-            KEYS.iter().position(|known| *known == key).expect("only keys of the table are asked for");
-        self.known[place]
+    fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.known.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
     }
 }
 
@@ -213,11 +184,12 @@ pub fn parse_request(line: &[u8]) -> Result<Request<'_>, RequestFault> {
     match read(line, &mut fields).and_then(|()| request(line, &fields)) {
         Ok(request) => Ok(request),
         Err(Fault(code, message)) => Err(RequestFault {
-            op: fields.known[OP]
+            op: fields
+                .get("op")
                 .and_then(|(value, _)| text(value))
                 .filter(|op| op.len() <= QUOTE_BYTES_MAX)
                 .map(Cow::into_owned),
-            id: fields.known[ID].and_then(|(value, _)| scalar(value)).map(str::to_owned),
+            id: fields.get("id").and_then(|(value, _)| scalar(value)).map(str::to_owned),
             code,
             message,
         }),
@@ -243,14 +215,11 @@ fn request<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Request<'a>> {
     if let Some((key, column)) = fields.repeated {
         return malformed(format!("the key {key} stands a second time at column {column}"));
     }
-    let stray = KEYS.iter().zip(&fields.known).skip(ID + 1).find_map(|(key, field)| {
-        let (_, column) = (*field)?;
-        (!spec.keys.contains(key)).then_some((*key, column))
-    });
-    if let Some((key, column)) = stray {
-        return unknown_key(spec, key, column);
+    let allowed = |key| matches!(key, "op" | "id") || spec.keys.contains(&key);
+    if let Some((key, (_, column))) = fields.known.iter().find(|(key, _)| !allowed(key)) {
+        return unknown_key(spec, key, *column);
     }
-    let id = match fields.known[ID] {
+    let id = match fields.get("id") {
         None => None,
         Some((value, column)) => match scalar(value) {
             Some(id) => Some(id),
@@ -289,7 +258,7 @@ fn request<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Request<'a>> {
 
 fn operation(fields: &Fields<'_>) -> Checked<&'static OpSpec> {
     let all = || ops::joined(ops::OPS.iter().map(|spec| spec.name));
-    let Some((value, column)) = fields.known[OP] else {
+    let Some((value, column)) = fields.get("op") else {
         return malformed(format!("the key op is missing; it is one of {}", all()));
     };
     let Some(name) = text(value) else {
@@ -495,11 +464,11 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
                 // A key written with escapes lost its place; its value did not.
                 Cow::Owned(_) => column_of(self.line, value.get()),
             };
-            match KEYS.iter().position(|known| *known == key) {
-                Some(place) if self.fields.known[place].is_some() => {
-                    self.fields.repeated.get_or_insert((KEYS[place], column));
+            match ops::key(&key) {
+                Some(key) if self.fields.get(key).is_some() => {
+                    self.fields.repeated.get_or_insert((key, column));
                 }
-                Some(place) => self.fields.known[place] = Some((value, column)),
+                Some(key) => self.fields.known.push((key, (value, column))),
                 None => {
                     self.fields.unknown.get_or_insert_with(|| (quoted(&key).to_owned(), column));
                 }
