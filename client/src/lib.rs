@@ -203,7 +203,7 @@ mod going_over;
 #[cfg(feature = "tokio")]
 pub use asynchronous::{
     AsyncClient, AsyncConsumeBuilder, AsyncJobs, AsyncMessageBuilder, AsyncPublisher, AsyncPublisherBuilder,
-    AsyncPublisherMessage, AsyncPushBuilder, AsyncSubscription, AsyncSubscriptionBuilder,
+    AsyncPublisherMessage, AsyncSubscription, AsyncSubscriptionBuilder,
 };
 pub use batch::Batch;
 pub use builder::ClientBuilder;

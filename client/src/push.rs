@@ -10,6 +10,7 @@ use crate::reactor::lock;
 use crate::shared::Shared;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tramline_wire::limits::{
     ALIASES_MAX, FRAME_OVERHEAD_BYTES, MESSAGE_ID_BYTES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX,
 };
@@ -76,14 +77,8 @@ pub(crate) struct Queued<'a> {
     pub(crate) id: &'a [u8],
 }
 
-impl<'a> Queued<'a> {
-    pub(crate) fn in_queue(queue: &'a str) -> Self {
-        Self { queue, priority: PRIORITY_DEFAULT, delay_millis: 0, ttl_millis: 0, id: &[] }
-    }
-}
-
 /// Milliseconds, as many as there can be.
-pub(crate) fn millis(time: std::time::Duration) -> u32 {
+pub(crate) fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
@@ -216,73 +211,67 @@ impl Shared {
 impl Client {
     /// A message for a queue; end with [`confirm`](PushBuilder::confirm) or [`send`](PushBuilder::send).
     pub fn push<'a>(&'a self, queue: &'a str, payload: &'a (impl AsRef<[u8]> + ?Sized)) -> PushBuilder<'a> {
-        PushBuilder {
-            client: self,
-            queued: Queued::in_queue(queue),
-            payload: payload.as_ref(),
-            draft: Draft::default(),
-        }
+        PushBuilder::new(self, queue, payload.as_ref())
     }
 }
 
 /// A message for a queue; made by [`Client::push`].
 #[must_use = "nothing is sent before confirm() or send()"]
 #[derive(Debug, Clone)]
-pub struct PushBuilder<'a> {
-    client: &'a Client,
-    queued: Queued<'a>,
-    payload: &'a [u8],
-    draft: Draft<'a>,
+pub struct PushBuilder<'a, C = Client> {
+    pub(crate) client: &'a C,
+    pub(crate) queued: Queued<'a>,
+    pub(crate) payload: &'a [u8],
+    pub(crate) draft: Draft<'a>,
 }
 
-/// What both builders of a push have.
-macro_rules! queues {
-    () => {
-        /// 0 to 9; a queue gives out higher ones first. 4 unless set.
-        pub fn priority(mut self, priority: u8) -> Self {
-            self.queued.priority = priority;
-            self
-        }
+impl<'a, C> PushBuilder<'a, C> {
+    pub(crate) fn new(client: &'a C, queue: &'a str, payload: &'a [u8]) -> Self {
+        let queued = Queued { queue, priority: PRIORITY_DEFAULT, delay_millis: 0, ttl_millis: 0, id: &[] };
+        Self { client, queued, payload, draft: Draft::default() }
+    }
 
-        /// It is not given out before so long from when the broker has it.
-        pub fn delay(mut self, delay: std::time::Duration) -> Self {
-            self.queued.delay_millis = crate::push::millis(delay);
-            self
-        }
-
-        /// It becomes a dead letter if it waits for longer than this once it is due.
-        pub fn ttl(mut self, ttl: std::time::Duration) -> Self {
-            self.queued.ttl_millis = crate::push::millis(ttl).max(1);
-            self
-        }
-
-        /// The same id for the same message, up to 64 bytes: if the queue has seen it lately, from this user, it confirms the
-        /// message and does not queue it again. With one, a push whose confirmation did not come can be repeated.
-        pub fn id(mut self, id: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-            self.queued.id = id.as_ref();
-            self
-        }
-
-        /// It is text, in UTF-8.
-        pub fn text(mut self) -> Self {
-            self.draft.encoding = Encoding::Text;
-            self
-        }
-
-        /// It is JSON.
-        pub fn json(mut self) -> Self {
-            self.draft.encoding = Encoding::Json;
-            self
-        }
-    };
-}
-#[cfg(feature = "tokio")]
-pub(crate) use queues;
-
-impl<'a> PushBuilder<'a> {
     crate::draft::describes!();
-    queues!();
 
+    /// 0 to 9; a queue gives out higher ones first. 4 unless set.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.queued.priority = priority;
+        self
+    }
+
+    /// It is not given out before so long from when the broker has it.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.queued.delay_millis = millis(delay);
+        self
+    }
+
+    /// It becomes a dead letter if it waits for longer than this once it is due.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.queued.ttl_millis = millis(ttl).max(1);
+        self
+    }
+
+    /// The same id for the same message, up to 64 bytes: if the queue has seen it lately, from this user, it confirms the
+    /// message and does not queue it again. With one, a push whose confirmation did not come can be repeated.
+    pub fn id(mut self, id: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.queued.id = id.as_ref();
+        self
+    }
+
+    /// It is text, in UTF-8.
+    pub fn text(mut self) -> Self {
+        self.draft.encoding = Encoding::Text;
+        self
+    }
+
+    /// It is JSON.
+    pub fn json(mut self) -> Self {
+        self.draft.encoding = Encoding::Json;
+        self
+    }
+}
+
+impl PushBuilder<'_> {
     /// Sends it and blocks until the queue has it.
     ///
     /// # Errors

@@ -3,16 +3,14 @@
 use super::AsyncClient;
 use super::driver::wait_until;
 use crate::declare::QueueBuilder;
-use crate::draft::Draft;
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::jobs::{ConsumeBuilder, Job, JobBox, before_waiting, take};
-use crate::push::{Queued, queues};
+use crate::push::PushBuilder;
 use crate::session::Answer;
 use crate::shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
-use tramline_wire::Encoding;
 
 impl AsyncClient {
     /// As [`Client::push`](crate::Client::push): end with `confirm().await` or `send().await`.
@@ -20,9 +18,8 @@ impl AsyncClient {
         &'a self,
         queue: &'a str,
         payload: &'a (impl AsRef<[u8]> + ?Sized),
-    ) -> AsyncPushBuilder<'a> {
-        let queued = Queued::in_queue(queue);
-        AsyncPushBuilder { client: self, queued, payload: payload.as_ref(), draft: Draft::default() }
+    ) -> PushBuilder<'a, Self> {
+        PushBuilder::new(self, queue, payload.as_ref())
     }
 
     /// As [`Client::queue`](crate::Client::queue): end with `declare().await`.
@@ -40,16 +37,6 @@ impl AsyncClient {
     }
 }
 
-/// A message for a queue; made by [`AsyncClient::push`].
-#[must_use = "nothing is sent before confirm() or send()"]
-#[derive(Debug, Clone)]
-pub struct AsyncPushBuilder<'a> {
-    client: &'a AsyncClient,
-    queued: Queued<'a>,
-    payload: &'a [u8],
-    draft: Draft<'a>,
-}
-
 /// Forgets a push when its future is dropped.
 struct Pushing<'a>(&'a Shared, (u32, u64));
 
@@ -59,14 +46,11 @@ impl Drop for Pushing<'_> {
     }
 }
 
-impl<'a> AsyncPushBuilder<'a> {
-    crate::draft::describes!();
-    queues!();
-
-    /// As [`PushBuilder::confirm`](crate::PushBuilder::confirm).
+impl PushBuilder<'_, AsyncClient> {
+    /// As [`PushBuilder::confirm`] of a blocking client.
     ///
     /// # Errors
-    /// As [`PushBuilder::confirm`](crate::PushBuilder::confirm).
+    /// As there.
     pub async fn confirm(self) -> Result<()> {
         let shared = &self.client.handle.shared;
         let key = self.push(true).await?;
@@ -75,10 +59,10 @@ impl<'a> AsyncPushBuilder<'a> {
         wait_until(shared, timeout, "confirmation by the broker", || shared.take_push_answer(key)).await
     }
 
-    /// As [`PushBuilder::send`](crate::PushBuilder::send).
+    /// As [`PushBuilder::send`] of a blocking client.
     ///
     /// # Errors
-    /// As [`PushBuilder::send`](crate::PushBuilder::send).
+    /// As there.
     pub async fn send(self) -> Result<()> {
         self.push(false).await.map(|_| ())
     }

@@ -21,7 +21,7 @@ use crate::shared::Shared;
 use crate::stream::Stream;
 use crate::topics::Topic;
 use driver::wait_until;
-pub use jobs::{AsyncConsumeBuilder, AsyncJobs, AsyncPushBuilder};
+pub use jobs::{AsyncConsumeBuilder, AsyncJobs};
 pub use publisher::{AsyncPublisher, AsyncPublisherBuilder, AsyncPublisherMessage};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
