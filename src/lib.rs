@@ -7,6 +7,7 @@
 //! * [`shell`]: sockets, descriptors, timers, signals and files around the core.
 //! * [`http`]: health, status and metrics, on a thread of its own.
 //! * [`json`]: JSON lines to requests, and answers to JSON lines: bytes in, bytes out.
+//! * [`store`]: durable queues on disk.
 //! * [`core`]: the broker's state and rules, without I/O, clocks or threads.
 
 pub mod cli;
@@ -18,5 +19,7 @@ pub mod shell;
 pub mod http;
 
 pub mod json;
+
+pub mod store;
 
 pub mod core;

@@ -143,7 +143,7 @@ fn the_core_performs_no_io_and_reads_no_clock() {
 
 #[test]
 fn the_core_does_not_know_what_stands_around_it() {
-    let words = ["crate::shell", "crate::cli", "crate::http", "crate::config"];
+    let words = ["crate::shell", "crate::cli", "crate::http", "crate::config", "crate::store"];
     let rule = "the core is called, it does not call";
     assert_not_named(|source| source.path.starts_with("src/core/"), &words, rule);
 }
@@ -189,6 +189,15 @@ fn bincode_is_named_where_frames_are_and_nowhere_else() {
         &["bincode"],
         "the format is ours; see docs/decisions/0002-bincode-confined.md",
     );
+}
+
+#[test]
+fn the_store_knows_files_and_the_words_of_the_core_and_alone_names_redb() {
+    let rule = "the store waits for the disk, for whoever calls it";
+    let words = ["tokio", "crate::shell", "crate::cli", "crate::http", "crate::json", "crate::config"];
+    assert_not_named(|source| source.path.starts_with("src/store/"), &words, rule);
+    let elsewhere = |source: &Source| source.is_production() && !source.path.starts_with("src/store/");
+    assert_not_named(elsewhere, &["redb"], "one folder can be replaced; see docs/decisions/0018-store.md");
 }
 
 #[test]

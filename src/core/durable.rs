@@ -187,3 +187,19 @@ pub struct StoredQueue {
     /// Streams and the last number of each that is in the queue.
     pub positions: Vec<(u64, u64)>,
 }
+
+impl StoredQueue {
+    /// What a shelf holds. A priority that is none counts as the highest.
+    pub fn stock_mut(&mut self, shelf: Shelf) -> &mut Stock {
+        match shelf {
+            Shelf::Waiting(priority) => &mut self.waiting[usize::from(priority.min(9))],
+            Shelf::Delayed => &mut self.delayed,
+            Shelf::Dead => &mut self.dead,
+        }
+    }
+
+    /// What all its shelves hold.
+    pub fn stocks(&self) -> impl Iterator<Item = &Stock> {
+        self.waiting.iter().chain([&self.delayed, &self.dead])
+    }
+}

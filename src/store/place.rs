@@ -1,0 +1,116 @@
+//! The store's file: where it may lie, that it is nobody else's, and that one process has it at a time. The lock is the
+//! kernel's, on the file itself, so nothing is left over when its holder dies.
+
+use super::OpenError;
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::path::Path;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To be written by one, made if it is missing.
+    Write,
+    /// To be read by any number, none of which writes.
+    Read,
+}
+
+pub(super) fn refused(what: &'static str, path: &Path, error: impl Into<std::io::Error>) -> OpenError {
+    OpenError::Refused { what, path: path.to_owned(), error: error.into() }
+}
+
+/// Opens the file and locks it. Says whether it was made.
+pub(super) fn open(path: &Path, way: Way) -> Result<(File, bool), OpenError> {
+    if way != Way::Read {
+        check_folder(folder_of(path))?;
+    }
+    let common = OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mode = Mode::from_raw_mode(0o600);
+    let make = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | common;
+    let (file, made) = match way {
+        Way::Read => (rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | common, mode), false),
+        Way::Write => match rustix::fs::open(path, OFlags::RDWR | OFlags::NONBLOCK | common, mode) {
+            Err(Errno::NOENT) => (rustix::fs::open(path, make, mode), true),
+            opened => (opened, false),
+        },
+    };
+    let file = match file {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP) => return Err(wrong(path, "is a symbolic link")),
+        Err(error) => return Err(refused("open", path, error)),
+    };
+    let stat = rustix::fs::fstat(&file).map_err(|error| refused("look at", path, error))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(wrong(path, "is not a file"));
+    }
+    let lock = match way {
+        Way::Read => FlockOperation::NonBlockingLockShared,
+        Way::Write => FlockOperation::NonBlockingLockExclusive,
+    };
+    match rustix::fs::flock(&file, lock) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            return Err(OpenError::Taken { path: path.to_owned(), pid: holder(stat.st_dev, stat.st_ino) });
+        }
+        Err(error) => return Err(refused("lock", path, error)),
+    }
+    if way == Way::Write {
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(wrong(path, "belongs to another user"));
+        }
+        if stat.st_mode & 0o077 != 0 {
+            return Err(wrong(path, "can be opened by other users (its mode must be 0600)"));
+        }
+    }
+    if made {
+        // The mode was cut by the umask at most. The file's name must survive a power cut as its content does.
+        let folder = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+        folder.map_err(|error| refused("sync the directory of", path, error))?;
+    }
+    Ok((file, made))
+}
+
+fn wrong(path: &Path, wrong: &'static str) -> OpenError {
+    OpenError::Place { path: path.to_owned(), wrong }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A folder in which nobody but this user and root can put another file in the place of this one.
+fn check_folder(folder: &Path) -> Result<(), OpenError> {
+    let stat = match rustix::fs::stat(folder) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Err(OpenError::NoFolder { path: folder.to_owned() }),
+        Err(error) => return Err(refused("use the directory", folder, error)),
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(wrong(folder, "is not a directory"));
+    }
+    if ![0, rustix::process::geteuid().as_raw()].contains(&stat.st_uid) {
+        return Err(wrong(folder, "belongs to another user"));
+    }
+    // In a sticky directory others cannot remove or replace what is not theirs.
+    if stat.st_mode & 0o022 != 0 && stat.st_mode & 0o1000 == 0 {
+        return Err(wrong(folder, "can be written to by other users"));
+    }
+    Ok(())
+}
+
+/// Who holds the lock, as far as the kernel tells.
+fn holder(device: u64, inode: u64) -> Option<u32> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let place = format!("{major:02x}:{minor:02x}:{inode}");
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`
+        let mut words = line.split_whitespace().skip_while(|word| *word != "FLOCK").skip(3);
+        let pid = words.next()?.parse().ok()?;
+        (words.next()? == place).then_some(pid)
+    })
+}

@@ -1,0 +1,277 @@
+//! One kept thing as bytes: a version, lengths that must add up, and a checksum over its key and itself, so that a bit that
+//! flips in either is found out before anything is believed. Nothing is allocated that is not there.
+//!
+//! ```text
+//! message:   1 version · 1 priority · 1 attempts · 1 flags (1: a dead letter, 2: somebody had it)
+//!            8 since · 8 due · 8 expires (milliseconds since 1970) · 4 uid · 4 pid
+//!            4 length of name · 4 of topic · 4 of the message
+//!            dead letters: 8 when (nanoseconds) · 4 length of cause · 4 of reason · 4 of who had it · 4 uid · 4 pid
+//!            name · topic · cause · reason · who had it · message
+//! queue:     1 version · 4 length of name · name · settings
+//! position:  1 version · 8 number
+//! seen:      1 version
+//! all:       … · 8 checksum: the first bytes of BLAKE3 over key, then everything before
+//! ```
+//! Numbers are little-endian.
+
+use crate::core::durable::{Obituary, Record, Sender};
+use std::sync::Arc;
+
+/// The version of each layout above.
+const VERSION: u8 = 1;
+const CHECKSUM_BYTES: usize = 8;
+const FLAG_DEAD: u8 = 1;
+const FLAG_BY: u8 = 2;
+
+/// Longest message that is kept, in bytes, with everything that belongs to it.
+pub const RECORD_BYTES_MAX: usize = 1 << 28;
+
+/// What is wrong with bytes that were to be a kept thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// Shorter than its own lengths say, or longer.
+    #[error("its lengths do not add up")]
+    Length,
+    /// A later program wrote it, or nobody did.
+    #[error("it has version {0}, and this program knows version {VERSION}")]
+    Version(u8),
+    /// A bit is not as it was written.
+    #[error("its checksum is wrong")]
+    Checksum,
+    /// The checksum is right and the content is not: whoever wrote it was wrong.
+    #[error("it holds a value that cannot be")]
+    Value,
+    /// The key cannot be one.
+    #[error("its key cannot be one")]
+    Key,
+}
+
+fn checksum(key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(key).update(body);
+    let mut first = [0; CHECKSUM_BYTES];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..CHECKSUM_BYTES]);
+    first
+}
+
+fn seal(key: &[u8], out: &mut Vec<u8>) {
+    let sum = checksum(key, out);
+    out.extend_from_slice(&sum);
+}
+
+/// The body behind a right version and before a right checksum.
+fn unseal<'a>(key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], Wrong> {
+    let (body, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Wrong::Length)?;
+    let (version, rest) = body.split_first().ok_or(Wrong::Length)?;
+    if checksum(key, body) != *sum {
+        return Err(Wrong::Checksum);
+    }
+    if *version != VERSION {
+        return Err(Wrong::Version(*version));
+    }
+    Ok(rest)
+}
+
+/// Takes bytes from the front.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Wrong> {
+        let (first, rest) = self.0.split_first_chunk::<N>().ok_or(Wrong::Length)?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn u32(&mut self) -> Result<u32, Wrong> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn i64(&mut self) -> Result<i64, Wrong> {
+        Ok(i64::from_le_bytes(self.array()?))
+    }
+
+    fn bytes(&mut self, length: u32) -> Result<&'a [u8], Wrong> {
+        let length = usize::try_from(length).map_err(|_| Wrong::Length)?;
+        let (first, rest) = self.0.split_at_checked(length).ok_or(Wrong::Length)?;
+        self.0 = rest;
+        Ok(first)
+    }
+
+    fn text(&mut self, length: u32) -> Result<&'a str, Wrong> {
+        std::str::from_utf8(self.bytes(length)?).map_err(|_| Wrong::Value)
+    }
+}
+
+/// A length as it is written. Nothing longer comes here: [`RECORD_BYTES_MAX`] is looked at before.
+fn length(bytes: &[u8]) -> [u8; 4] {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+/// How long a record becomes.
+pub(super) fn encoded_bytes(record: &Record) -> usize {
+    let dead = record.dead.as_ref().map_or(0, |dead| {
+        28 + dead.cause.len() + dead.reason.len() + dead.by.as_ref().map_or(0, |by| by.name.len())
+    });
+    48 + record.from.name.len() + record.topic.len() + record.bytes.len() + dead + CHECKSUM_BYTES
+}
+
+/// Writes a message into `out`, which it empties first.
+pub(super) fn encode(key: u128, record: &Record, out: &mut Vec<u8>) {
+    out.clear();
+    out.reserve(encoded_bytes(record));
+    let by = record.dead.as_ref().and_then(|dead| dead.by.as_ref());
+    let flags = if record.dead.is_some() { FLAG_DEAD } else { 0 } | if by.is_some() { FLAG_BY } else { 0 };
+    out.extend_from_slice(&[VERSION, record.priority, record.attempts, flags]);
+    for time in [record.since_millis, record.due_millis, record.expires_millis] {
+        out.extend_from_slice(&time.to_le_bytes());
+    }
+    out.extend_from_slice(&record.from.uid.to_le_bytes());
+    out.extend_from_slice(&record.from.pid.to_le_bytes());
+    out.extend_from_slice(&length(record.from.name.as_bytes()));
+    out.extend_from_slice(&length(record.topic.as_bytes()));
+    out.extend_from_slice(&length(&record.bytes));
+    let by_name = by.map_or("", |by| &by.name);
+    if let Some(dead) = &record.dead {
+        out.extend_from_slice(&dead.when.to_le_bytes());
+        out.extend_from_slice(&length(dead.cause.as_bytes()));
+        out.extend_from_slice(&length(dead.reason.as_bytes()));
+        out.extend_from_slice(&length(by_name.as_bytes()));
+        out.extend_from_slice(&by.map_or(0, |by| by.uid).to_le_bytes());
+        out.extend_from_slice(&by.map_or(0, |by| by.pid).to_le_bytes());
+    }
+    out.extend_from_slice(record.from.name.as_bytes());
+    out.extend_from_slice(record.topic.as_bytes());
+    if let Some(dead) = &record.dead {
+        out.extend_from_slice(dead.cause.as_bytes());
+        out.extend_from_slice(dead.reason.as_bytes());
+        out.extend_from_slice(by_name.as_bytes());
+    }
+    out.extend_from_slice(&record.bytes);
+    seal(&key.to_le_bytes(), out);
+}
+
+/// A message as it lies in the file, checked; nothing is copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct View<'a> {
+    priority: u8,
+    attempts: u8,
+    /// Since, due, expires.
+    times: [i64; 3],
+    pub(super) uid: u32,
+    pid: u32,
+    name: &'a str,
+    topic: &'a str,
+    dead: Option<Late<'a>>,
+    pub(super) bytes: &'a [u8],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Late<'a> {
+    when: i64,
+    cause: &'a str,
+    reason: &'a str,
+    by: Option<(&'a str, u32, u32)>,
+}
+
+/// Reads a message.
+pub(super) fn view(key: u128, bytes: &[u8]) -> Result<View<'_>, Wrong> {
+    let mut rest = Rest(unseal(&key.to_le_bytes(), bytes)?);
+    let [priority, attempts, flags] = rest.array()?;
+    if flags & !(FLAG_DEAD | FLAG_BY) != 0 || flags == FLAG_BY || priority > 9 {
+        return Err(Wrong::Value);
+    }
+    let times = [rest.i64()?, rest.i64()?, rest.i64()?];
+    let (uid, pid) = (rest.u32()?, rest.u32()?);
+    let [name, topic, message] = [rest.u32()?, rest.u32()?, rest.u32()?];
+    let late = if flags & FLAG_DEAD == 0 {
+        None
+    } else {
+        let when = rest.i64()?;
+        Some((when, [rest.u32()?, rest.u32()?, rest.u32()?], [rest.u32()?, rest.u32()?]))
+    };
+    let (name, topic) = (rest.text(name)?, rest.text(topic)?);
+    let dead = match late {
+        None => None,
+        Some((when, [cause, reason, by], [by_uid, by_pid])) => {
+            let (cause, reason, by) = (rest.text(cause)?, rest.text(reason)?, rest.text(by)?);
+            let by = (flags & FLAG_BY != 0).then_some((by, by_uid, by_pid));
+            if by.is_none() && (by_uid, by_pid) != (0, 0) {
+                return Err(Wrong::Value);
+            }
+            Some(Late { when, cause, reason, by })
+        }
+    };
+    let bytes = rest.bytes(message)?;
+    if !rest.0.is_empty() {
+        return Err(Wrong::Length);
+    }
+    Ok(View { priority, attempts, times, uid, pid, name, topic, dead, bytes })
+}
+
+impl View<'_> {
+    /// The same with memory of its own.
+    pub(super) fn to_record(&self) -> Record {
+        let [since_millis, due_millis, expires_millis] = self.times;
+        Record {
+            bytes: self.bytes.into(),
+            priority: self.priority,
+            attempts: self.attempts,
+            since_millis,
+            due_millis,
+            expires_millis,
+            from: Sender { name: self.name.into(), uid: self.uid, pid: self.pid },
+            topic: self.topic.into(),
+            dead: self.dead.as_ref().map(|dead| Obituary {
+                cause: dead.cause.into(),
+                reason: dead.reason.into(),
+                when: dead.when,
+                by: dead.by.map(|(name, uid, pid)| Sender { name: name.into(), uid, pid }),
+            }),
+        }
+    }
+}
+
+/// Writes a queue into `out`, which it empties first.
+pub(super) fn encode_queue(key: u128, name: &str, settings: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.push(VERSION);
+    out.extend_from_slice(&length(name.as_bytes()));
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(settings);
+    seal(&key.to_le_bytes(), out);
+}
+
+/// Reads a queue: its name and settings.
+pub(super) fn queue(key: u128, bytes: &[u8]) -> Result<(Arc<str>, Arc<[u8]>), Wrong> {
+    let mut rest = Rest(unseal(&key.to_le_bytes(), bytes)?);
+    let name = rest.u32()?;
+    let name = rest.text(name)?;
+    Ok((name.into(), rest.0.into()))
+}
+
+/// Writes a number into `out`, which it empties first.
+pub(super) fn encode_number(key: u128, number: u64, out: &mut Vec<u8>) {
+    out.clear();
+    out.push(VERSION);
+    out.extend_from_slice(&number.to_le_bytes());
+    seal(&key.to_le_bytes(), out);
+}
+
+/// Reads a number.
+pub(super) fn number(key: u128, bytes: &[u8]) -> Result<u64, Wrong> {
+    let mut rest = Rest(unseal(&key.to_le_bytes(), bytes)?);
+    let number = u64::from_le_bytes(rest.array()?);
+    if rest.0.is_empty() { Ok(number) } else { Err(Wrong::Length) }
+}
+
+/// Writes what stands behind a seen id into `out`, which it empties first: all of it is in the key.
+pub(super) fn encode_seen(key: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.push(VERSION);
+    seal(key, out);
+}
+
+/// Checks what stands behind a seen id.
+pub(super) fn seen(key: &[u8], bytes: &[u8]) -> Result<(), Wrong> {
+    if unseal(key, bytes)?.is_empty() { Ok(()) } else { Err(Wrong::Length) }
+}

@@ -1,0 +1,124 @@
+//! Writing a batch: one transaction, its changes in the order in which they come.
+
+use super::Store;
+use super::keys::{self, MESSAGES, META, POSITIONS, QUEUES, SEEN};
+use super::record::{self, RECORD_BYTES_MAX};
+use crate::core::durable::{Change, StoreFailure};
+use redb::{ReadableTable, WriteTransaction};
+
+/// How many ids whose time is over are forgotten in one batch at most, beyond as many as it brings.
+const FORGOTTEN_MAX: usize = 64;
+
+impl Store {
+    /// Writes a batch. Without an error it is on disk.
+    pub(super) fn write(&mut self, changes: &[Change]) -> Result<(), redb::Error> {
+        let database = self.database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+        let writing = database.begin_write()?;
+        let next = self.commits + 1;
+        fill(&writing, changes, next, (self.options.clock)(), &mut self.scratch)?;
+        writing.commit()?;
+        Ok(())
+    }
+
+    /// Says in a new file what it is.
+    pub(super) fn begin(&mut self, format: u64) -> Result<(), redb::Error> {
+        let database = self.database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+        let writing = database.begin_write()?;
+        record::encode_number(keys::META_FORMAT, format, &mut self.scratch);
+        writing.open_table(META)?.insert(keys::META_FORMAT, self.scratch.as_slice())?;
+        // So that they are there to be read.
+        writing.open_table(MESSAGES)?;
+        writing.open_table(QUEUES)?;
+        writing.open_table(POSITIONS)?;
+        writing.open_table(SEEN)?;
+        writing.commit()?;
+        Ok(())
+    }
+
+    /// What a batch holds that no file could.
+    pub(super) fn too_large(&self, changes: &[Change]) -> Option<StoreFailure> {
+        let largest = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Put { record, .. } => Some(record::encoded_bytes(record)),
+                Change::Queue { name, settings, .. } => Some(name.len() + settings.len()),
+                _ => None,
+            })
+            .max()?;
+        (largest > RECORD_BYTES_MAX).then(|| {
+            self.failure(
+                false,
+                &format!("a message of {largest} bytes is too large; it takes {RECORD_BYTES_MAX}"),
+            )
+        })
+    }
+}
+
+fn fill(
+    writing: &WriteTransaction,
+    changes: &[Change],
+    number: u64,
+    now_millis: i64,
+    scratch: &mut Vec<u8>,
+) -> Result<(), redb::Error> {
+    let mut messages = writing.open_table(MESSAGES)?;
+    let mut queues = writing.open_table(QUEUES)?;
+    let mut positions = writing.open_table(POSITIONS)?;
+    let mut seen = writing.open_table(SEEN)?;
+    let mut brought = 0;
+    for change in changes {
+        match change {
+            Change::Queue { queue, name, settings } => {
+                let key = u128::from(*queue);
+                record::encode_queue(key, name, settings, scratch);
+                queues.insert(key, scratch.as_slice())?;
+            }
+            Change::Forget { queue } => {
+                queues.remove(u128::from(*queue))?;
+                messages.retain_in(keys::messages_of(*queue), |_, _| false)?;
+                positions.retain_in(keys::positions_of(*queue), |_, _| false)?;
+                seen.retain(|key, _| keys::seen_parts(key).is_none_or(|(_, of, ..)| of != *queue))?;
+            }
+            Change::Put { queue, shelf, number, record } => {
+                let key = keys::message(*queue, *shelf, *number);
+                record::encode(key, record, scratch);
+                messages.insert(key, scratch.as_slice())?;
+            }
+            Change::Remove { queue, shelf, number } => {
+                messages.remove(keys::message(*queue, *shelf, *number))?;
+            }
+            Change::RemoveRange { queue, shelf, first, last } => {
+                if first <= last {
+                    let [first, last] = [first, last].map(|number| keys::message(*queue, *shelf, *number));
+                    messages.retain_in(first..=last, |_, _| false)?;
+                }
+            }
+            Change::Seen { queue, uid, id, until_millis } => {
+                let key = keys::seen(*until_millis, *queue, *uid, id);
+                record::encode_seen(&key, scratch);
+                seen.insert(key.as_slice(), scratch.as_slice())?;
+                brought += 1;
+            }
+            Change::Position { queue, stream, seq } => {
+                let key = keys::position(*queue, *stream);
+                record::encode_number(key, *seq, scratch);
+                positions.insert(key, scratch.as_slice())?;
+            }
+            Change::ForgetPosition { queue, stream } => {
+                positions.remove(keys::position(*queue, *stream))?;
+            }
+        }
+    }
+    for _ in 0..brought + FORGOTTEN_MAX {
+        let over = seen.first()?.is_some_and(|(key, _)| {
+            keys::seen_parts(key.value()).is_none_or(|(until, ..)| until <= now_millis)
+        });
+        if !over {
+            break;
+        }
+        seen.pop_first()?;
+    }
+    record::encode_number(keys::META_COMMITS, number, scratch);
+    writing.open_table(META)?.insert(keys::META_COMMITS, scratch.as_slice())?;
+    Ok(())
+}
