@@ -16,10 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::have;
 use tempfile::TempDir;
-use tramline::core::FdId;
 use tramline::core::snapshot::{
-    LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingStatus, SessionStatus, Snapshot, StreamStatus,
-    TopicStatus, Totals, Traffic,
+    LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts, RingStatus, SessionStatus, Snapshot,
+    StreamStatus, TopicStatus, Totals, Traffic,
 };
 use tramline::http::{SnapshotRequests, Worker, snapshots, worker};
 
@@ -28,6 +27,8 @@ const WATCHDOG: Option<Duration> = Some(Duration::from_secs(60));
 
 /// A client's name with everything that a label must escape.
 const HOSTILE_NAME: &str = "gps \"1\"\\\nx{} 7 \u{e4}";
+
+const RINGS: RingCounts = RingCounts { messages: 70, bytes: 7_000, dropped: 2, waits: 1 };
 
 fn stream(number: u64, topic: &str) -> StreamStatus {
     StreamStatus {
@@ -57,8 +58,9 @@ fn stream(number: u64, topic: &str) -> StreamStatus {
             pinned: Some(0),
             page: None,
         }],
-        ring: Some(RingStatus { messages: 70, bytes: 7_000, depth: 5, ..RingStatus::default() }),
-        memory: FdId(1),
+        ring: Some(RingStatus { counts: RINGS, depth: 5, ..RingStatus::default() }),
+        counted: RingCounts::default(),
+        parts: Vec::new(),
         stream: number,
     }
 }
@@ -88,6 +90,7 @@ fn snapshot(streams: u64) -> Snapshot {
             streams: 1,
             messages: 5,
             bytes: 50,
+            rings: RINGS,
         }],
         streams: (0..streams).map(|number| stream(number, &format!("cam.{number:04}"))).collect(),
         retained: Vec::new(),

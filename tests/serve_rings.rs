@@ -147,6 +147,39 @@ fn a_stopped_viewer_never_holds_up_a_publisher_and_learns_what_it_lost() {
     assert!(lost > 0);
 }
 
+fn status(broker: &Broker) -> serde_json::Value {
+    let answer = broker.http("/status");
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+#[test]
+fn what_went_through_a_ring_stays_in_the_counts_when_its_publisher_has_gone() {
+    let broker = Broker::start();
+    let counted = |messages: u64| serde_json::json!({"messages": messages, "bytes": 3 * messages, "dropped": 0, "waits": 0});
+    let (mut first, _) = RawPublisher::open(broker.socket(), "a", 1024, 16);
+    let (mut second, _) = RawPublisher::open(broker.socket(), "a", 1024, 16);
+    first.writer.try_send(json_meta(), b"", b"[1]").unwrap();
+    for _ in 0..2 {
+        second.writer.try_send(json_meta(), b"", b"[1]").unwrap();
+    }
+    let now = status(&broker);
+    assert_eq!((&now["topics"][0]["rings"], &now["totals"]["rings"]), (&counted(3), &counted(3)));
+    // One closes its stream, the other goes without a word.
+    first.close(1);
+    assert_eq!(status(&broker)["topics"][0]["rings"], counted(3));
+    drop(second);
+    let gone = loop {
+        let now = status(&broker);
+        assert_eq!((&now["topics"][0]["rings"], &now["totals"]["rings"]), (&counted(3), &counted(3)));
+        if now["streams"].as_array().unwrap().is_empty() {
+            break now;
+        }
+    };
+    assert_eq!(gone["topics"][0]["messages"], 0, "none of them went by socket");
+    assert!(broker.http("/metrics").contains("tramline_topic_ring_messages_total{topic=\"a\"} 3\n"));
+    assert_eq!(broker.ring_mappings(), 0);
+}
+
 #[test]
 fn status_shows_what_the_ring_says_about_itself() {
     let broker = Broker::start();
@@ -159,9 +192,7 @@ fn status_shows_what_the_ring_says_about_itself() {
     for _ in 0..10 {
         hear_message(&mut viewer);
     }
-    let answer = broker.http("/status");
-    let body = answer.split_once("\r\n\r\n").unwrap().1;
-    let status: serde_json::Value = serde_json::from_str(body).unwrap();
+    let status = status(&broker);
     let stream = &status["streams"][0];
     assert_eq!(stream["ring"]["messages"], 10, "{stream}");
     assert_eq!(stream["ring"]["bytes"], 30);

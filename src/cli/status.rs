@@ -93,12 +93,14 @@ fn page(status: &Value, path: &Path) -> String {
     let totals = &status["totals"];
     let _ = writeln!(
         page,
-        "total    {} messages ({}) in, {} ({}) out, {} lost",
+        "total    {} messages ({}) in, {} ({}) out, {} lost, {} ({}) through rings",
         text(totals, "messages_in"),
         bytes(totals, "bytes_in"),
         text(totals, "messages_out"),
         bytes(totals, "bytes_out"),
         text(totals, "lost"),
+        text(&totals["rings"], "messages"),
+        bytes(&totals["rings"], "bytes"),
     );
     section(&mut page, "clients", clients(rows(status, "clients")));
     section(&mut page, "topics", topics(rows(status, "topics")));
@@ -130,11 +132,12 @@ fn clients(rows: &[Value]) -> Table {
 }
 
 fn topics(rows: &[Value]) -> Table {
-    let mut table = Table::new(&["topic", ">messages", ">bytes", ">streams", ">subscriptions"]);
+    let mut table = Table::new(&["topic", ">messages", ">bytes", ">in rings", ">streams", ">subscriptions"]);
     for row in rows {
         let [topic, messages, streams, subscriptions] =
             ["topic", "messages", "streams", "subscriptions"].map(|key| text(row, key));
-        table.row([topic, messages, bytes(row, "bytes"), streams, subscriptions]);
+        let in_rings = text(&row["rings"], "messages");
+        table.row([topic, messages, bytes(row, "bytes"), in_rings, streams, subscriptions]);
     }
     table
 }
@@ -255,7 +258,9 @@ mod tests {
     fn a_page_shows_readers_below_their_stream_and_only_limits_in_use() {
         let status = serde_json::json!({
             "version": "0.1.0", "uptime_seconds": 3725.0,
-            "totals": {"messages_in": 3, "bytes_in": 2048, "messages_out": 6, "bytes_out": 0, "lost": 1},
+            "totals": {"messages_in": 3, "bytes_in": 2048, "messages_out": 6, "bytes_out": 0, "lost": 1,
+                "rings": {"messages": 44, "bytes": 1024}},
+            "topics": [{"topic": "cam", "messages": 3, "bytes": 2048, "rings": {"messages": 43}, "streams": 1, "subscriptions": 2}],
             "streams": [{"topic": "cam", "name": "eye\u{1b}", "memory_bytes": 8388608,
                 "ring": {"messages": 5, "messages_per_second": 2.5, "dropped": 0},
                 "readers": [{"name": "a", "mode": "gated", "lag": 1, "lost": 0},
@@ -268,6 +273,8 @@ mod tests {
             "up 1 h 2 min",
             "/run/x.sock",
             "3 messages (2 KiB) in",
+            "44 (1 KiB) through rings",
+            "2 KiB        43",
             "eye?",
             "b (by socket)",
             "41  16 KiB",

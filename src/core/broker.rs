@@ -17,7 +17,7 @@ use super::quota::fits;
 use super::retained::Retention;
 use super::rings::Streams;
 use super::session::{Identity, Session};
-use super::snapshot::Totals;
+use super::snapshot::{RingCounts, RingPart, Totals};
 use super::stretch::Piece;
 use super::subscription::Subscription;
 use super::table::{Key, Table};
@@ -319,9 +319,20 @@ impl Core {
     }
 
     /// The answer to [`Action::VerifyRing`].
-    pub fn ring_verified(&mut self, stream: u64, generation: u32, result: Result<(), String>, now: Now) {
+    pub fn ring_verified(
+        &mut self,
+        stream: u64,
+        generation: u32,
+        result: Result<RingCounts, String>,
+        now: Now,
+    ) {
         self.generation_verified(stream, generation, result, now);
         self.settle(now);
+    }
+
+    /// The answer to [`Action::CountRing`].
+    pub fn ring_counted(&mut self, stream: u64, topic: &str, part: &RingPart, counts: RingCounts) {
+        self.take_counts(stream, topic, part, counts);
     }
 
     /// The answer to [`Action::Retain`]; `None` if there was no message. The descriptor becomes the core's.

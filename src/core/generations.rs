@@ -7,14 +7,15 @@
 //! From `StreamGrown` on the publisher writes to the new generation. It is sent when every reader has confirmed the new
 //! memory, or did not within the attach timeout: so a broker that dies on the way takes no message with it. A reader
 //! that was asked for before that frame is admitted to the earlier generation, gets that one's memory and then the
-//! later ones. An earlier generation's descriptor is closed when nobody can be given
-//! it any more; its bytes stay counted until the publisher and everyone who was given it have let go.
+//! later ones. An earlier generation's descriptor is closed when nobody can be given it any more and its publisher, who
+//! counts in it, has left it; its bytes stay counted until the publisher and everyone who was given it have let go.
 
 use super::attachment::{Attachment, Stage as Attaching};
 use super::broker::Core;
 use super::native::Violation;
 use super::quota::{Checked, Refused, allows, fits};
 use super::rings::{Stage, Stream, ring_bytes};
+use super::snapshot::{RingCounts, RingPart};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
 use super::{Action, FdId, Now};
@@ -48,8 +49,18 @@ pub(super) struct Former {
     /// Until nobody can be given it any more.
     pub(super) memory: Option<FdId>,
     pub(super) bytes: u64,
+    /// What it had counted when it came.
+    before: RingCounts,
     /// Whether the publisher has it mapped.
     publisher: bool,
+}
+
+impl Former {
+    /// Its memory, if it is still here.
+    pub(super) fn part(&self) -> Option<RingPart> {
+        let Self { generation, geometry, before, .. } = *self;
+        Some(RingPart { memory: self.memory?, generation, geometry, before })
+    }
 }
 
 /// An attachment's share of a stream's generations.
@@ -192,7 +203,7 @@ impl Core {
         &mut self,
         id: u64,
         generation: u32,
-        result: Result<(), String>,
+        result: Result<RingCounts, String>,
         now: Now,
     ) {
         let Some(stream) = self.streams.by_id.get_mut(&id) else { return };
@@ -202,7 +213,7 @@ impl Core {
         let Some(growth) = stream.growth.take_if(|growth| growth.generation == generation) else { return };
         let (session, is_open) = (stream.session, stream.stage == Stage::Open);
         match result {
-            Ok(()) if is_open => return self.grow(id, growth, now),
+            Ok(_) if is_open => return self.grow(id, growth, now),
             Err(reason) if is_open => {
                 let message = format!("generation {generation} of stream {id:016x} is refused: {reason}");
                 self.refuse(session, growth.req, &Refused::new(Code::BadDescriptor, message));
@@ -223,6 +234,7 @@ impl Core {
             geometry: std::mem::replace(&mut stream.geometry, geometry),
             memory: Some(std::mem::replace(&mut stream.memory, memory)),
             bytes: std::mem::replace(&mut stream.memory_bytes, bytes),
+            before: std::mem::take(&mut stream.before),
             publisher: true,
         });
         // Whoever has lost its access is not among those it is given to.
@@ -366,15 +378,16 @@ impl Core {
             return;
         };
         let mut formers = std::mem::take(&mut stream.formers);
-        let told = stream.told;
+        let (told, topic, is_open) = (stream.told, stream.topic, stream.stage == Stage::Open);
         let readers = || stream.attachments.iter().filter_map(|attach| self.attachments.get(attach));
         let (mut closed, mut freed) = (Vec::new(), 0);
         formers.retain_mut(|former| {
             let generation = former.generation;
             // Whoever is asked for before the publisher goes on is admitted where it is still.
             let is_written = generation == told;
-            if !is_written && !readers().any(|reader| reader.may_want(generation)) {
-                closed.extend(former.memory.take());
+            if !is_written && !former.publisher && !readers().any(|reader| reader.may_want(generation)) {
+                closed.extend(former.part());
+                former.memory = None;
             }
             let in_use = former.memory.is_some()
                 || former.publisher
@@ -384,8 +397,12 @@ impl Core {
         });
         stream.formers = formers;
         self.streams.bytes -= freed;
-        for memory in closed {
-            self.release_fd(memory);
+        for part in closed {
+            // Those of a stream that has ended were counted then.
+            if is_open {
+                self.count_part(id, topic, part);
+            }
+            self.release_fd(part.memory);
         }
     }
 }

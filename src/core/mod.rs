@@ -186,7 +186,8 @@ pub struct Bells {
 /// What the core asks the shell to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Check a ring's memfd off the core's thread, then call [`Core::ring_verified`].
+    /// Check a ring's memfd off the core's thread, then call [`Core::ring_verified`] with what its header has
+    /// counted.
     VerifyRing {
         /// The stream it belongs to.
         stream: u64,
@@ -216,6 +217,15 @@ pub enum Action {
         messages: u32,
         /// How many bytes of memory the copy may take.
         bytes_max: u64,
+    },
+    /// Say what a generation that is over has counted, before its memory is closed: by [`Core::ring_counted`].
+    CountRing {
+        /// The stream.
+        stream: u64,
+        /// Its topic.
+        topic: std::sync::Arc<str>,
+        /// The generation.
+        part: snapshot::RingPart,
     },
     /// Close a descriptor, off the core's thread.
     CloseFd(FdId),

@@ -9,6 +9,7 @@ use super::broker::Core;
 use super::generations::{Former, Growth, Handing};
 use super::native::Violation;
 use super::quota::{Checked, Refused, allows, fits};
+use super::snapshot::{RingCounts, RingPart};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
 use super::{Action, FdId, Now, SessionId};
@@ -75,6 +76,10 @@ pub(super) struct Stream {
     pub(super) renewing: bool,
     /// Earlier generations that somebody may still have mapped.
     pub(super) formers: Vec<Former>,
+    /// What the current generation had counted when it came.
+    pub(super) before: RingCounts,
+    /// What went through generations that are over.
+    pub(super) counted: RingCounts,
 }
 
 impl Stream {
@@ -82,6 +87,13 @@ impl Stream {
     pub(super) fn all_bytes(&self) -> u64 {
         let growth = self.growth.as_ref().map_or(0, |growth| growth.bytes);
         self.memory_bytes + growth + self.formers.iter().map(|former| former.bytes).sum::<u64>()
+    }
+
+    /// The memory of its generations that is still here, the current one last.
+    pub(super) fn parts(&self) -> Vec<RingPart> {
+        let Self { generation, geometry, memory, before, .. } = *self;
+        let current = RingPart { memory, generation, geometry, before };
+        self.formers.iter().filter_map(Former::part).chain([current]).collect()
     }
 }
 
@@ -196,6 +208,8 @@ impl Core {
                 told: frame.generation,
                 formers: Vec::new(),
                 renewing: false,
+                before: RingCounts::default(),
+                counted: RingCounts::default(),
             },
         );
         self.actions.push_back(Action::VerifyRing {
@@ -224,7 +238,7 @@ impl Core {
     }
 
     /// The shell has checked a stream's memory.
-    pub(super) fn stream_verified(&mut self, id: u64, result: Result<(), String>, now: Now) {
+    pub(super) fn stream_verified(&mut self, id: u64, result: Result<RingCounts, String>, now: Now) {
         let Some(stream) = self.streams.by_id.get_mut(&id).filter(|each| each.stage == Stage::Verifying)
         else {
             return;
@@ -232,13 +246,13 @@ impl Core {
         let (session, topic) = (stream.session, stream.topic);
         let Some((req, _)) = stream.request else { return };
         let matches = self.topics.take_matches(topic);
-        let refused = match result {
+        let refused = match &result {
             Err(reason) => Some(Refused::new(
                 Code::BadDescriptor,
                 format!("the ring of stream {id:016x} is refused: {reason}"),
             )),
             // The table may have changed since the stream was declared.
-            Ok(()) => self.attachments_fit(matches.len()).err(),
+            Ok(_) => self.attachments_fit(matches.len()).err(),
         };
         if let Some(refused) = refused {
             self.topics.give_back(topic, matches);
@@ -248,6 +262,7 @@ impl Core {
         let deadline = now.monotonic + u64::from(self.limits.attach_timeout_millis) * MILLI;
         if let Some(stream) = self.streams.by_id.get_mut(&id) {
             stream.stage = Stage::Open;
+            stream.before = result.unwrap_or_default();
             stream.request = Some((req, deadline));
         }
         self.timers.set(deadline, Timer::Stream(id));
@@ -305,6 +320,7 @@ impl Core {
         }
         let Some(stream) = self.streams.by_id.get_mut(&id) else { return };
         stream.stage = Stage::Ended(code);
+        let parts = if was_open { stream.parts() } else { Vec::new() };
         let (session, topic) = (stream.session, stream.topic);
         if let Some((_, deadline)) = stream.request.take() {
             self.timers.cancel(deadline, Timer::Stream(id));
@@ -320,11 +336,34 @@ impl Core {
         if was_open {
             self.retain_stream(id);
         }
+        for part in parts {
+            self.count_part(id, topic, part);
+        }
         for attach in attachments {
             self.source_ended(attach, code);
         }
         self.end_claims_on(id, session, code);
         self.drop_if_done(id);
+    }
+
+    /// Has a generation counted that is over.
+    pub(super) fn count_part(&mut self, stream: u64, topic: Key, part: RingPart) {
+        if let Some(entry) = self.topics.get(topic) {
+            self.actions.push_back(Action::CountRing { stream, topic: entry.name.clone(), part });
+        }
+    }
+
+    /// A generation that is over was counted.
+    pub(super) fn take_counts(&mut self, stream: u64, topic: &str, part: &RingPart, counts: RingCounts) {
+        if let Some(stream) = self.streams.by_id.get_mut(&stream) {
+            stream.counted.add(counts);
+        }
+        let counts = counts.since(part.before);
+        self.totals.rings.add(counts);
+        let known = Topic::parse(topic).ok().and_then(|topic| self.topics.find(topic));
+        if let Some(entry) = known.and_then(|key| self.topics.get_mut(key)) {
+            entry.rings.add(counts);
+        }
     }
 
     /// Forgets an ended stream once nobody waits for its memory.

@@ -6,6 +6,7 @@
 
 use super::FdId;
 use serde::Serialize;
+use tramline_wire::Geometry;
 
 /// The broker at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -93,6 +94,8 @@ pub struct TopicStatus {
     pub messages: u64,
     /// Bytes of their payloads.
     pub bytes: u64,
+    /// What was published on it in rings since then, those that have ended included; completed by the shell.
+    pub rings: RingCounts,
 }
 
 /// One stream.
@@ -126,9 +129,12 @@ pub struct StreamStatus {
     pub readers: Vec<ReaderStatus>,
     /// What the ring's header says; filled in by the shell.
     pub ring: Option<RingStatus>,
-    /// The ring's memory.
+    /// What earlier generations said that are not among `parts` any more.
     #[serde(skip)]
-    pub memory: FdId,
+    pub counted: RingCounts,
+    /// The memory of its generations, the current one last.
+    #[serde(skip)]
+    pub parts: Vec<RingPart>,
     /// The stream's id as a number.
     #[serde(skip)]
     pub stream: u64,
@@ -196,17 +202,59 @@ pub struct ReaderPage {
     pub slot: u32,
 }
 
-/// What a ring's header says. All values are the publisher's claims.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct RingStatus {
+/// The memory of one generation of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingPart {
+    /// The memory.
+    pub memory: FdId,
+    /// The generation.
+    pub generation: u32,
+    /// Its size.
+    pub geometry: Geometry,
+    /// What it said when the broker was given it: of a stream that is opened again, more than nothing.
+    pub before: RingCounts,
+}
+
+/// What went through rings. All values are the publishers' claims.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RingCounts {
     /// Messages published.
     pub messages: u64,
     /// Bytes of their payloads.
     pub bytes: u64,
-    /// Messages the publisher dropped for want of room.
+    /// Messages that publishers dropped for want of room.
     pub dropped: u64,
-    /// Times it waited for room.
+    /// Times they waited for room.
     pub waits: u64,
+}
+
+impl RingCounts {
+    /// Counts these, too.
+    pub fn add(&mut self, more: Self) {
+        self.messages = self.messages.saturating_add(more.messages);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.dropped = self.dropped.saturating_add(more.dropped);
+        self.waits = self.waits.saturating_add(more.waits);
+    }
+
+    /// What has come since.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(before.messages),
+            bytes: self.bytes.saturating_sub(before.bytes),
+            dropped: self.dropped.saturating_sub(before.dropped),
+            waits: self.waits.saturating_sub(before.waits),
+        }
+    }
+}
+
+/// What the headers of a stream's generations say. All values are the publisher's claims.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct RingStatus {
+    /// What went through it.
+    #[serde(flatten)]
+    pub counts: RingCounts,
     /// Messages that are still readable.
     pub depth: u64,
     /// Messages a second, since the shell last looked.
@@ -350,6 +398,8 @@ pub struct Totals {
     /// What went through the broker by socket.
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// What went through rings, those that have ended included; completed by the shell.
+    pub rings: RingCounts,
     /// Bytes taken from clients.
     pub wire_bytes_in: u64,
     /// Bytes written to clients.

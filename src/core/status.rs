@@ -116,6 +116,7 @@ impl Core {
             streams: count(entry.streams.len()),
             messages: entry.messages,
             bytes: entry.bytes,
+            rings: entry.rings,
         }
     }
 
@@ -143,7 +144,8 @@ impl Core {
             first_seq: stream.first_seq,
             readers: readers.collect(),
             ring: None,
-            memory: stream.memory,
+            counted: stream.counted,
+            parts: stream.parts(),
             stream: id,
         })
     }

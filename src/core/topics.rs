@@ -6,6 +6,7 @@
 //! bounded; what falls out is computed again. Nothing here knows sessions or messages.
 
 use super::filters::Filters;
+use super::snapshot::RingCounts;
 use super::table::{Key, Table};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub(super) struct TopicEntry {
     pub(super) messages: u64,
     /// Bytes of their payloads.
     pub(super) bytes: u64,
+    /// What was published on it in rings that are over.
+    pub(super) rings: RingCounts,
     /// Streams open on it.
     pub(super) streams: Vec<u64>,
     /// How many messages stay readable after their publisher, once somebody publishes.
@@ -102,6 +105,7 @@ impl Topics {
             name: name.clone(),
             messages: 0,
             bytes: 0,
+            rings: RingCounts::default(),
             streams: Vec::new(),
             retain: 0,
             uses: 1,

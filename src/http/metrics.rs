@@ -195,12 +195,14 @@ impl Moment {
     fn totals(&self, page: &mut Page<'_>) -> fmt::Result {
         let all = &self.0.totals;
         let traffic = &all.traffic;
-        let counters: [(&str, &str, u64); 18] = [
+        let counters: [(&str, &str, u64); 20] = [
             ("socket_messages_in", "Messages published by socket.", traffic.messages_in),
             ("socket_payload_bytes_in", "Bytes of payloads published by socket.", traffic.bytes_in),
             ("socket_messages_out", "Messages delivered by socket.", traffic.messages_out),
             ("socket_payload_bytes_out", "Bytes of payloads delivered by socket.", traffic.bytes_out),
             ("socket_messages_lost", "Messages dropped because a subscriber did not keep up.", traffic.lost),
+            ("ring_messages", "Messages published in rings.", all.rings.messages),
+            ("ring_payload_bytes", "Bytes of their payloads.", all.rings.bytes),
             ("wire_bytes_in", "Bytes taken from clients.", all.wire_bytes_in),
             ("wire_bytes_out", "Bytes written to clients.", all.wire_bytes_out),
             ("connections", "Connections accepted.", all.connections),
@@ -233,6 +235,21 @@ impl Moment {
             series(|topic| topic.messages),
         )?;
         page.counters("topic_socket_payload_bytes", "Bytes of their payloads.", series(|topic| topic.bytes))?;
+        page.counters(
+            "topic_ring_messages",
+            "Messages published on a topic in rings.",
+            series(|topic| topic.rings.messages),
+        )?;
+        page.counters(
+            "topic_ring_payload_bytes",
+            "Bytes of their payloads.",
+            series(|topic| topic.rings.bytes),
+        )?;
+        page.counters(
+            "topic_ring_dropped_messages",
+            "Messages that publishers dropped for want of room in a ring.",
+            series(|topic| topic.rings.dropped),
+        )?;
         page.gauges(
             "topic_subscriptions",
             "Subscriptions that match a topic.",
@@ -258,22 +275,22 @@ impl Moment {
         page.counters(
             "stream_messages",
             "Messages published in a ring.",
-            series(|stream| Some(stream.ring?.messages)),
+            series(|stream| Some(stream.ring?.counts.messages)),
         )?;
         page.counters(
             "stream_payload_bytes",
             "Bytes of their payloads.",
-            series(|stream| Some(stream.ring?.bytes)),
+            series(|stream| Some(stream.ring?.counts.bytes)),
         )?;
         page.counters(
             "stream_dropped_messages",
             "Messages that the publisher dropped for want of room.",
-            series(|stream| Some(stream.ring?.dropped)),
+            series(|stream| Some(stream.ring?.counts.dropped)),
         )?;
         page.counters(
             "stream_waits",
             "Times the publisher waited for room.",
-            series(|stream| Some(stream.ring?.waits)),
+            series(|stream| Some(stream.ring?.counts.waits)),
         )?;
         page.gauges(
             "stream_depth_messages",

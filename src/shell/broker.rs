@@ -118,6 +118,8 @@ impl Shell {
             tokio::select! {
                 request = requests.next() => match request {
                     Some(request) => {
+                        // A stream that has just ended is among the open ones no more, and is to be counted first.
+                        self.settle();
                         let snapshot = self.state.borrow_mut().snapshot();
                         request.send(snapshot);
                     }

@@ -7,9 +7,9 @@ use super::broker::State;
 use super::clock;
 use super::descriptors::Descriptors;
 use crate::core::FdId;
-use crate::core::snapshot::{ReaderStatus, RingStatus, Snapshot, StreamStatus};
+use crate::core::snapshot::{ReaderStatus, RingCounts, RingPart, RingStatus, Snapshot, StreamStatus};
 use std::collections::HashMap;
-use tramline_ring::{Observer, PageObserver, RingIdentity};
+use tramline_ring::{Counters as Header, Observer, PageObserver, RingIdentity};
 
 /// Mappings of rings and pages, made when they are first asked for.
 #[derive(Debug, Default)]
@@ -22,8 +22,14 @@ pub(super) struct Counters {
 struct Watched {
     /// None if the memory cannot be mapped.
     observer: Option<Observer>,
-    /// When it was last looked at (nanoseconds), and the messages and bytes then.
+    /// When its stream was last looked at (nanoseconds), and the messages and bytes then.
     last: Option<(u64, u64, u64)>,
+}
+
+/// What a header counts that is added up over generations and streams.
+pub(super) fn counts(header: &Header) -> RingCounts {
+    let Header { messages, bytes, skipped, waits, .. } = *header;
+    RingCounts { messages, bytes, dropped: skipped, waits }
 }
 
 impl Counters {
@@ -33,35 +39,53 @@ impl Counters {
         self.pages.remove(&fd);
     }
 
-    fn fill(&mut self, stream: &mut StreamStatus, descriptors: &Descriptors, now: u64) {
-        let StreamStatus { memory, generation, arena_bytes, .. } = *stream;
-        let identity =
-            RingIdentity { stream: stream.stream, generation, descriptors: stream.descriptors, arena_bytes };
-        let watched = self.rings.entry(memory).or_insert_with(|| Watched {
+    /// What went through a generation.
+    pub(super) fn count(&mut self, stream: u64, part: &RingPart, descriptors: &Descriptors) -> RingCounts {
+        let observer = &self.watched(stream, part, descriptors).observer;
+        observer.as_ref().map(|ring| counts(&ring.counters())).unwrap_or_default()
+    }
+
+    fn watched(&mut self, stream: u64, part: &RingPart, descriptors: &Descriptors) -> &mut Watched {
+        let RingPart { memory, generation, geometry: size, .. } = *part;
+        let (count, arena_bytes) = (size.descriptors, size.arena_bytes);
+        let identity = RingIdentity { stream, generation, descriptors: count, arena_bytes };
+        self.rings.entry(memory).or_insert_with(|| Watched {
             observer: descriptors
                 .get(memory)
                 .and_then(|memory| Observer::new(memory.as_ref(), &identity).ok()),
             last: None,
-        });
-        let Some(counters) = watched.observer.as_ref().map(Observer::counters) else { return };
-        let (messages, bytes) = (counters.messages, counters.bytes);
-        let last = watched.last.replace((now, messages, bytes));
+        })
+    }
+
+    /// Fills in what a stream's rings and readers say. What of that is not in the counts of its topic yet.
+    fn fill(&mut self, stream: &mut StreamStatus, descriptors: &Descriptors, now: u64) -> RingCounts {
+        let (mut all, mut uncounted) = (stream.counted, RingCounts::default());
+        let (mut depth, mut next_seq) = (None, 0);
+        for part in &stream.parts {
+            let watched = self.watched(stream.stream, part, descriptors);
+            let Some(header) = watched.observer.as_ref().map(Observer::counters) else { continue };
+            all.add(counts(&header));
+            uncounted.add(counts(&header).since(part.before));
+            depth = Some(header.kept);
+            next_seq = header.next_seq.max(next_seq);
+        }
+        let (Some(depth), Some(current)) = (depth, stream.parts.last()) else { return uncounted };
+        let watched = self.watched(stream.stream, current, descriptors);
+        let last = watched.last.replace((now, all.messages, all.bytes));
         let rate = |count: u64, before: u64, since: u64| {
             let seconds = now.saturating_sub(since) as f64 / 1e9;
             if seconds > 0.0 { count.saturating_sub(before) as f64 / seconds } else { 0.0 }
         };
         stream.ring = Some(RingStatus {
-            messages,
-            bytes,
-            dropped: counters.skipped,
-            waits: counters.waits,
-            depth: counters.kept,
-            messages_per_second: last.map_or(0.0, |(since, before, _)| rate(messages, before, since)),
-            bytes_per_second: last.map_or(0.0, |(since, _, before)| rate(bytes, before, since)),
+            counts: all,
+            depth,
+            messages_per_second: last.map_or(0.0, |(since, before, _)| rate(all.messages, before, since)),
+            bytes_per_second: last.map_or(0.0, |(since, _, before)| rate(all.bytes, before, since)),
         });
         for reader in &mut stream.readers {
-            self.fill_reader(reader, counters.next_seq, descriptors);
+            self.fill_reader(reader, next_seq, descriptors);
         }
+        uncounted
     }
 
     fn fill_reader(&mut self, reader: &mut ReaderStatus, next_seq: u64, descriptors: &Descriptors) {
@@ -82,8 +106,13 @@ impl State {
     pub(super) fn snapshot(&mut self) -> Snapshot {
         let now = clock::now();
         let mut snapshot = self.core.snapshot(now);
-        for stream in &mut snapshot.streams {
-            self.counters.fill(stream, &self.descriptors, now.monotonic);
+        let Snapshot { streams, topics, totals, .. } = &mut snapshot;
+        for stream in streams {
+            let uncounted = self.counters.fill(stream, &self.descriptors, now.monotonic);
+            totals.rings.add(uncounted);
+            if let Ok(place) = topics.binary_search_by(|topic| topic.topic.cmp(&stream.topic)) {
+                topics[place].rings.add(uncounted);
+            }
         }
         snapshot
     }

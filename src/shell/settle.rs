@@ -120,6 +120,11 @@ impl Shell {
                 self.retain(stream, memory, (generation, geometry), wanted);
             }
             Action::MakePipes { link } => self.make_pipes(link),
+            Action::CountRing { stream, topic, part } => {
+                let mut state = self.state.borrow_mut();
+                let State { core, counters, descriptors, .. } = &mut *state;
+                core.ring_counted(stream, &topic, &part, counters.count(stream, &part, descriptors));
+            }
             Action::CloseFd(fd) => {
                 let mut state = self.state.borrow_mut();
                 state.counters.forget(fd);

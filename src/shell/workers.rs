@@ -4,12 +4,14 @@
 //! Results come back through a channel. Nothing here knows the core. Jobs are bounded by what causes them: at most
 //! one check for each open stream, one copy for each that ends, and one closing for each descriptor.
 
+use super::counters::counts;
 use super::retain::{Made, Retaining};
+use crate::core::snapshot::RingCounts;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
 use tokio::sync::mpsc::UnboundedSender;
-use tramline_ring::RingIdentity;
+use tramline_ring::{Observer, RingIdentity};
 
 /// A ring's memory was checked.
 #[derive(Debug)]
@@ -18,8 +20,8 @@ pub(super) struct Verified {
     pub(super) stream: u64,
     /// Which generation of it.
     pub(super) generation: u32,
-    /// What is wrong with it, as a sentence.
-    pub(super) result: Result<(), String>,
+    /// What it has counted, or what is wrong with it, as a sentence.
+    pub(super) result: Result<RingCounts, String>,
 }
 
 /// Memory to be checked.
@@ -51,8 +53,8 @@ impl Workers {
         let (verifications, jobs) = mpsc::channel::<Verification>();
         std::thread::Builder::new().name("verify".to_owned()).spawn(move || {
             for job in jobs {
-                let checked = tramline_ring::verify_ring(job.memory.as_fd(), &job.identity);
-                let result = checked.map_err(|error| error.to_string());
+                let checked = Observer::new(job.memory.as_fd(), &job.identity);
+                let result = checked.map(|ring| counts(&ring.counters())).map_err(|error| error.to_string());
                 let RingIdentity { stream, generation, .. } = job.identity;
                 if verified.send(Verified { stream, generation, result }).is_err() {
                     return;

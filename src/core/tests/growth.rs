@@ -1,6 +1,7 @@
 //! Streams that go on in another generation, frame by frame.
 
 use super::harness::{GEOMETRY, Shell, each_frame, open_stream, subscribe};
+use crate::core::snapshot::RingCounts;
 use crate::core::{Access, Action, FdId, Flow, Limits, SessionId};
 use tramline_wire::limits::STREAM_GENERATIONS_MAX;
 use tramline_wire::{
@@ -85,13 +86,13 @@ fn a_reader_gets_the_next_generation_before_its_publisher_goes_on_in_it() {
     shell.hears(from, &[]);
     assert_eq!(shell.say(to, ToBroker::Attached { attach: 1 }), Flow::Continue);
     shell.hears(from, &[grown(1)]);
-    // Nobody can be given the first any more, but it is mapped.
-    assert!(!shell.fds.contains_key(&first) && shell.fds.contains_key(&second));
+    assert!(shell.fds.contains_key(&first) && shell.fds.contains_key(&second));
     assert_eq!(shell.core.streams.bytes, 2 * BYTES + 4096);
     assert_eq!(shell.core.snapshot(shell.now).streams[0].generation, 1);
     shell.say(to, ToBroker::Released { attach: 1, generation: 0 });
     assert_eq!(shell.core.streams.bytes, 2 * BYTES + 4096, "the publisher still has it");
     shell.say(from, ToBroker::GenerationLeft { stream: 77, generation: 0 });
+    assert!(!shell.fds.contains_key(&first), "nobody has it or can be given it");
     assert_eq!(shell.core.streams.bytes, BYTES + 4096);
     shell.hang_up(from);
     shell.hang_up(to);
@@ -115,7 +116,6 @@ fn generations_follow_each_other_one_at_a_time() {
         assert_eq!(shell.say(to, ToBroker::Attached { attach: 1 }), Flow::Continue);
     }
     shell.hears(to, &[]);
-    assert_eq!(shell.fds.values().filter(|what| what.contains("ring")).count(), 1);
     // Held samples keep a generation counted, in any order.
     for generation in [1, 0, 2] {
         shell.say(from, ToBroker::GenerationLeft { stream: 77, generation });
@@ -123,6 +123,7 @@ fn generations_follow_each_other_one_at_a_time() {
         shell.say(to, ToBroker::Released { attach: 1, generation });
         assert!(shell.core.streams.bytes < before);
     }
+    assert_eq!(shell.fds.values().filter(|what| what.contains("ring")).count(), 1);
     assert_eq!(shell.core.streams.bytes, BYTES + 4096);
     shell.hang_up(to);
     shell.hang_up(from);
@@ -138,6 +139,7 @@ fn an_admission_that_crosses_a_growth_brings_both_generations() {
     shell.hears(from, &[grown(1)]);
     shell.say(from, admitted(1, 0));
     assert_eq!(handed(&mut shell, to), [("attach", 1, 0)]);
+    shell.say(from, ToBroker::GenerationLeft { stream: 77, generation: 0 });
     assert!(!shell.fds.contains_key(&first));
     shell.say(to, ToBroker::Attached { attach: 1 });
     assert_eq!(handed(&mut shell, to), [("successor", 1, 1)]);
@@ -412,4 +414,35 @@ fn who_loses_access_is_not_given_what_follows() {
         shell.hang_up(id);
     }
     shell.is_empty();
+}
+
+#[test]
+fn what_went_through_rings_stays_with_their_topic() {
+    let counts = |messages| RingCounts { messages, bytes: 10 * messages, dropped: 1, waits: 0 };
+    let topic = |shell: &Shell| shell.core.snapshot(shell.now).topics[0].rings;
+    let mut shell = Shell::new(Limits::default());
+    let other = shell.native("another publisher, which keeps the topic known");
+    shell.say(other, ToBroker::Topic { alias: 0, topic: "t" });
+    let (from, to, _) = attached(&mut shell);
+    grow(&mut shell, from, 1);
+    shell.say(to, ToBroker::Attached { attach: 1 });
+    shell.counted = counts(100);
+    // The publisher still counts in the earlier one, until it has left it.
+    assert_eq!(topic(&shell), RingCounts::default());
+    shell.say(from, ToBroker::GenerationLeft { stream: 77, generation: 0 });
+    assert_eq!(topic(&shell), counts(100));
+    shell.counted = counts(5);
+    shell.hang_up(from);
+    let both = RingCounts { messages: 105, bytes: 1050, dropped: 2, waits: 0 };
+    assert_eq!(topic(&shell), both);
+    // Opened again with the memory it has: what it counted before is counted.
+    let again = shell.native("again");
+    shell.say(again, ToBroker::Topic { alias: 0, topic: "t" });
+    let memory = shell.fd("ring");
+    shell.say_with(again, ToBroker::OpenStream(open_stream(1, 0, 77)), &[memory]);
+    assert_eq!(shell.core.snapshot(shell.now).streams[0].parts[0].before, counts(5));
+    shell.counted = RingCounts { messages: 7, bytes: 70, dropped: 1, waits: 3 };
+    shell.say(again, ToBroker::CloseStream { req: 9, stream: 77, last_seq: 107 });
+    assert_eq!(topic(&shell), RingCounts { messages: 107, bytes: 1070, dropped: 2, waits: 3 });
+    assert_eq!(shell.core.snapshot(shell.now).totals.rings, topic(&shell));
 }

@@ -1,5 +1,6 @@
 //! A shell without an operating system.
 
+use crate::core::snapshot::RingCounts;
 use crate::core::{
     Access, Action, Bells, Core, FdId, Flow, Language, Limits, Now, Peer, SessionId, Snapshot, Taken,
 };
@@ -30,6 +31,8 @@ pub(super) struct Shell {
     pub(super) resumed: Vec<SessionId>,
     /// Why the next ring is refused.
     pub(super) bad_ring: Option<String>,
+    /// What every ring has counted.
+    pub(super) counted: RingCounts,
     /// Whether pipes cannot be made.
     pub(super) no_pipes: bool,
     queues: BTreeMap<SessionId, VecDeque<FdId>>,
@@ -47,6 +50,7 @@ impl Shell {
             closing: BTreeSet::new(),
             resumed: Vec::new(),
             bad_ring: None,
+            counted: RingCounts::default(),
             no_pipes: false,
             queues: BTreeMap::new(),
         }
@@ -115,8 +119,12 @@ impl Shell {
                     assert!(self.fds.remove(&fd).is_some(), "{fd:?} was closed twice or never open");
                 }
                 Action::VerifyRing { stream, generation, .. } => {
-                    let result = self.bad_ring.take().map_or(Ok(()), Err);
+                    let result = self.bad_ring.take().map_or_else(|| Ok(self.counted), Err);
                     self.core.ring_verified(stream, generation, result, self.now);
+                }
+                Action::CountRing { stream, topic, part } => {
+                    assert!(self.fds.contains_key(&part.memory), "{part:?} is closed before it is counted");
+                    self.core.ring_counted(stream, &topic, &part, self.counted);
                 }
                 Action::MakePipes { link } if self.no_pipes => {
                     self.core.pipes_made(link, Err("too many open files".to_owned()), self.now);

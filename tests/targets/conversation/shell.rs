@@ -1,6 +1,7 @@
 //! The shell of a conversation: carries out what the core asks for, at once or later, well or not.
 
 use super::{Choices, Stage, WAITING_BYTES_MAX};
+use tramline::core::snapshot::RingCounts;
 use tramline::core::{Action, Bells, RetainedCopy, RingMessage, SessionId};
 use tramline_wire::{Geometry, PageDeclaration};
 
@@ -81,7 +82,11 @@ impl Stage {
                 self.copies.remove(&fd);
             }
             Action::VerifyRing { stream, generation, geometry, .. } => {
-                let result = if geometry.arena_bytes == 4096 { Err("holes".to_owned()) } else { Ok(()) };
+                let result = if geometry.arena_bytes == 4096 {
+                    Err("holes".to_owned())
+                } else {
+                    Ok(RingCounts::default())
+                };
                 self.core.ring_verified(stream, generation, result, self.now);
             }
             Action::Retain { stream, memory, generation, messages, .. } => {
@@ -92,6 +97,10 @@ impl Stage {
                     _ => Ok(Some(self.copy(generation, messages))),
                 };
                 self.core.ring_retained(stream, result, self.now);
+            }
+            Action::CountRing { stream, topic, part } => {
+                assert!(self.open.contains(&part.memory), "what is to be counted is closed");
+                self.core.ring_counted(stream, &topic, &part, RingCounts::default());
             }
             Action::MakePipes { link } => {
                 let bells = if link % 7 == 6 {
