@@ -1,9 +1,10 @@
 //! Reading rings on behalf of subscribers that have none: JSON clients, and native ones that ask for that.
 //!
 //! Each such subscription has its own attachment to each stream, as if the client itself read: its own
-//! cursor, lag and loss. One task for each link sleeps on the doorbell and reads whatever woke, a bounded amount at a
-//! time. What the ring says is a claim; a false one ends the attachment. Payloads are copied out before
-//! anybody looks at them, because their publisher could still change them. The core decides who attaches to what.
+//! cursor, lag and loss. One task for each link sleeps on the doorbell and reads what the doorbell named, a bounded amount
+//! at a time; it looks at no other. What the ring says is a claim; a false one ends the attachment. Payloads are copied
+//! out before anybody looks at them, because their publisher could still change them. The core decides who attaches to
+//! what.
 
 use super::broker::{Shell, State};
 use super::clock;
@@ -46,6 +47,9 @@ struct Link {
     over: bool,
     /// Whether a task reads what wakes.
     watched: bool,
+    by_slot: HashMap<u32, u64, foldhash::fast::RandomState>,
+    /// Attachments that may have something, each once.
+    ready: Vec<u64>,
 }
 
 struct Attachment {
@@ -54,13 +58,8 @@ struct Attachment {
     slot: u32,
     reader: Option<Reader>,
     paused: bool,
-}
-
-impl Attachment {
-    /// Whether reading from it now may bring something.
-    fn runs(&self) -> bool {
-        !self.paused && self.reader.as_ref().is_some_and(|reader| !reader.is_armed())
-    }
+    /// Whether it stands in its link's `ready`.
+    ready: bool,
 }
 
 impl Shell {
@@ -68,10 +67,11 @@ impl Shell {
     pub(super) fn proxy_offer(&self, attach: u64, link: u64, stream: u64) {
         let mut state = self.state.borrow_mut();
         let State { core, proxies, descriptors, .. } = &mut *state;
-        let ring = Arc::clone(&proxies.links.entry(link).or_insert_with(Link::new).ring);
-        match ring.allocate_slot() {
+        let known = proxies.links.entry(link).or_insert_with(Link::new);
+        match known.ring.allocate_slot() {
             Ok((slot, page)) => {
-                let attachment = Attachment { link, stream, slot, reader: None, paused: false };
+                known.by_slot.insert(slot, attach);
+                let attachment = Attachment { link, stream, slot, reader: None, paused: false, ready: false };
                 proxies.attachments.insert(attach, attachment);
                 let page = page.map(|page| {
                     let declaration = PageDeclaration { first_slot: page.first_slot, slots: page.slots };
@@ -99,6 +99,7 @@ impl Shell {
                     let (ring, kick) = (Arc::clone(&known.ring), Rc::clone(&known.kick));
                     tokio::task::spawn_local(watch(Rc::clone(self), link, ring, kick));
                 }
+                state.proxies.wake(attach);
                 state.core.proxy_attached(attach, now);
             }
             Err(reason) => {
@@ -106,7 +107,7 @@ impl Shell {
                 state.core.proxy_refuse(attach, &reason, now);
             }
         }
-        state.kick(link);
+        state.proxies.kick(link);
     }
 
     /// Takes the memory of a later generation.
@@ -115,11 +116,14 @@ impl Shell {
         let Some(link) = state.proxies.attachments.get(&attach).map(|attachment| attachment.link) else {
             return;
         };
-        if let Err(reason) = state.offer_successor(attach, memory, generation, geometry) {
-            state.forget(attach);
-            state.core.proxy_refuse(attach, &reason, clock::now());
+        match state.offer_successor(attach, memory, generation, geometry) {
+            Ok(()) => state.proxies.wake(attach),
+            Err(reason) => {
+                state.forget(attach);
+                state.core.proxy_refuse(attach, &reason, clock::now());
+            }
         }
-        state.kick(link);
+        state.proxies.kick(link);
     }
 
     /// Ends an attachment, after reading what is left if that is wanted.
@@ -132,9 +136,9 @@ impl Shell {
             reader.writer_gone();
             // All generations that there are were handed over before.
             reader.no_successor();
-            reader.disarm();
             let link = *link;
-            return state.kick(link);
+            state.proxies.wake(attach);
+            return state.proxies.kick(link);
         }
         state.forget(attach);
         state.core.proxy_ended(attach, 0, clock::now());
@@ -146,7 +150,8 @@ impl Shell {
         if let Some(attachment) = state.proxies.attachments.get_mut(&attach) {
             attachment.paused = false;
             let link = attachment.link;
-            state.kick(link);
+            state.proxies.wake(attach);
+            state.proxies.kick(link);
         }
     }
 
@@ -159,16 +164,21 @@ impl Shell {
         state.drop_idle_link(link);
     }
 
-    /// Reads a bounded amount from each attachment of a link that has something. Whether there may be more.
+    /// Reads a bounded amount from each attachment of a link that may have something. Whether there may be more.
     fn proxy_turn(&self, link: u64) -> bool {
         let mut state = self.state.borrow_mut();
-        let runs = |attachment: &Attachment| attachment.link == link && attachment.runs();
-        let attachments = state.proxies.attachments.iter().filter(|(_, attachment)| runs(attachment));
-        let attachments: Vec<u64> = attachments.map(|(attach, _)| *attach).collect();
-        let mut more = false;
+        let Some(known) = state.proxies.links.get_mut(&link) else { return false };
+        let attachments = std::mem::take(&mut known.ready);
         let bytes_max = self.settings.limits.frame_bytes_max as usize;
+        let mut more = false;
         for attach in &attachments {
-            more |= state.read_ring(*attach, bytes_max);
+            let Some(attachment) = state.proxies.attachments.get_mut(attach) else { continue };
+            attachment.ready = false;
+            // One that is paused comes back when it is resumed.
+            if !attachment.paused && state.read_ring(*attach, bytes_max) {
+                state.proxies.wake(*attach);
+                more = true;
+            }
         }
         drop(state);
         if !attachments.is_empty() {
@@ -208,8 +218,8 @@ async fn watch(shell: Rc<Shell>, link: u64, ring: Arc<ReaderLink>, kick: Rc<Noti
                 hung_up = drained == Drained::HungUp;
                 let mut state = shell.state.borrow_mut();
                 match drained {
-                    Drained::Some => state.wake_readers(link, Some(&slots)),
-                    Drained::All => state.wake_readers(link, None),
+                    Drained::Some => state.proxies.rung(link, &slots),
+                    Drained::All => state.proxies.all_rung(link),
                     Drained::HungUp => state.writer_gone(link),
                 }
                 true
@@ -245,7 +255,52 @@ fn watched_doorbell(ring: &ReaderLink) -> Result<Receiver, std::io::Error> {
 
 impl Link {
     fn new() -> Self {
-        Self { ring: Arc::new(ReaderLink::new()), kick: Rc::new(Notify::new()), over: false, watched: false }
+        Self {
+            ring: Arc::new(ReaderLink::new()),
+            kick: Rc::new(Notify::new()),
+            over: false,
+            watched: false,
+            by_slot: HashMap::default(),
+            ready: Vec::new(),
+        }
+    }
+}
+
+impl Proxies {
+    fn kick(&self, link: u64) {
+        if let Some(link) = self.links.get(&link) {
+            link.kick.notify_one();
+        }
+    }
+
+    /// There may be something to read in this attachment.
+    fn wake(&mut self, attach: u64) {
+        let Some(Attachment { link, reader: Some(reader), ready, .. }) = self.attachments.get_mut(&attach)
+        else {
+            return;
+        };
+        reader.disarm();
+        if let Some(link) = self.links.get_mut(link)
+            && !std::mem::replace(ready, true)
+        {
+            link.ready.push(attach);
+        }
+    }
+
+    /// The doorbell of a link named these slots.
+    fn rung(&mut self, link: u64, slots: &[u32]) {
+        for slot in slots {
+            let attach = self.links.get(&link).and_then(|link| link.by_slot.get(slot));
+            if let Some(attach) = attach.copied() {
+                self.wake(attach);
+            }
+        }
+    }
+
+    /// The doorbell of a link named very many.
+    fn all_rung(&mut self, link: u64) {
+        let all = self.links.get(&link).map(|link| link.by_slot.values().copied().collect::<Vec<_>>());
+        all.into_iter().flatten().for_each(|attach| self.wake(attach));
     }
 }
 
@@ -297,24 +352,17 @@ impl State {
         let Geometry { descriptors, arena_bytes } = geometry;
         let identity = RingIdentity { stream: attachment.stream, generation, descriptors, arena_bytes };
         let next = Successor::open(memory, &identity).map_err(|error| error.to_string())?;
-        reader.offer(next).map_err(|error| error.to_string())?;
-        reader.disarm();
-        Ok(())
-    }
-
-    fn kick(&mut self, link: u64) {
-        if let Some(link) = self.proxies.links.get(&link) {
-            link.kick.notify_one();
-        }
+        reader.offer(next).map_err(|error| error.to_string())
     }
 
     /// Drops an attachment; its slot is free again.
     fn forget(&mut self, attach: u64) {
         let Some(attachment) = self.proxies.attachments.remove(&attach) else { return };
-        if let Some(link) = self.proxies.links.get(&attachment.link)
-            && attachment.reader.is_none()
-        {
-            link.ring.free_slot(attachment.slot);
+        if let Some(link) = self.proxies.links.get_mut(&attachment.link) {
+            link.by_slot.remove(&attachment.slot);
+            if attachment.reader.is_none() {
+                link.ring.free_slot(attachment.slot);
+            }
         }
         self.drop_idle_link(attachment.link);
     }
@@ -322,39 +370,24 @@ impl State {
     /// Drops a link that is over, once nothing is read on it any more.
     fn drop_idle_link(&mut self, link: u64) {
         let proxies = &mut self.proxies;
-        if proxies.links.get(&link).is_some_and(|link| link.over)
-            && !proxies.attachments.values().any(|attachment| attachment.link == link)
+        if proxies.links.get(&link).is_some_and(|link| link.over && link.by_slot.is_empty())
             && let Some(link) = proxies.links.remove(&link)
         {
             link.kick.notify_one();
         }
     }
 
-    /// The readers in these slots of a link, or all of them, are awake.
-    fn wake_readers(&mut self, link: u64, slots: Option<&[u32]>) {
-        for attachment in self.proxies.attachments.values_mut() {
-            if attachment.link == link
-                && slots.is_none_or(|slots| slots.contains(&attachment.slot))
-                && let Some(reader) = &mut attachment.reader
-            {
-                reader.disarm();
-            }
-        }
-    }
-
     /// The publisher's process has gone: its streams end when they are read.
     fn writer_gone(&mut self, link: u64) {
-        for attachment in self.proxies.attachments.values_mut() {
-            if attachment.link == link
-                && let Some(reader) = &mut attachment.reader
-            {
+        let Proxies { links, attachments, .. } = &mut self.proxies;
+        let Some(known) = links.get_mut(&link) else { return };
+        known.over = true;
+        for attach in known.by_slot.values() {
+            if let Some(Attachment { reader: Some(reader), .. }) = attachments.get_mut(attach) {
                 reader.writer_gone();
-                reader.disarm();
             }
         }
-        if let Some(link) = self.proxies.links.get_mut(&link) {
-            link.over = true;
-        }
+        self.proxies.all_rung(link);
         self.drop_idle_link(link);
     }
 
