@@ -6,13 +6,10 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
-use support::{Actor, Broker, is_root, part, say};
+use support::{Actor, Broker, Users, part, say};
 use tramline_client::{Client, Code, GatedBy, Message, OnFull};
 
 /// Held by each test: they count the mappings of their common process.
@@ -341,51 +338,25 @@ fn bytes_that_are_held_do_not_change_whatever_else_ends() {
     assert_whole(&second);
 }
 
-/// Copies a program to where every user may start it.
-fn for_everybody(program: &Path, home: &Path, name: &str) -> PathBuf {
-    let copy = home.join(name);
-    std::fs::copy(program, &copy).unwrap();
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
-    copy
-}
-
 #[test]
 fn publisher_subscriber_and_broker_are_three_users() {
     const BROKER: u32 = 20_001;
     const PUBLISHER: u32 = 20_002;
     const READER: u32 = 20_003;
     const STRANGER: u32 = 20_004;
-    if !is_root("three users at once") {
-        return;
-    }
     let _watchdog = Watchdog::start();
-    let home = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let program = for_everybody(Path::new(env!("CARGO_BIN_EXE_tramline")), home.path(), "tramline");
-    let part = for_everybody(&std::env::current_exe().unwrap(), home.path(), "part");
-    let socket = home.path().join("t.sock");
-    let config = home.path().join("tramline.yaml");
     let yaml = format!("socket:\n  mode: \"0666\"\nallow:\n  users: [{PUBLISHER}, {READER}]\n");
-    std::fs::write(&config, yaml).unwrap();
-    let mut serve = Command::new(program);
-    serve.args(["serve", "--socket"]).arg(&socket).arg("--config").arg(&config).uid(BROKER).gid(BROKER);
-    let broker = Broker::spawn(home, socket, serve);
-
-    let as_user = |uid: u32, what: &str| {
-        let mut command = Command::new(&part);
-        command.uid(uid).gid(uid);
-        Actor::of(command, what, broker.socket())
-    };
-    let mut reader = as_user(READER, "read across users");
+    let Some(users) = Users::start("three users at once", BROKER, &yaml) else { return };
+    let mut reader = users.actor(READER, "read across users");
     assert_eq!(reader.word(), "ready");
-    let mut publisher = as_user(PUBLISHER, "publish across users");
+    let mut publisher = users.actor(PUBLISHER, "publish across users");
     assert_eq!(publisher.word(), "done");
     assert_eq!(reader.word(), format!("read 200 of uid {PUBLISHER}"));
-    let refused = as_user(STRANGER, "be refused").word();
+    let refused = users.actor(STRANGER, "be refused").word();
     assert!(refused.starts_with("denied ") && refused.contains("allow.users"), "{refused}");
     // Root and the broker's own user come in without being named.
-    assert!(Client::builder().socket(broker.socket()).connect().is_ok());
-    assert_eq!(as_user(BROKER, "be refused").word(), "let in");
+    assert!(Client::builder().socket(users.broker.socket()).connect().is_ok());
+    assert_eq!(users.actor(BROKER, "be refused").word(), "let in");
 }
 
 #[test]

@@ -7,12 +7,9 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use support::{Actor, Broker, Watchdog, have, is_root, part, say};
+use support::{Actor, Broker, Users, Watchdog, have, part, say};
 use tramline_client::{Client, Message, PublisherEvent, Subscription};
 
 const CONFIG: &str = "topics:\n  - filter: keep.*\n    retain: 5\n";
@@ -208,42 +205,20 @@ fn the_last_word_by_socket_is_there_for_who_comes_later() {
     }
 }
 
-/// A copy of a program that any user may run.
-fn for_everybody(program: &Path, home: &Path, name: &str) -> PathBuf {
-    let copy = home.join(name);
-    std::fs::copy(program, &copy).unwrap();
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
-    copy
-}
-
 #[test]
 fn what_one_user_left_another_reads_in_place_from_the_brokers_memory() {
     const BROKER: u32 = 20_011;
     const PUBLISHER: u32 = 20_012;
     const READER: u32 = 20_013;
-    if !is_root("what one user left for another") {
-        return;
-    }
     let _watchdog = Watchdog::start();
-    let home = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let program = for_everybody(Path::new(env!("CARGO_BIN_EXE_tramline")), home.path(), "tramline");
-    let part = for_everybody(&std::env::current_exe().unwrap(), home.path(), "part");
-    let (socket, config) = (home.path().join("t.sock"), home.path().join("tramline.yaml"));
     let allow = format!("socket:\n  mode: \"0666\"\nallow:\n  users: [{PUBLISHER}, {READER}]\n");
-    std::fs::write(&config, allow + CONFIG).unwrap();
-    let mut serve = Command::new(program);
-    serve.args(["serve", "--socket"]).arg(&socket).arg("--config").arg(&config).uid(BROKER).gid(BROKER);
-    let broker = Broker::spawn(home, socket, serve);
-    let as_user = |uid: u32, what: &str| {
-        let mut command = Command::new(&part);
-        command.uid(uid).gid(uid);
-        Actor::of(command, what, broker.socket())
+    let Some(users) = Users::start("what one user left for another", BROKER, &(allow + CONFIG)) else {
+        return;
     };
-    let mut publisher = as_user(PUBLISHER, "publish and wait");
+    let mut publisher = users.actor(PUBLISHER, "publish and wait");
     assert_eq!(publisher.word(), "sent");
     let pid = publisher.child.id();
     publisher.kill();
-    assert_eq!(retained(&broker, pid)["uid"], PUBLISHER);
-    assert_eq!(as_user(READER, "read").word(), "read");
+    assert_eq!(retained(&users.broker, pid)["uid"], PUBLISHER);
+    assert_eq!(users.actor(READER, "read").word(), "read");
 }

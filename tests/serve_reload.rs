@@ -6,11 +6,9 @@ mod support;
 
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
-use support::{Broker, Watchdog};
+use support::{Broker, Users, Watchdog};
 
 /// A user that no test machine has by another name.
 const READER: u32 = 61_234;
@@ -42,23 +40,19 @@ fn a_faulty_configuration_is_refused_with_its_fault_and_the_former_one_stays() {
 
 #[test]
 fn who_has_lost_its_access_sees_nothing_more() {
-    if !support::is_root("what one user sees after it has lost its access") {
-        return;
-    }
     let _watchdog = Watchdog::start();
-    let home = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    // The other user may not be able to reach where this was built.
-    let program = home.path().join("program");
-    std::fs::copy(env!("CARGO_BIN_EXE_tramline"), &program).unwrap();
     let socket = "socket:\n  mode: \"0666\"\n";
-    let broker = Broker::with_config_in(home, &format!("{socket}allow:\n  users: [{READER}]\n"));
+    let yaml = format!("{socket}allow:\n  users: [{READER}]\n");
+    let Some(users) = Users::start("what one user sees after it has lost its access", 0, &yaml) else {
+        return;
+    };
+    let broker = &users.broker;
     let a = broker.client("a");
     let mut own = broker.client("b").subscribe("t").unwrap();
     let mut p = a.publisher("t").open().unwrap();
-    let mut command = Command::new(&program);
-    command.args(["sub", "t", "--socket"]).arg(broker.socket()).uid(READER).gid(READER);
-    let mut reader = command.current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = users.tramline(READER);
+    command.args(["sub", "t", "--socket"]).arg(broker.socket());
+    let mut reader = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(reader.stdout.take().unwrap());
     p.wait_for_subscribers(2, Duration::from_secs(30)).unwrap();
     p.send(b"for both").unwrap();
@@ -67,7 +61,7 @@ fn who_has_lost_its_access_sees_nothing_more() {
     assert!(line.contains("Zm9yIGJvdGg="), "\"for both\" in base64: {line}");
     assert_eq!(own.recv().unwrap().payload(), b"for both");
 
-    configure(&broker, socket);
+    configure(broker, socket);
     let ended = reader.wait().unwrap();
     let mut said = String::new();
     reader.stderr.take().unwrap().read_to_string(&mut said).unwrap();

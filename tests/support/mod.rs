@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod actor;
+mod users;
 
 pub(crate) use actor::{Actor, part, say};
+pub(crate) use users::Users;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -152,6 +154,11 @@ impl Broker {
         let home = self.into_home();
         let command = serving(tramline(), &home, &socket);
         Self::spawn(home, socket, command)
+    }
+
+    /// The same with another configuration.
+    pub(crate) fn again_with(self, yaml: &str) -> Self {
+        Self::with_config_in(self.into_home(), yaml)
     }
 
     /// A broker started by `command`, which must make it listen on `socket` and inherit `NOTIFY_SOCKET`.
