@@ -7,13 +7,14 @@
 
 mod support;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use support::{Broker, Watchdog, have};
+use support::{Broker, Users, Watchdog, have};
 use tramline_client::{Client, Message, Publisher};
 
 const FOREIGN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/client.py");
@@ -328,6 +329,48 @@ fn it_takes_packs_apart_and_follows_rings_that_grow_and_grows_its_own() {
     rust.tell("send from.rust 3000000 1");
     foreign.take(1, "from.rust", 3_000_000, "in place", &mut by_rust);
     assert_eq!(foreign.expect("carried on")["generation"], 2);
+}
+
+#[test]
+fn it_goes_on_in_memory_that_who_has_lost_its_access_is_not_given() {
+    const READER: u32 = 61_235;
+    if !have("python3") {
+        return;
+    }
+    let _watchdog = Watchdog::start();
+    let socket = "socket:\n  mode: \"0666\"\n";
+    let yaml = format!("{socket}allow:\n  users: [{READER}]\n");
+    let Some(users) = Users::start("what a foreign publisher does about lost access", 0, &yaml) else {
+        return;
+    };
+    let broker = &users.broker;
+    let mut foreign = Process::foreign(broker.socket(), "python");
+    let mut rust = Process::rust(broker.socket(), "rust");
+    foreign.expect("connected");
+    rust.tell("subscribe 1 from.python rings gated");
+    rust.expect("subscribed");
+    let mut command = users.tramline(READER);
+    command.args(["sub", "from.python", "--socket"]).arg(broker.socket());
+    let mut reader = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+    let asker = broker.client("asker");
+    while broker.http("/status").matches("\"filter\"").count() < 2 {
+        asker.ping().unwrap();
+    }
+    foreign.tell("open from.python 16 65536");
+    assert_eq!(foreign.expect("opened")["readers"], 2);
+    let mut numbers = HashMap::new();
+    foreign.tell("send from.python 300 5");
+    rust.take(5, "from.python", 300, "ring", &mut numbers);
+    for _ in 0..5 {
+        assert!(lines.next().unwrap().unwrap().contains("from.python"));
+    }
+    std::fs::write(broker.home().join("tramline.yaml"), socket).unwrap();
+    broker.signal(Signal::HUP);
+    assert_eq!(foreign.expect("grown")["generation"], 1);
+    foreign.tell("send from.python 300 5");
+    rust.take(5, "from.python", 300, "ring", &mut numbers);
+    assert!(lines.next().is_none() && !reader.wait().unwrap().success(), "the reader is gone");
 }
 
 /// What a received message looks like, in the words of the other language.

@@ -537,6 +537,8 @@ class Stream:
         self.readers, self.waiting, self.epoch = {}, collections.deque(), 0
         # Earlier generations that a reader may be in, and the one that is announced.
         self.formers, self.next, self.numbers = [], None, 0
+        # A reader of this one has lost its access.
+        self.renewing = False
         self.use(Generation(self.id, 0, descriptors, arena, first_seq))
 
     def use(self, generation):
@@ -545,11 +547,13 @@ class Stream:
         self.descriptors, self.kept, self.free = generation.descriptors, collections.deque(), 0
 
     def grow(self):
-        """Makes a larger generation if the next message needs one and none is announced: that, or None."""
-        if self.next is not None or not self.waiting or self.fits(self.waiting[0]):
+        """Makes a generation if none is announced: a larger one if the next message needs it, one like this if that is
+        what the broker asks for. That, or None."""
+        small = bool(self.waiting) and not self.fits(self.waiting[0])
+        if self.next is not None or not (small or self.renewing):
             return None
-        self.numbers += 1
-        arena = up(max(4 * self.size(self.waiting[0]), 2 * self.arena_bytes), PAGE)
+        self.numbers, self.renewing = self.numbers + 1, False
+        arena = up(max(4 * self.size(self.waiting[0]), 2 * self.arena_bytes), PAGE) if small else self.arena_bytes
         self.next = Generation(self.id, self.numbers, self.descriptors, arena, 0)
         return self.next
 
@@ -848,7 +852,7 @@ class Client:
             self.on_welcome, self.on_error, self.on_done, self.on_confirmed, self.on_source, self.on_source_gone,
             self.on_deliver, self.on_gap, self.on_subscribed, self.on_opened, self.on_offer, self.on_admit,
             self.on_attach, self.on_detach, self.on_pong, self.on_close, self.on_settings, self.on_grown,
-            self.on_successor, self.on_mode,
+            self.on_successor, self.on_mode, self.on_adopted, self.on_renew,
         ]  # fmt: skip
         if kind >= len(handlers):
             raise Gone("a frame of kind %d" % kind)
@@ -1057,6 +1061,18 @@ class Client:
         stream.go_on()
         tell("grown", topic=topic, generation=generation)
         self.push(stream)
+
+    def on_adopted(self, _body):
+        raise Gone("an attachment was taken over that was not named")
+
+    def on_renew(self, body):
+        number = body.u64()
+        body.end()
+        stream = next((own for own in self.streams.values() if own.id == number), None)
+        # One that was closed meanwhile needs nothing, and a growth that is under way will do.
+        if stream is not None and stream.next is None:
+            stream.renewing = True
+            self.push(stream)
 
     # What the user sees.
 
