@@ -212,6 +212,53 @@ fn growth_beyond_a_limit_is_refused_by_name_and_the_stream_goes_on() {
 }
 
 #[test]
+fn a_stream_that_a_new_broker_refuses_is_told_why_it_cannot_grow_and_goes_on() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (a, b) = (broker.client("a"), broker.client("b"));
+    let mut streams = ["t", "u"]
+        .map(|topic| (a.publisher(topic).capacity(1_000, 4).open().unwrap(), b.subscribe(topic).unwrap()));
+    // One of the two is open first; the other is one too many.
+    let broker = broker.again_with("limits: {session_streams_max: 1}\n");
+    let (mut told, mut refused) = (0, 0);
+    for (p, s) in &mut streams {
+        let mut outcome = || loop {
+            match p.send(bytes(1, 1 << 20)) {
+                Err(Error::BrokerDown { .. }) => {}
+                other => {
+                    break other
+                        .map_err(|error| (error.code(), error.limit().map(|limit| limit.name.clone())));
+                }
+            }
+        };
+        // Each call says so, and none makes memory until its time is up. What became of the stream is told once besides, to
+        // whoever asks first.
+        let outcomes = [outcome(), outcome(), outcome()];
+        let told_why = (Code::LimitReached, Some("session_streams_max".to_owned()));
+        let failures = outcomes.iter().filter(|outcome| outcome.as_ref().is_err_and(|why| *why == told_why));
+        match failures.count() {
+            3 => refused += 1,
+            count => told += count,
+        }
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| outcome.is_ok() || outcome.as_ref().is_err_and(|why| *why == told_why))
+        );
+        let sent = outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64;
+        // Its reader of before reads on, refused or not.
+        let last = p.send(b"small").unwrap();
+        assert_eq!(last, sent + 1);
+        for seq in 1..=last {
+            assert_eq!(s.recv().unwrap().seq(), seq);
+        }
+    }
+    assert_eq!(refused, 1);
+    assert!(told <= 1);
+    drop(broker);
+}
+
+#[test]
 fn a_publisher_that_never_waits_starts_growth_and_tries_again() {
     let _watchdog = Watchdog::start();
     let broker = Broker::start();

@@ -178,6 +178,7 @@ impl Shared {
                 Restoring::Stream(stream) => {
                     // Its readers of before go on; new ones cannot come. The next publish says so.
                     session.streams.remove(&stream);
+                    session.never_grows(stream, &error);
                     session.fault = Some(error);
                     self.faulty.store(true, Ordering::Relaxed);
                 }

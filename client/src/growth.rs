@@ -32,6 +32,8 @@ pub(crate) enum Growth {
     Announced { req: u32, next: Generation },
     /// It came to nothing; told to whoever asks next.
     Failed(Error),
+    /// There can be none, because a later broker refused the stream; told to whoever asks.
+    Refused(Error),
 }
 
 impl Session {
@@ -41,6 +43,19 @@ impl Session {
         let Some(growth) = self.growths.values_mut().find(of) else { return false };
         *growth = Growth::Failed(copy_of(error));
         true
+    }
+
+    /// A stream is not open any more, but read on by those who read it already: it has the memory that it has.
+    pub(crate) fn never_grows(&mut self, stream: u64, error: &Error) {
+        self.growths.insert(stream, Growth::Refused(copy_of(error)));
+    }
+
+    /// A generation is not made any more; unless something has come between, it came to this.
+    fn unmade(&mut self, stream: u64, outcome: Option<Growth>) {
+        if matches!(self.growths.get(&stream), Some(Growth::Making)) {
+            self.growths.remove(&stream);
+            self.growths.extend(outcome.map(|outcome| (stream, outcome)));
+        }
     }
 }
 
@@ -79,6 +94,7 @@ impl Shared {
                 Some(Growth::Failed(error)) => return Err(error),
                 _ => return Ok(()),
             },
+            Some(Growth::Refused(error)) => return Err(copy_of(error)),
             None => {}
         }
         if !lock(&self.outbound).open {
@@ -95,7 +111,7 @@ impl Shared {
         step!("grow: wanted");
         let begun = self.begin_growth(stream, bytes, ring_bytes_max);
         if begun.is_err() {
-            lock(&self.session).growths.remove(&stream.id);
+            lock(&self.session).unmade(stream.id, None);
         }
         begun
     }
@@ -104,7 +120,7 @@ impl Shared {
         let (spec, depth) = stream.spec();
         if bytes <= spec.arena_bytes {
             // It has grown since the caller looked.
-            lock(&self.session).growths.remove(&stream.id);
+            lock(&self.session).unmade(stream.id, None);
             self.reactor.changed();
             return Ok(());
         }
@@ -124,7 +140,7 @@ impl Shared {
         drop(session);
         let (spec, depth) = stream.spec();
         if let Err(error) = self.make_generation(&stream, spec, depth) {
-            lock(&self.session).growths.insert(id, Growth::Failed(error));
+            lock(&self.session).unmade(id, Some(Growth::Failed(error)));
         }
     }
 
@@ -138,6 +154,7 @@ impl Shared {
                 session.growths.remove(&id);
                 return false;
             }
+            Some(Growth::Refused(_)) => return false,
             None => {}
         }
         let open = lock(&self.outbound).open;
@@ -155,7 +172,7 @@ impl Shared {
             let made = Generation::create(&next, depth).map_err(Error::from);
             step!("grow: memory made");
             if let Err(error) = made.and_then(|next| shared.announce_growth(&stream, next)) {
-                lock(&shared.session).growths.insert(stream.id, Growth::Failed(error));
+                lock(&shared.session).unmade(stream.id, Some(Growth::Failed(error)));
             }
             shared.reactor.changed();
         };
@@ -170,7 +187,7 @@ impl Shared {
         let mut session = lock(&self.session);
         if !session.streams.contains_key(&id) || session.is_restoring(id) {
             // It is gone, or not open yet on a connection that came meanwhile: whoever waits looks again.
-            session.growths.remove(&id);
+            session.unmade(id, None);
             return Ok(());
         }
         let mut outbound = lock(&self.outbound);

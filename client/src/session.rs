@@ -222,7 +222,7 @@ impl Session {
         self.pushes.disconnected(reason);
         self.restoring.clear();
         // Whoever waits for one looks again, and begins it anew or learns that the broker is down.
-        self.growths.retain(|_, growth| matches!(growth, Growth::Making));
+        self.growths.retain(|_, growth| matches!(growth, Growth::Making | Growth::Refused(_)));
         let subscriptions = &self.subscriptions;
         let links = &self.reading_links;
         self.readings.retain(|_, reading| {
