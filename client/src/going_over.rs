@@ -1,11 +1,14 @@
-//! A test of `reading`: what comes before a socket message comes before it, also where one attachment takes over from
-//! another on the way.
+//! Tests of `reading` and `consumer` with rings that they write themselves: what comes before a socket message comes before
+//! it, also where one attachment takes over from another on the way; and rings that never pause do not keep the rest
+//! from being looked at.
 
+use crate::consumer::Consumer;
 use crate::inbox::NewStream;
 use crate::message::Source;
 use crate::reading::{Found, Rings};
 use std::sync::Arc;
-use tramline_ring::{Meta, Reader, ReaderLink, RingIdentity, RingSpec, Start, Writer};
+use std::time::Duration;
+use tramline_ring::{Meta, Reader, ReaderLink, RingIdentity, RingSpec, Spinner, Start, Writer};
 use tramline_wire::{After, Mode};
 
 /// An attachment to the writer's stream that begins with message `first_seq`.
@@ -64,4 +67,21 @@ fn a_socket_message_waits_for_the_ring_across_two_attachments() {
     }
     assert_eq!(before(&mut rings, 3), [2, 3]);
     assert_eq!(before(&mut rings, 4), [4]);
+}
+
+#[test]
+fn a_ring_that_always_has_something_is_waited_for_alone_only_so_often() {
+    let mut writer = Writer::create(&RingSpec::sized(77, 100, 8).expect("a size"), 8).expect("memory");
+    let mut spinner = Spinner::new(Duration::MAX);
+    spinner.busy();
+    let mut consumer = Consumer::new(spinner);
+    consumer.rings.add(attachment(&writer, 1, 1));
+    assert!(!consumer.glance(), "nothing is there");
+    writer
+        .try_send(Meta { flags: 0, time: 1, source_time: 0 }, &[], &[0; 100])
+        .expect("nobody is in the way");
+    for _ in 0..3 {
+        // After that, whoever waits looks at the socket as well.
+        assert_eq!((0..1000).take_while(|_| consumer.glance()).count(), 64);
+    }
 }
