@@ -10,9 +10,7 @@ mod deaths;
 
 use deaths::steps::{OF_A_PUBLISHER, OF_A_SUBSCRIBER, OF_WHO_IS_LEFT, TABLES};
 use deaths::support::{Broker, part, say};
-use deaths::{
-    check_next, client, dies, held, held_here, read_through, settles, start, view_through, watchdog,
-};
+use deaths::{Dying, Readers, check_next, client, dies, held, held_here, settles, start, watchdog};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -92,51 +90,17 @@ fn actor() {
 #[test]
 fn a_publisher_that_dies_at_any_step_leaves_whole_messages_a_clear_end_and_nothing_else() {
     let _watchdog = watchdog();
-    let broker = Broker::start();
-    let reader = client(broker.socket(), "reader");
-    let mut subscription = reader.subscribe("cam").unwrap();
-    let mut viewer = broker.json();
-    assert_eq!(viewer.ask(r#"{"op":"sub","topic":"cam","reliable":true}"#)["ok"], true);
-    let (before, own) = (held(&broker), held_here());
+    let mut readers = Readers::start();
     for &(name, count) in OF_A_PUBLISHER {
-        let at = format!("{name}:{count}");
-        println!("{at}");
-        let dying = start("publish", broker.socket(), Some((name, count)));
-        let words = std::thread::spawn({
-            let at = at.clone();
-            move || dies(dying, &at)
-        });
-        let mut words = Some(words);
-        let mut said = None;
+        println!("{name}:{count}");
+        let dying = Dying::start("publish", readers.broker.socket(), (name, count));
         if name == "publish: waits" {
             // Nobody makes room for it until then.
-            said = words.take().map(|words| words.join().unwrap());
+            dying.wait();
         }
-        let last = read_through(&mut subscription, assert_whole, |subscription, last| {
-            if words.as_ref().is_some_and(|words| words.is_finished()) {
-                said = words.take().map(|words| words.join().unwrap());
-            }
-            // What it said to have sent has come, and it has gone.
-            let sent = said.as_ref().map(|said| said.last().map_or(0, |seq| seq.parse::<u64>().unwrap()));
-            sent.is_some_and(|sent| sent <= last) && subscription.publishers().is_empty()
-        });
-        let sent = said.unwrap().len() as u64;
-        assert!((sent..=sent + 1).contains(&last), "{at}: {sent} were sent, {last} were read");
-        view_through(&mut viewer, last);
-        settles(&broker, before, own, || {
-            assert!(subscription.try_recv().unwrap().is_none());
-            reader.ping().unwrap();
-        });
-        // Another process takes the topic over, from its own first message on.
-        let mut next = start("publish", broker.socket(), None);
-        let last = read_through(&mut subscription, assert_whole, |_, last| last == 60);
-        view_through(&mut viewer, last);
-        assert!(next.child.wait().unwrap().success());
-        settles(&broker, before, own, || {
-            assert!(subscription.try_recv().unwrap().is_none());
-            subscription.events();
-            reader.ping().unwrap();
-        });
+        let (sent, last) = readers.read_to_its_end(dying, assert_whole);
+        assert!((sent..=sent + 1).contains(&last), "{name}: {sent} were sent, {last} were read");
+        readers.read_another("publish", 60, assert_whole);
     }
 }
 

@@ -7,9 +7,7 @@ mod deaths;
 
 use deaths::steps::{OF_A_BROKER, OF_A_FOLLOWER, OF_A_GROWING_PUBLISHER};
 use deaths::support::{self, Broker, part, say};
-use deaths::{
-    check_next, client, dies, held, held_here, read_through, settles, start, view_through, watchdog,
-};
+use deaths::{Dying, Readers, check_next, client, dies, held, held_here, settles, start, watchdog};
 use rustix::process::Signal;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -108,40 +106,13 @@ fn actor() {
 #[test]
 fn a_publisher_that_dies_at_any_step_of_growth_leaves_whole_messages_and_a_clear_end() {
     let _watchdog = watchdog();
-    let broker = Broker::start();
-    let reader = client(broker.socket(), "reader");
-    let mut subscription = reader.subscribe("cam").unwrap();
-    let mut viewer = broker.json();
-    assert_eq!(viewer.ask(r#"{"op":"sub","topic":"cam","reliable":true}"#)["ok"], true);
-    let (before, own) = (held(&broker), held_here());
+    let mut readers = Readers::start();
     for &(name, count) in OF_A_GROWING_PUBLISHER {
-        let at = format!("{name}:{count}");
-        println!("{at}");
-        let dying = start("publish", broker.socket(), Some((name, count)));
-        let mut words = Some(std::thread::spawn(move || dies(dying, &at)));
-        let mut sent = None;
-        let last = read_through(&mut subscription, assert_whole, |subscription, last| {
-            if words.as_ref().is_some_and(|words| words.is_finished()) {
-                sent = Some(words.take().unwrap().join().unwrap().len() as u64);
-            }
-            // All that it said to have sent has come, and it has gone.
-            sent.is_some_and(|sent| sent <= last) && subscription.publishers().is_empty()
-        });
-        let sent = sent.unwrap();
-        assert!((sent..=sent + 1).contains(&last), "{sent} were sent, {last} were read");
-        view_through(&mut viewer, last);
-        let idle = |subscription: &mut Subscription| {
-            assert!(subscription.try_recv().unwrap().is_none());
-            subscription.events();
-            reader.ping().unwrap();
-        };
-        settles(&broker, before, own, || idle(&mut subscription));
-        // Another process takes the topic over, and grows, from its own first message on.
-        let mut next = start("publish", broker.socket(), None);
-        let last = read_through(&mut subscription, assert_whole, |_, last| last == MESSAGES);
-        view_through(&mut viewer, last);
-        assert!(next.child.wait().unwrap().success());
-        settles(&broker, before, own, || idle(&mut subscription));
+        println!("{name}:{count}");
+        let dying = Dying::start("publish", readers.broker.socket(), (name, count));
+        let (sent, last) = readers.read_to_its_end(dying, assert_whole);
+        assert!((sent..=sent + 1).contains(&last), "{name}: {sent} were sent, {last} were read");
+        readers.read_another("publish", MESSAGES, assert_whole);
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use support::{Actor, Broker, JsonLines};
 use tramline_client::{Client, Message, Subscription};
@@ -84,35 +85,101 @@ pub(crate) fn held_here() -> (usize, usize) {
     (std::fs::read_dir("/proc/self/fd").unwrap().count(), mappings)
 }
 
-/// What a viewer without rings is shown of one publisher, up to its message `last`.
-pub(crate) fn view_through(viewer: &mut JsonLines, last: u64) {
-    for seq in 1..=last {
-        let line: serde_json::Value = serde_json::from_str(&viewer.hear()).unwrap();
-        assert_eq!((&line["op"], &line["seq"]), (&"msg".into(), &seq.into()), "{line}");
+/// A process that will be killed at a step, watched by a thread.
+pub(crate) struct Dying(JoinHandle<Vec<String>>);
+
+impl Dying {
+    pub(crate) fn start(part: &str, socket: &Path, at: (&str, u32)) -> Self {
+        let actor = start(part, socket, Some(at));
+        let at = format!("{}:{}", at.0, at.1);
+        Self(std::thread::spawn(move || dies(actor, &at)))
+    }
+
+    pub(crate) fn wait(&self) {
+        while !self.0.is_finished() {
+            std::thread::yield_now();
+        }
     }
 }
 
-/// Reads what one publisher sends, from number 1 on, until `over` says that it is enough. Nothing may be missing, and
-/// `whole` says whether a message's bytes are its own.
-pub(crate) fn read_through(
-    subscription: &mut Subscription,
-    whole: fn(u64, &[u8]),
-    mut over: impl FnMut(&mut Subscription, u64) -> bool,
-) -> u64 {
-    let mut last = 0;
-    loop {
-        match subscription.recv_timeout(Duration::from_millis(5)).unwrap() {
-            Some(message) => {
-                check_next(&message, last, whole);
-                last = message.seq();
+/// A broker, and who reads a topic there: a client through rings, and a viewer without.
+pub(crate) struct Readers {
+    pub(crate) broker: Broker,
+    client: Client,
+    subscription: Subscription,
+    viewer: JsonLines,
+    /// What the broker and this process held before anybody published.
+    before: (usize, usize),
+    own: (usize, usize),
+}
+
+impl Readers {
+    pub(crate) fn start() -> Self {
+        let broker = Broker::start();
+        let client = client(broker.socket(), "reader");
+        let subscription = client.subscribe("cam").unwrap();
+        let mut viewer = broker.json();
+        assert_eq!(viewer.ask(r#"{"op":"sub","topic":"cam","reliable":true}"#)["ok"], true);
+        let (before, own) = (held(&broker), held_here());
+        Self { broker, client, subscription, viewer, before, own }
+    }
+
+    /// Reads what a publisher sends that is killed on the way, and sees that nothing is left of it. How many messages it
+    /// said to have sent, and the number of the last that came: all it had published, and then a clear end.
+    pub(crate) fn read_to_its_end(&mut self, dying: Dying, whole: fn(u64, &[u8])) -> (u64, u64) {
+        let (mut dying, mut sent) = (Some(dying), None);
+        let last = self.read_until(whole, |subscription, last| {
+            if let Some(dead) = dying.take_if(|dying| dying.0.is_finished()) {
+                sent = Some(dead.0.join().unwrap().len() as u64);
             }
-            None => {
-                subscription.events();
+            // What it said to have sent has come, and it has gone.
+            sent.is_some_and(|sent| sent <= last) && subscription.publishers().is_empty()
+        });
+        self.settle();
+        (sent.unwrap(), last)
+    }
+
+    /// Another process takes the topic over and sends so many, from its own first message on.
+    pub(crate) fn read_another(&mut self, part: &str, messages: u64, whole: fn(u64, &[u8])) {
+        let mut next = start(part, self.broker.socket(), None);
+        self.read_until(whole, |_, last| last == messages);
+        assert!(next.child.wait().unwrap().success());
+        self.settle();
+    }
+
+    /// Reads what one publisher sends, from number 1 on, until `over` says that it is enough; the viewer is shown the same.
+    /// Nothing may be missing, and `whole` says whether a message's bytes are its own.
+    fn read_until(
+        &mut self,
+        whole: fn(u64, &[u8]),
+        mut over: impl FnMut(&mut Subscription, u64) -> bool,
+    ) -> u64 {
+        let mut last = 0;
+        while !over(&mut self.subscription, last) {
+            match self.subscription.recv_timeout(Duration::from_millis(5)).unwrap() {
+                Some(message) => {
+                    check_next(&message, last, whole);
+                    last = message.seq();
+                }
+                None => {
+                    self.subscription.events();
+                }
             }
         }
-        if over(subscription, last) {
-            return last;
+        for seq in 1..=last {
+            let line: serde_json::Value = serde_json::from_str(&self.viewer.hear()).unwrap();
+            assert_eq!((&line["op"], &line["seq"]), (&"msg".into(), &seq.into()), "{line}");
         }
+        last
+    }
+
+    fn settle(&mut self) {
+        let Self { broker, client, subscription, before, own, .. } = self;
+        settles(broker, *before, *own, || {
+            assert!(subscription.try_recv().unwrap().is_none());
+            subscription.events();
+            client.ping().unwrap();
+        });
     }
 }
 
