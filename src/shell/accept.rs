@@ -177,4 +177,19 @@ mod tests {
         let again = allowance.take(began + Duration::from_secs(60));
         assert_eq!(again, Err(began + Duration::from_secs(60) + milli));
     }
+
+    #[test]
+    fn who_comes_behind_a_full_backlog_is_taken_in_within_half_a_second() {
+        let began = Instant::now();
+        let mut allowance = Allowance::new(began);
+        allowance.left = 0;
+        let (mut now, mut taken) = (began, 0);
+        while taken <= super::super::socket::BACKLOG {
+            match allowance.take(now) {
+                Ok(()) => taken += 1,
+                Err(again) => now = again,
+            }
+        }
+        assert!(now - began < Duration::from_millis(520), "{:?}", now - began);
+    }
 }

@@ -16,8 +16,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use tramline_wire::path::{Candidate, Place, SOCKET_PATH_BYTES_MAX};
 
-/// Connections that wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+/// Connections that wait to be accepted; the kernel cuts it to `net.core.somaxconn`. As many as may be open by default, and
+/// not more: whoever comes behind all of them waits until they have been taken in, see `accept`.
+pub(super) const BACKLOG: i32 = 1024;
 
 /// Why there is no socket to listen on.
 #[derive(Debug, thiserror::Error)]
