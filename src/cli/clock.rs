@@ -2,6 +2,7 @@
 
 use rustix::thread::ClockId;
 use rustix::time::Timespec;
+use std::time::Duration;
 
 /// How early a pacing thread is woken, in nanoseconds: the system may wake it this much too late.
 const WAKE_EARLY_NANOS: u64 = 100_000;
@@ -33,6 +34,12 @@ pub(super) fn wait_until(nanos: u64) {
     }
 }
 
+/// A span of time as an argument says it.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
 /// When the next of several evenly spaced things is due.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
@@ -48,7 +55,7 @@ impl Pace {
 
     /// When the thing with this number, counted from 0, is due.
     pub(super) fn due(&self, number: u64) -> u64 {
-        let after = std::time::Duration::try_from_secs_f64(number as f64 / self.per_second);
+        let after = Duration::try_from_secs_f64(number as f64 / self.per_second);
         let after = after.ok().and_then(|after| u64::try_from(after.as_nanos()).ok());
         self.began.saturating_add(after.unwrap_or(u64::MAX))
     }

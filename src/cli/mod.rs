@@ -24,6 +24,8 @@ mod generate;
 
 mod connect;
 
+mod input;
+
 mod output;
 
 mod table;

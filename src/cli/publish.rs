@@ -1,17 +1,12 @@
 //! `tramline pub`: publishes an argument, a file, or standard input line by line.
-//!
-//! Payloads leave exactly as they came: of a line only the line feed is taken off, so a carriage return, an
-//! empty line and a last line without line feed arrive as they are.
 
 use super::clock::{Pace, monotonic_nanos, wait_until};
 use super::connect::Socket;
+use super::input::{Declared, Input, read_line};
 use super::output::Output;
 use super::{Failure, size};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::de::IgnoredAny;
-use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read};
-use std::path::PathBuf;
+use std::io::{BufReader, IsTerminal, Read};
 use tramline_client::{Batch, Client, Encoding};
 
 /// Longest line of `-l`, in bytes.
@@ -25,28 +20,18 @@ const PROGRESS_EVERY: u64 = 64;
 
 /// Publishes messages.
 #[derive(Debug, clap::Args)]
-#[command(
-    group = clap::ArgGroup::new("input").required(true),
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         tramline pub gps.fix '{\"lat\":48.1,\"lon\":11.6}'\n  \
         tramline pub cam.front -f frame.jpg --type image/jpeg\n  \
         tail -f nmea.log | tramline pub -l gps.nmea\n  \
-        tramline pub clock tick --count 10 --rate 1"
-)]
+        tramline pub clock tick --count 10 --rate 1")]
 pub(super) struct Publish {
     #[command(flatten)]
     socket: Socket,
     /// The topic to publish to
     topic: String,
-    /// The message
-    #[arg(group = "input")]
-    message: Option<String>,
-    /// Publish a file's content as one message; - is standard input
-    #[arg(short, long, value_name = "FILE", group = "input")]
-    file: Option<PathBuf>,
-    /// Publish each line of standard input, without its line feed
-    #[arg(short, long, group = "input")]
-    lines: bool,
+    #[command(flatten)]
+    input: Input,
     /// At most this many messages a second
     #[arg(long, value_name = "N", value_parser = positive)]
     rate: Option<f64>,
@@ -67,15 +52,6 @@ pub(super) struct Publish {
     confirm: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Declared {
-    /// JSON if it is a JSON value, text if it is UTF-8, else binary
-    Auto,
-    Json,
-    Text,
-    Binary,
-}
-
 fn positive(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
     if number > 0.0 && number.is_finite() { Ok(number) } else { Err("must be above zero".into()) }
@@ -91,11 +67,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 impl Publish {
     pub(super) fn run(self) -> Result<(), Failure> {
         // What is read from a file is read before connecting: a missing file is no affair of the broker.
-        let payload = match (&self.message, &self.file) {
-            (Some(message), _) => Some(message.clone().into_bytes()),
-            (None, Some(file)) => Some(content(file)?),
-            (None, None) => None,
-        };
+        let payload = self.input.message()?;
         let client = self.socket.connect("tramline pub")?;
         let mut sender = Sender::new(&self, &client);
         match payload {
@@ -129,19 +101,6 @@ impl Publish {
     }
 }
 
-pub(super) fn content(file: &PathBuf) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let read = if file.as_os_str() == "-" {
-        std::io::stdin().lock().read_to_end(&mut bytes)
-    } else {
-        let mut file =
-            File::open(file).map_err(|error| Failure::no_input(format!("{}: {error}", file.display())))?;
-        file.read_to_end(&mut bytes)
-    };
-    read.map_err(|error| Failure::io(format!("{}: {error}", file.display())))?;
-    Ok(bytes)
-}
-
 /// Publishes one message after the other: together where nothing speaks against it.
 struct Sender<'a> {
     arguments: &'a Publish,
@@ -156,7 +115,7 @@ struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     fn new(arguments: &'a Publish, client: &'a Client) -> Self {
-        let many = arguments.lines || arguments.count.is_some_and(|count| count > 1);
+        let many = arguments.input.lines || arguments.count.is_some_and(|count| count > 1);
         let progress = if many && std::io::stderr().is_terminal() && !std::io::stdin().is_terminal() {
             let bar = arguments.count.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
             let template = "{spinner} {pos} messages, {msg}, {per_sec}";
@@ -237,85 +196,9 @@ impl<'a> Sender<'a> {
     }
 }
 
-impl Declared {
-    /// What a payload is.
-    pub(super) fn of(self, payload: &[u8]) -> Result<Encoding, Failure> {
-        match self {
-            Self::Auto if is_one_json_value(payload) => Ok(Encoding::Json),
-            Self::Auto if std::str::from_utf8(payload).is_ok() => Ok(Encoding::Text),
-            Self::Auto | Self::Binary => Ok(Encoding::Binary),
-            Self::Json => {
-                serde_json::from_str::<IgnoredAny>(text(payload)?)
-                    .map_err(|error| Failure::input(format!("the message is not JSON: {error}")))?;
-                Ok(Encoding::Json)
-            }
-            Self::Text => text(payload).map(|_| Encoding::Text),
-        }
-    }
-}
-
-fn text(payload: &[u8]) -> Result<&str, Failure> {
-    std::str::from_utf8(payload)
-        .map_err(|error| Failure::input(format!("the message is not UTF-8 text: {error}")))
-}
-
-/// Whether this is a JSON value and nothing else, but for the carriage return of a line that ended in both.
-///
-/// Other white space around a value, or a line feed within, would not survive as JSON in a line: such a message
-/// is text, which arrives byte for byte everywhere.
-fn is_one_json_value(payload: &[u8]) -> bool {
-    let value = payload.strip_suffix(b"\r").unwrap_or(payload);
-    let bare = |byte: Option<&u8>| byte.is_some_and(|byte| !byte.is_ascii_whitespace());
-    // Skipped values are not checked to be UTF-8 by the JSON parser, hence from text.
-    bare(value.first())
-        && bare(value.last())
-        && !value.contains(&b'\n')
-        && std::str::from_utf8(value).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
-}
-
-/// Reads the next line of at most `max` bytes, its end left off; says whether there was one. `number` is what an error
-/// calls it.
-pub(super) fn read_line(
-    input: &mut impl BufRead,
-    line: &mut Vec<u8>,
-    number: u64,
-    max: u64,
-) -> Result<bool, Failure> {
-    line.clear();
-    let got = input
-        .take(max + 1)
-        .read_until(b'\n', line)
-        .map_err(|error| Failure::io(format!("cannot read standard input: {error}")))?;
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    } else if got as u64 > max {
-        return Err(Failure::input(format!(
-            "line {number} is longer than {max} bytes; send it as a file with -f"
-        )));
-    }
-    Ok(got > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn auto_sees_what_a_message_is() {
-        let seen = |payload: &[u8]| Declared::Auto.of(payload).unwrap();
-        assert_eq!(seen(br#"{"lat":48.10}"#), Encoding::Json);
-        assert_eq!(seen(b"12"), Encoding::Json);
-        assert_eq!(seen(b"$GPZDA,143444.28*66\r"), Encoding::Text);
-        assert_eq!(seen(b"{\"class\":\"TPV\"}\r"), Encoding::Json);
-        assert_eq!(seen(b" {}"), Encoding::Text);
-        assert_eq!(seen(b"{} "), Encoding::Text);
-        assert_eq!(seen(b"{\"a\":\n1}"), Encoding::Text);
-        assert_eq!(seen(b""), Encoding::Text);
-        assert_eq!(seen(b"\xb5\x62\x01"), Encoding::Binary);
-        // Not UTF-8 inside a string of JSON.
-        assert_eq!(seen(b"\"\xff\""), Encoding::Binary);
-        assert!(Declared::Json.of(b"{").is_err() && Declared::Text.of(b"\xff").is_err());
-    }
 
     #[test]
     fn headers_are_split_at_the_first_sign() {

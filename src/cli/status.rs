@@ -5,8 +5,7 @@
 use super::Failure;
 use super::connect::Socket;
 use super::output::Output;
-use super::size;
-use super::table::Table;
+use super::table::{Table, bytes, text};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -216,21 +215,6 @@ fn limits(rows: &[Value]) -> Table {
 
 fn rows<'a>(status: &'a Value, key: &str) -> &'a [Value] {
     status[key].as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-/// A text or number; nothing where the broker says nothing.
-fn text(row: &Value, key: &str) -> String {
-    match &row[key] {
-        Value::String(text) => {
-            text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
-        }
-        Value::Number(number) => number.to_string(),
-        _ => String::new(),
-    }
-}
-
-fn bytes(row: &Value, key: &str) -> String {
-    row[key].as_u64().map(size::readable).unwrap_or_default()
 }
 
 fn uptime(seconds: f64) -> String {

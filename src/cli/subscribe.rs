@@ -6,6 +6,7 @@
 mod render;
 
 use super::Failure;
+use super::clock::seconds;
 use super::connect::Socket;
 use super::output::Output;
 use super::scene::wait_readable;
@@ -52,11 +53,6 @@ pub(super) struct Subscribe {
     /// Let publishers wait for this program instead of missing messages
     #[arg(long)]
     reliable: bool,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 impl Subscribe {

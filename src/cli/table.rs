@@ -1,5 +1,8 @@
 //! Tables for people: columns as wide as they must be, numbers to the right.
 
+use super::size;
+use serde_json::Value;
+
 /// Rows of cells under a heading.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -51,6 +54,24 @@ impl std::fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+/// What a row of JSON says under this key, as people read it; nothing where it says nothing.
+pub(super) fn text(row: &Value, key: &str) -> String {
+    match &row[key] {
+        Value::String(text) => {
+            text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+        }
+        Value::Number(number) => number.to_string(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// The same of a number of bytes.
+pub(super) fn bytes(row: &Value, key: &str) -> String {
+    row[key].as_u64().map(size::readable).unwrap_or_default()
 }
 
 #[cfg(test)]

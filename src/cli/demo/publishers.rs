@@ -4,7 +4,7 @@ use super::capture::{Proof, lines, topic};
 use super::report::Account;
 use crate::cli::Failure;
 use crate::cli::clock::{Pace, monotonic_nanos, wait_until};
-use crate::cli::publish::Declared;
+use crate::cli::input::Declared;
 use crate::cli::role::begin;
 use std::path::Path;
 use std::time::Duration;

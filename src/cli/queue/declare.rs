@@ -1,7 +1,7 @@
 //! `tramline queue declare`: a queue that is there for as long as its broker runs.
 
-use super::work::span;
 use crate::cli::Failure;
+use crate::cli::clock::seconds;
 use crate::cli::connect::Socket;
 use std::time::Duration;
 use tramline_client::{Strategy, WhenFull};
@@ -26,13 +26,13 @@ pub(super) struct Declare {
     #[arg(long, value_name = "N")]
     messages_max: Option<u64>,
     /// Seconds for which a consumer may keep a message
-    #[arg(long, value_name = "SECONDS", value_parser = span)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ack_timeout: Option<Duration>,
     /// How often a message is given out before it becomes a dead letter
     #[arg(long, value_name = "N")]
     attempts_max: Option<u16>,
     /// Seconds for which a message may wait
-    #[arg(long, value_name = "SECONDS", value_parser = span)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl: Option<Duration>,
 }
 

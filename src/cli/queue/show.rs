@@ -1,29 +1,11 @@
 //! Queues and dead letters as people read them.
 
-use crate::cli::size;
-use crate::cli::table::Table;
+use crate::cli::table::{Table, bytes, text};
 use serde_json::Value;
 use std::fmt::Write as _;
 
 /// How much of a dead letter's content its row shows, in characters.
 const CONTENT_MAX: usize = 40;
-
-/// A text or number; nothing where there is none.
-fn text(row: &Value, key: &str) -> String {
-    match &row[key] {
-        Value::String(text) => {
-            text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
-        }
-        Value::Number(number) => number.to_string(),
-        Value::Bool(true) => "yes".to_owned(),
-        Value::Bool(false) => "no".to_owned(),
-        _ => String::new(),
-    }
-}
-
-fn bytes(row: &Value, key: &str) -> String {
-    row[key].as_u64().map(size::readable).unwrap_or_default()
-}
 
 fn seconds(row: &Value, key: &str) -> String {
     row[key].as_f64().map(|seconds| format!("{seconds:.1} s")).unwrap_or_default()

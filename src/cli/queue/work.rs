@@ -1,12 +1,11 @@
 //! `tramline queue push` and `pull`: messages in and out, acknowledged by what became of them.
 
-use super::super::clock::monotonic_nanos;
 use crate::cli::Failure;
+use crate::cli::clock::{monotonic_nanos, seconds};
 use crate::cli::connect::Socket;
+use crate::cli::input::{Declared, Input, read_line};
 use crate::cli::output::Output;
-use crate::cli::publish::Declared;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tramline_client::{Client, Job};
@@ -17,36 +16,23 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 /// Exit code of a command that says that its message is of no use: `EX_DATAERR`.
 const NO_USE: i32 = 65;
 
-pub(super) fn span(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
 /// Pushes messages to a queue, and waits until it has them
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("input").required(true))]
 pub(super) struct Push {
     #[command(flatten)]
     socket: Socket,
     /// The queue's name
     queue: String,
-    /// The message
-    #[arg(group = "input")]
-    message: Option<String>,
-    /// Push a file's content as one message; - is standard input
-    #[arg(short, long, value_name = "FILE", group = "input")]
-    file: Option<PathBuf>,
-    /// Push each line of standard input, without its line feed
-    #[arg(short, long, group = "input")]
-    lines: bool,
+    #[command(flatten)]
+    input: Input,
     /// 0 to 9; higher ones are given out first
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: u8,
     /// Not before so many seconds from now
-    #[arg(long, value_name = "SECONDS", value_parser = span)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     delay: Option<Duration>,
     /// Not after so many seconds from when it is due
-    #[arg(long, value_name = "SECONDS", value_parser = span)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl: Option<Duration>,
     /// An id: one that the queue has seen lately is not queued again
     #[arg(long, value_name = "ID", conflicts_with = "lines")]
@@ -61,11 +47,7 @@ pub(super) struct Push {
 
 impl Push {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let payload = match (&self.message, &self.file) {
-            (Some(message), _) => Some(message.clone().into_bytes()),
-            (None, Some(file)) => Some(crate::cli::publish::content(file)?),
-            (None, None) => None,
-        };
+        let payload = self.input.message()?;
         let client = self.socket.connect("tramline queue push")?;
         if let Some(payload) = payload {
             return self.push(&client, &payload, true);
@@ -73,7 +55,7 @@ impl Push {
         let mut input = std::io::stdin().lock();
         let mut line = Vec::new();
         let mut number = 1;
-        while crate::cli::publish::read_line(&mut input, &mut line, number, LINE_BYTES_MAX)? {
+        while read_line(&mut input, &mut line, number, LINE_BYTES_MAX)? {
             self.push(&client, &line, false)?;
             number += 1;
         }
@@ -129,7 +111,7 @@ pub(super) struct Pull {
     #[arg(long, value_name = "N", default_value_t = 1)]
     prefetch: u32,
     /// Wait at most so many seconds for each message; the exit code is 124 then
-    #[arg(long, value_name = "SECONDS", value_parser = span)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
 }
 
