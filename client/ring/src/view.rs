@@ -22,6 +22,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Copies up to this size are stored word by word; larger ones by `memcpy`.
 const WORDWISE_BYTES_MAX: usize = 256;
 
+/// Bytes that `memcpy` is given at once. From about 2 KiB on the C library uses the processor's string instruction, which
+/// copies at a twentieth of the usual rate on AMD's Zen 3 and 4 where the target lies up to 63 bytes behind the source
+/// within their pages (49 GB/s and 2.3); whose memory the source is, we do not choose. In pieces it is as fast as ever.
+const PIECE_BYTES: usize = 1024;
+
 /// Sizes within a generation; a value of this type has been checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -168,10 +173,14 @@ impl Ring {
     pub(crate) fn copy_in(&self, offset: u64, bytes: &[u8]) {
         assert!(self.mapping.writable(), "only the writer copies in");
         if bytes.len() > WORDWISE_BYTES_MAX {
-            let address = self.arena(offset, bytes.len());
-            // SAFETY: in bounds; the block belongs to the caller alone within this process, other processes cannot
-            // write it and believe nothing of it until it is published.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.as_ptr(), bytes.len()) };
+            let mut address = self.arena(offset, bytes.len());
+            for piece in bytes.chunks(PIECE_BYTES) {
+                // SAFETY: the pieces together are in bounds; the block belongs to the caller alone within this process,
+                // other processes cannot write it and believe nothing of it until it is published.
+                unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), address.as_ptr(), piece.len()) };
+                // SAFETY: as far as the end of the block, where the last piece ends.
+                address = unsafe { address.add(piece.len()) };
+            }
             return;
         }
         let (whole, rest) = bytes.as_chunks::<8>();
