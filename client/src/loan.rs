@@ -8,6 +8,7 @@ use crate::error::{Error, Full, Result};
 use crate::publisher::Sender;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use tramline_ring::Meta;
 use tramline_wire::MessageFlags;
 
@@ -23,22 +24,22 @@ enum Room {
 /// threads; the order of messages is that of sending.
 pub struct Loan {
     room: Option<Room>,
-    sender: Sender,
+    sender: Arc<Sender>,
     head: Vec<u8>,
     flags: MessageFlags,
     source_time: i64,
 }
 
 impl Loan {
-    pub(crate) fn in_ring(sender: Sender, loan: tramline_ring::Loan) -> Self {
+    pub(crate) fn in_ring(sender: Arc<Sender>, loan: tramline_ring::Loan) -> Self {
         Self::new(sender, Room::InRing(loan))
     }
 
-    pub(crate) fn own(sender: Sender, bytes: usize) -> Self {
+    pub(crate) fn own(sender: Arc<Sender>, bytes: usize) -> Self {
         Self::new(sender, Room::Own(vec![0; bytes]))
     }
 
-    fn new(sender: Sender, room: Room) -> Self {
+    fn new(sender: Arc<Sender>, room: Room) -> Self {
         Self { room: Some(room), sender, head: Vec::new(), flags: MessageFlags::default(), source_time: 0 }
     }
 

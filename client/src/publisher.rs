@@ -103,7 +103,6 @@ impl PublisherBuilder {
 }
 
 /// What sending needs; shared by a publisher and its loans.
-#[derive(Clone)]
 pub(crate) struct Sender {
     pub(crate) handle: Arc<Handle>,
     pub(crate) stream: Arc<Stream>,
@@ -197,13 +196,19 @@ impl Sender {
         }
     }
 
-    fn loan(&self, on_full: OnFull, announce: bool, bytes: usize, head_bytes: usize) -> Result<Loan> {
+    fn loan(
+        self: &Arc<Self>,
+        on_full: OnFull,
+        announce: bool,
+        bytes: usize,
+        head_bytes: usize,
+    ) -> Result<Loan> {
         self.handle.shared.check_process()?;
         match self.insist(on_full, announce, |wait| self.try_loan(wait, bytes, head_bytes)) {
-            Ok(loan) => Ok(Loan::in_ring(self.clone(), loan)),
-            Err(Error::Full(_)) if on_full == OnFull::Drop => Ok(Loan::own(self.clone(), bytes)),
+            Ok(loan) => Ok(Loan::in_ring(Arc::clone(self), loan)),
+            Err(Error::Full(_)) if on_full == OnFull::Drop => Ok(Loan::own(Arc::clone(self), bytes)),
             Err(Error::Full(Full { topic, holder, growing, .. })) => {
-                let loan = Some(Box::new(Loan::own(self.clone(), bytes)));
+                let loan = Some(Box::new(Loan::own(Arc::clone(self), bytes)));
                 Err(Error::Full(Full { topic, holder, loan, growing }))
             }
             Err(error) => Err(error),
@@ -216,7 +221,7 @@ impl Sender {
 /// While it waits for room it keeps serving its client: subscribers come and go meanwhile, also when they
 /// are in this same process.
 pub struct Publisher {
-    pub(crate) sender: Sender,
+    pub(crate) sender: Arc<Sender>,
     watch: OnceLock<Watch>,
 }
 
@@ -229,7 +234,7 @@ struct Watch {
 
 impl Publisher {
     pub(crate) fn new(handle: Arc<Handle>, stream: Arc<Stream>, on_full: OnFull) -> Self {
-        Self { sender: Sender { handle, stream, on_full }, watch: OnceLock::new() }
+        Self { sender: Arc::new(Sender { handle, stream, on_full }), watch: OnceLock::new() }
     }
 
     /// The topic.

@@ -19,6 +19,9 @@ const SMALL_PART: u32 = 4;
 /// How many recently freed places are remembered.
 const RECENT_MAX: usize = 32;
 
+/// How many extents are kept as they were given back. Messages are retired up to 64 at a time.
+const SPARES_MAX: usize = 64;
+
 /// Marks a block that is an extent of its own.
 const NO_CHUNK: u32 = u32::MAX;
 
@@ -66,8 +69,11 @@ struct Chunk {
 #[derive(Debug)]
 pub(crate) struct Arena {
     free: BTreeMap<u32, u32>,
-    /// What was given back last, not in `free` yet: messages of one size take it as it is.
-    spare: Option<(u32, u32)>,
+    /// What was given back last, all of one size and not in `free` yet: messages of that size take it as it is, the last
+    /// one first. Cutting and merging extents costs more than publishing.
+    spares: Vec<u32>,
+    /// Units of each of them.
+    spare_units: u32,
     recent: Vec<u32>,
     chunks: Vec<Chunk>,
     spare_chunks: Vec<u32>,
@@ -79,7 +85,8 @@ impl Arena {
     pub(crate) fn new(units: u32) -> Self {
         Self {
             free: BTreeMap::from([(0, units)]),
-            spare: None,
+            spares: Vec::new(),
+            spare_units: 0,
             recent: Vec::new(),
             chunks: Vec::new(),
             spare_chunks: Vec::new(),
@@ -210,11 +217,12 @@ impl Arena {
     }
 
     fn take_extent(&mut self, units: u32) -> Option<u32> {
-        if let Some((start, spare)) = self.spare.take() {
-            if spare == units {
+        if self.spare_units == units {
+            if let Some(start) = self.spares.pop() {
                 return Some(start);
             }
-            self.merge(start, spare);
+        } else {
+            self.merge_spares();
         }
         while let Some(place) = self.recent.pop() {
             // The place may have been merged into a larger extent, or taken.
@@ -247,9 +255,19 @@ impl Arena {
     }
 
     fn give_extent(&mut self, start: u32, units: u32) {
-        if let Some((before, length)) = self.spare.replace((start, units)) {
-            self.merge(before, length);
+        if self.spare_units != units || self.spares.len() == SPARES_MAX {
+            self.merge_spares();
+            self.spare_units = units;
         }
+        self.spares.push(start);
+    }
+
+    /// In the order in which they came, so that the last one is the most recent place of all.
+    fn merge_spares(&mut self) {
+        for at in 0..self.spares.len() {
+            self.merge(self.spares[at], self.spare_units);
+        }
+        self.spares.clear();
     }
 
     fn merge(&mut self, start: u32, units: u32) {
@@ -274,7 +292,7 @@ impl Arena {
     #[cfg(test)]
     fn free_units(&self) -> u32 {
         let idle = self.current.map(|index| &self.chunks[index as usize]).filter(|chunk| chunk.live == 0);
-        let spare = self.spare.map_or(0, |(_, units)| units);
+        let spare = u32::try_from(self.spares.len()).unwrap() * self.spare_units;
         self.free.values().sum::<u32>() + spare + idle.map_or(0, |chunk| chunk.units)
     }
 }

@@ -147,6 +147,12 @@ pub(crate) fn still(descriptor: &Descriptor, position: u64) -> bool {
     descriptor.stamp.load(Ordering::Relaxed) == stamp_of(position)
 }
 
+/// The first pin of a reader's own slot that holds nothing. Only the reader takes pins; its samples, on whatever thread,
+/// let go of them.
+pub(crate) fn free_pin(slot: &Slot) -> Option<usize> {
+    slot.pins.iter().position(|pin| pin.load(Ordering::Acquire) == 0)
+}
+
 /// Holds the message at `position` in place, if it has not been retired: the fields are then confirmed and
 /// its bytes stay until [`unpin`]. The cursor moves only after this: a writer that sees it behind the message may retire
 /// it, and a reader that it waits for would find itself overtaken.

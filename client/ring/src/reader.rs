@@ -7,7 +7,7 @@
 
 use crate::error::{RingError, claim};
 use crate::fork;
-use crate::layout::{Fields, INLINE_BYTES_MAX, PINS_PER_SLOT, POSITION_MAX, UNIT_BYTES};
+use crate::layout::{Fields, INLINE_BYTES_MAX, POSITION_MAX, UNIT_BYTES};
 use crate::link::{ReaderLink, SlotRef};
 use crate::protocol::{self, Look, note, peek};
 use crate::spec::RingIdentity;
@@ -15,7 +15,7 @@ use crate::view::Ring;
 use crate::writer::{Meta, Start};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 mod edges;
@@ -93,8 +93,6 @@ pub type Release = Box<dyn FnOnce() + Send + Sync>;
 struct Place {
     link: Arc<ReaderLink>,
     number: u32,
-    /// One bit per pin in use.
-    pins: AtomicU32,
     release: Mutex<Option<Release>>,
     /// The process that reads.
     born: u64,
@@ -156,29 +154,6 @@ impl Shared {
             self.place.link.ring_space();
         }
     }
-
-    fn take_pin(&self) -> Option<usize> {
-        let mut used = self.place.pins.load(Ordering::Relaxed);
-        loop {
-            let index = used.trailing_ones();
-            if index as usize >= PINS_PER_SLOT {
-                return None;
-            }
-            match self.place.pins.compare_exchange_weak(
-                used,
-                used | 1 << index,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Some(index as usize),
-                Err(now) => used = now,
-            }
-        }
-    }
-
-    fn give_pin(&self, index: usize) {
-        self.place.pins.fetch_and(!(1 << index), Ordering::Relaxed);
-    }
 }
 
 /// Reads one stream.
@@ -228,13 +203,8 @@ impl Reader {
         let ring = Ring::open(memory.as_fd(), identity)?;
         step!("attach: mapped");
         let cursor_batch = cursor_batch(&ring);
-        let owned = Place {
-            link: Arc::clone(link),
-            number: slot,
-            pins: AtomicU32::new(0),
-            release: Mutex::new(None),
-            born: ring.born(),
-        };
+        let owned =
+            Place { link: Arc::clone(link), number: slot, release: Mutex::new(None), born: ring.born() };
         let shared = Shared::new(ring, Arc::new(owned), place);
         note(&shared.slot.get().cursor.seq, start.seq - 1);
         protocol::move_cursor(shared.slot.get(), start.position);
@@ -395,7 +365,7 @@ impl Reader {
     fn take(&mut self, fields: &Fields, scratch: &mut Vec<u8>) -> Result<Option<Received>, RingError> {
         step!("read: found");
         let pin = if self.in_place && !fields.is_inline() && fields.length() >= PIN_BYTES_MIN {
-            self.shared.take_pin()
+            protocol::free_pin(self.shared.slot.get())
         } else {
             None
         };
@@ -468,7 +438,6 @@ impl Reader {
         let ring = &self.shared.ring;
         let slot = self.shared.slot.get();
         let Some(fields) = protocol::pin(slot, index, ring.descriptor(self.position), self.position) else {
-            self.shared.give_pin(index);
             return Ok(None);
         };
         step!("read: pinned");

@@ -91,7 +91,7 @@ pub struct AsyncPublisher {
 }
 
 impl AsyncPublisher {
-    fn sender(&self) -> &Sender {
+    fn sender(&self) -> &Arc<Sender> {
         &self.inner.sender
     }
 
@@ -157,7 +157,7 @@ impl AsyncPublisher {
         let sender = self.sender();
         sender.handle.shared.check_process()?;
         match self.insist(|wait| sender.try_loan(wait, bytes, 0)).await {
-            Ok(loan) => Ok(Loan::in_ring(sender.clone(), loan)),
+            Ok(loan) => Ok(Loan::in_ring(Arc::clone(sender), loan)),
             Err(Error::Full(_)) => self.inner.loan(bytes),
             Err(error) => Err(error),
         }

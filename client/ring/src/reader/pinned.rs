@@ -36,7 +36,6 @@ impl Drop for Pinned {
         step!("release: asked");
         protocol::unpin(self.shared.slot.get(), self.index);
         step!("release: unpinned");
-        self.shared.give_pin(self.index);
         self.shared.tell_writer(u64::MAX);
     }
 }
