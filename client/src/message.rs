@@ -11,7 +11,7 @@ use tramline_ring::{Meta, Pinned};
 use tramline_wire::{Encoding, HeaderBlock, MessageFlags};
 
 /// Payloads up to this many bytes are stored in the message itself, without an allocation.
-pub const INLINE_BYTES_MAX: usize = 112;
+pub const INLINE_BYTES_MAX: usize = 64;
 
 /// Who publishes what, as the broker vouches: uid and process id come from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,13 +55,37 @@ enum Body {
 /// then, so a program that collects many should copy them.
 pub struct Message {
     body: Body,
-    head: Box<[u8]>,
     source: Arc<Source>,
     seq: u64,
-    lost: u64,
-    meta: Meta,
-    payload_length: u64,
+    time: u64,
+    rare: Option<Box<Rare>>,
+    flags: u16,
     from_ring: bool,
+}
+
+/// A message is moved from hand to hand on its way to its program, which takes as long as reading a small one: up to two
+/// cache lines are moved in registers, more by a call that waits for what was just written.
+const _: () = assert!(size_of::<Option<Message>>() <= 128);
+
+/// What few messages say.
+#[derive(Default)]
+struct Rare {
+    head: Box<[u8]>,
+    lost: u64,
+    source_time: i64,
+    /// More than the payload has here, by this many bytes.
+    cut: u64,
+}
+
+impl Rare {
+    fn new(head: &[u8], lost: u64, source_time: i64, cut: u64) -> Option<Box<Self>> {
+        if head.is_empty() && lost == 0 && source_time == 0 && cut == 0 {
+            return None;
+        }
+        // Checked here, once: what it says later cannot fail. A malformed block is as good as none.
+        let head = HeaderBlock::parse(head).map_or_else(|_| Box::default(), |block| block.as_bytes().into());
+        Some(Box::new(Self { head, lost, source_time, cut }))
+    }
 }
 
 /// What a message says besides its payload, as it is made from either plane.
@@ -76,40 +100,41 @@ pub(crate) struct Parts<'a> {
 
 impl Message {
     #[inline]
-    fn new(parts: Parts<'_>, body: Body, payload_length: u64, from_ring: bool) -> Self {
+    fn new(parts: Parts<'_>, body: Body, cut: u64, from_ring: bool) -> Self {
         let Parts { source, seq, lost, meta, head } = parts;
-        // Checked here, once: what it says later cannot fail. A malformed block is as good as none.
-        let head = HeaderBlock::parse(head).map_or_else(|_| Box::default(), |block| block.as_bytes().into());
-        Self { body, head, source: Arc::clone(source), seq, lost, meta, payload_length, from_ring }
+        let rare = Rare::new(head, lost, meta.source_time, cut);
+        Self { body, source: Arc::clone(source), seq, time: meta.time, rare, flags: meta.flags, from_ring }
     }
 
     /// From a frame: the payload is copied.
     pub(crate) fn from_socket(parts: Parts<'_>, payload: &[u8], payload_length: u64) -> Self {
-        Self::new(parts, copy(payload), payload_length, false)
+        Self::new(parts, copy(payload), payload_length.saturating_sub(payload.len() as u64), false)
     }
 
     /// From a ring, copied small.
     #[inline]
     pub(crate) fn from_ring(parts: Parts<'_>, payload: &[u8]) -> Self {
-        Self::new(parts, copy(payload), payload.len() as u64, true)
+        Self::new(parts, copy(payload), 0, true)
     }
 
     /// From a ring, copied large: `bytes[start..end]` is the payload.
     pub(crate) fn from_ring_buffer(parts: Parts<'_>, bytes: Vec<u8>, start: usize, end: usize) -> Self {
-        Self::new(parts, Body::Owned { bytes, start, end }, (end - start) as u64, true)
+        Self::new(parts, Body::Owned { bytes, start, end }, 0, true)
     }
 
     /// From a ring, in place.
     pub(crate) fn from_ring_pinned(parts: Parts<'_>, pinned: Pinned) -> Self {
-        let length = pinned.payload().len() as u64;
-        Self::new(parts, Body::Pinned(pinned), length, true)
+        Self::new(parts, Body::Pinned(pinned), 0, true)
     }
 
     /// The message, to be looked at.
     #[must_use]
     pub fn by_ref(&self) -> MessageRef<'_> {
-        let Self { source, seq, lost, meta, head, .. } = self;
-        MessageRef::new(Parts { source, seq: *seq, lost: *lost, meta: *meta, head }, self.payload())
+        let rare = self.rare.as_deref();
+        let (lost, source_time) = rare.map_or((0, 0), |rare| (rare.lost, rare.source_time));
+        let meta = Meta { flags: self.flags, time: self.time, source_time };
+        let parts = Parts { source: &self.source, seq: self.seq, lost, meta, head: self.head() };
+        MessageRef::new(parts, self.payload())
     }
 
     /// Bytes it takes in this process's memory while it waits.
@@ -118,11 +143,17 @@ impl Message {
             Body::Owned { bytes, .. } => bytes.capacity(),
             Body::Inline { .. } | Body::Pinned(_) => 0,
         };
-        size_of::<Self>() + body + self.head.len()
+        let rare = self.rare.as_ref().map_or(0, |rare| size_of::<Rare>() + rare.head.len());
+        size_of::<Self>() + body + rare
+    }
+
+    fn head(&self) -> &[u8] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.head)
     }
 
     pub(crate) fn add_lost(&mut self, lost: u64) {
-        self.lost = self.lost.saturating_add(lost);
+        let rare = self.rare.get_or_insert_default();
+        rare.lost = rare.lost.saturating_add(lost);
     }
 
     /// The topic it was published on.
@@ -145,7 +176,7 @@ impl Message {
     /// the payload was too large for the socket of a subscription without rings.
     #[must_use]
     pub fn payload_length(&self) -> u64 {
-        self.payload_length
+        self.payload().len() as u64 + self.rare.as_ref().map_or(0, |rare| rare.cut)
     }
 
     /// The payload as text.
@@ -166,19 +197,19 @@ impl Message {
     /// How many messages this subscription lost since the message before this one.
     #[must_use]
     pub fn lost_before(&self) -> u64 {
-        self.lost
+        self.rare.as_ref().map_or(0, |rare| rare.lost)
     }
 
     /// When it was published: nanoseconds of `CLOCK_MONOTONIC` (see [`monotonic_nanos`](crate::monotonic_nanos)).
     #[must_use]
     pub fn time(&self) -> u64 {
-        self.meta.time
+        self.time
     }
 
     /// When what it tells happened, if its publisher said so: nanoseconds since 1970, UTC.
     #[must_use]
     pub fn source_time(&self) -> Option<i64> {
-        self.flags().has_source_time().then_some(self.meta.source_time)
+        self.flags().has_source_time().then(|| self.rare.as_ref().map_or(0, |rare| rare.source_time))
     }
 
     /// How its bytes are to be understood, as the publisher says.
@@ -189,7 +220,7 @@ impl Message {
 
     fn flags(&self) -> MessageFlags {
         // Flags in a ring are a claim; unknown ones say nothing.
-        MessageFlags::from_bits(self.meta.flags).unwrap_or_default()
+        MessageFlags::from_bits(self.flags).unwrap_or_default()
     }
 
     /// Who published it.
@@ -216,7 +247,7 @@ impl Message {
     }
 
     fn block(&self) -> HeaderBlock<'_> {
-        HeaderBlock::parse(&self.head).unwrap_or_default()
+        HeaderBlock::parse(self.head()).unwrap_or_default()
     }
 
     /// Whether it came through a ring; otherwise through the broker's socket.
@@ -386,9 +417,9 @@ impl fmt::Debug for Message {
         f.debug_struct("Message")
             .field("topic", &self.topic())
             .field("seq", &self.seq)
-            .field("lost_before", &self.lost)
+            .field("lost_before", &self.lost_before())
             .field("publisher", &self.source.name)
-            .field("payload_length", &self.payload_length)
+            .field("payload_length", &self.payload_length())
             .field("from_ring", &self.from_ring)
             .finish_non_exhaustive()
     }
