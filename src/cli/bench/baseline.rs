@@ -104,8 +104,6 @@ pub(super) struct Plan<'a> {
     pub(super) cores: &'a [usize],
     /// How long one round takes.
     pub(super) duration: Duration,
-    /// How many rounds; the best counts.
-    pub(super) rounds: u32,
     /// Called before each measurement.
     pub(super) progress: &'a dyn Fn(&str),
 }
@@ -141,14 +139,33 @@ fn limits(cores: usize) -> Vec<Limit> {
     all
 }
 
-/// How many measurements [`measure_all`] makes, for a progress bar.
-pub(super) fn count(cores: usize) -> usize {
-    limits(cores).len()
-}
+/// All limits, and the rounds of each as far as they were measured.
+pub(super) struct Rounds(Vec<(Limit, Vec<Round>)>);
 
-/// Measures everything.
-pub(super) fn measure_all(plan: &Plan<'_>) -> Result<Vec<Baseline>, Failure> {
-    limits(plan.cores.len()).into_iter().map(|limit| plan.best(limit)).collect()
+impl Rounds {
+    /// None yet.
+    pub(super) fn new(cores: usize) -> Self {
+        Self(limits(cores).into_iter().map(|limit| (limit, Vec::new())).collect())
+    }
+
+    /// How many limits there are.
+    pub(super) fn limits(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Measures one more round of each.
+    pub(super) fn measure(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
+        for (limit, rounds) in &mut self.0 {
+            (plan.progress)(limit.kind.title());
+            rounds.push(limit.round(plan)?);
+        }
+        Ok(())
+    }
+
+    /// The best of each.
+    pub(super) fn best(&self) -> Vec<Baseline> {
+        self.0.iter().map(|(limit, rounds)| limit.best(rounds)).collect()
+    }
 }
 
 impl Limit {
@@ -164,6 +181,21 @@ impl Limit {
             Kind::CopyAndRead => memory::write_and_read(plan, bytes, readers, Touch::Copied),
             Kind::FillAndRead => memory::write_and_read(plan, bytes, readers, Touch::All),
         }
+    }
+
+    fn best(self, rounds: &[Round]) -> Baseline {
+        let Self { kind, bytes, pin, readers } = self;
+        let unit = kind.unit();
+        let better = |a: f64, b: f64| if unit == Unit::Nanoseconds { a < b } else { a > b };
+        let (value, latency) = rounds
+            .iter()
+            .copied()
+            .reduce(|best, next| if better(next.0, best.0) { next } else { best })
+            .expect("there is at least one round");
+        let known = known(kind, bytes, pin);
+        let disturbed = known.is_some_and(|known| is_disturbed(unit, value, known));
+        let rounds = rounds.iter().map(|round| round.0).collect();
+        Baseline { kind, bytes, pin, readers, unit, value, rounds, known, disturbed, latency }
     }
 }
 
@@ -213,23 +245,6 @@ impl Kind {
 }
 
 impl Plan<'_> {
-    fn best(&self, limit: Limit) -> Result<Baseline, Failure> {
-        let Limit { kind, bytes, pin, readers } = limit;
-        (self.progress)(kind.title());
-        let rounds = (0..self.rounds.max(1)).map(|_| limit.round(self)).collect::<Result<Vec<_>, _>>()?;
-        let unit = kind.unit();
-        let better = |a: f64, b: f64| if unit == Unit::Nanoseconds { a < b } else { a > b };
-        let (value, latency) = rounds
-            .iter()
-            .copied()
-            .reduce(|best, next| if better(next.0, best.0) { next } else { best })
-            .expect("there is at least one round");
-        let known = known(kind, bytes, pin);
-        let disturbed = known.is_some_and(|known| is_disturbed(unit, value, known));
-        let rounds = rounds.iter().map(|round| round.0).collect();
-        Ok(Baseline { kind, bytes, pin, readers, unit, value, rounds, known, disturbed, latency })
-    }
-
     fn core(&self, pin: Pin, index: usize) -> Option<usize> {
         pin.core(self.cores, index)
     }

@@ -35,7 +35,7 @@ pub(super) use roles::BenchRole;
 use super::{Failure, size};
 use baseline::Plan;
 use indicatif::{ProgressBar, ProgressStyle};
-use measure::{Case, Kind};
+use measure::{Case, Kind, Outcome};
 use pin::Pin;
 use report::{Measurement, Report};
 use roles::{IN_PLACE_BYTES_MIN, Path, Wait};
@@ -159,12 +159,13 @@ impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         let cores = pin::cores()?;
         let cases = self.cases();
-        let progress = self.progress((cases.len() + baseline::count(cores.len())) as u64);
+        let mut limits = baseline::Rounds::new(cores.len());
+        let progress = self.progress((cases.len() + limits.limits()) as u64 * u64::from(self.rounds));
         let step = |what: &str| {
             progress.set_message(what.to_owned());
             progress.inc(1);
         };
-        let plan = Plan { cores: &cores, duration: self.duration, rounds: self.rounds, progress: &step };
+        let plan = Plan { cores: &cores, duration: self.duration, progress: &step };
         if self.what == What::Isolation {
             let paths = or(&self.path, &[Path::Ring, Path::Socket]);
             let paths: Vec<Path> = paths.iter().copied().filter(|path| *path != Path::Queue).collect();
@@ -172,12 +173,21 @@ impl Bench {
             progress.finish_and_clear();
             return Ok(());
         }
-        let baselines = baseline::measure_all(&plan)?;
-        let mut measurements = Vec::new();
-        for case in cases {
-            step(&format!("{} {}", case.path.as_str(), size::readable(case.bytes as u64)));
-            measurements.push(self.measure(case, &cores, &baselines)?);
+        // Rounds are taken in turns: what disturbs the machine for a second or two spoils one of each, not all of one.
+        let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); cases.len()];
+        for _ in 0..self.rounds {
+            limits.measure(&plan)?;
+            for (case, outcomes) in cases.iter().zip(&mut outcomes) {
+                step(&format!("{} {}", case.path.as_str(), size::readable(case.bytes as u64)));
+                outcomes.push(case.run(self.socket.as_ref(), &cores, self.duration)?);
+            }
         }
+        let baselines = limits.best();
+        let measurements: Vec<Measurement> = cases
+            .into_iter()
+            .zip(outcomes)
+            .map(|(case, outcomes)| Measurement::best(case, outcomes, &baselines))
+            .collect();
         progress.finish_and_clear();
         let correct = measurements.iter().all(|measurement| measurement.best.correct);
         let goals = goals::compare(&measurements, &baselines);
@@ -193,32 +203,6 @@ impl Bench {
         };
         report.print(self.json)?;
         if correct { Ok(()) } else { Err(Failure::software("messages were lost, changed or out of order")) }
-    }
-
-    fn measure(
-        &self,
-        case: Case,
-        cores: &[usize],
-        baselines: &[baseline::Baseline],
-    ) -> Result<Measurement, Failure> {
-        let mut rounds = Vec::new();
-        let mut best: Option<(f64, measure::Outcome)> = None;
-        for _ in 0..self.rounds {
-            let outcome = case.run(self.socket.as_ref(), cores, self.duration)?;
-            let value = case.value(&outcome);
-            rounds.push(value);
-            // A wrong outcome is never passed over for a better figure.
-            let better = best.as_ref().is_none_or(|(known, before)| {
-                let better = if case.kind == Kind::Latency { value < *known } else { value > *known };
-                before.correct && (better || !outcome.correct)
-            });
-            if better {
-                best = Some((value, outcome));
-            }
-        }
-        let (value, best) = best.ok_or_else(|| Failure::usage("--rounds 0 measures nothing"))?;
-        let ratios = report::ratios(&case, value, &best, baselines);
-        Ok(Measurement { in_place: case.in_place(), case, best, rounds, ratios })
     }
 
     /// Everything that is to be measured, in the order of the report.

@@ -29,6 +29,28 @@ pub(super) struct Measurement {
     pub(super) ratios: Vec<Ratio>,
 }
 
+impl Measurement {
+    /// What several rounds, at least one, came to.
+    pub(super) fn best(case: Case, outcomes: Vec<Outcome>, baselines: &[Baseline]) -> Self {
+        let rounds = outcomes.iter().map(|outcome| case.value(outcome)).collect();
+        let better = |next: &Outcome, best: &Outcome| {
+            let (next, best) = (case.value(next), case.value(best));
+            if case.kind == Kind::Latency { next < best } else { next > best }
+        };
+        let best = outcomes
+            .into_iter()
+            // A wrong outcome is never passed over for a better figure.
+            .reduce(
+                |best, next| {
+                    if best.correct && (!next.correct || better(&next, &best)) { next } else { best }
+                },
+            )
+            .expect("there is at least one round");
+        let ratios = ratios(&case, case.value(&best), &best, baselines);
+        Self { in_place: case.in_place(), case, best, rounds, ratios }
+    }
+}
+
 /// A figure beside a limit.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Ratio {
