@@ -48,6 +48,8 @@ struct Member {
     /// When it was served last, or joined, in turns.
     turn: u64,
     joined: u64,
+    /// Where it stands in the order, if it does.
+    stands: Option<Rank>,
 }
 
 /// Members that compete.
@@ -76,6 +78,7 @@ impl Group {
             ready: false,
             turn: self.turns,
             joined: self.turns,
+            stands: None,
         };
         let seat = self.free.pop().unwrap_or_else(|| {
             self.members.push(None);
@@ -143,22 +146,33 @@ impl Group {
     }
 
     fn change(&mut self, seat: Seat, change: impl FnOnce(&mut Member)) {
-        self.step_out(seat);
-        if let Some(Some(member)) = self.members.get_mut(seat as usize) {
-            change(member);
+        let Some(Some(member)) = self.members.get_mut(seat as usize) else { return };
+        change(member);
+        let (stands, rank) = (member.stands, self.rank(seat));
+        // Of one alone the place does not matter: it is looked at again when another comes.
+        let alone = self.order.len() == 1 && stands.is_some() && rank.is_some();
+        if stands != rank && !alone {
+            self.step_out(seat);
+            self.stand(seat);
         }
-        self.stand(seat);
     }
 
     fn step_out(&mut self, seat: Seat) {
-        if let Some(rank) = self.rank(seat) {
+        let member = self.members.get_mut(seat as usize).and_then(Option::as_mut);
+        if let Some(rank) = member.and_then(|member| member.stands.take()) {
             self.order.remove(&rank);
         }
     }
 
     fn stand(&mut self, seat: Seat) {
-        if let Some(rank) = self.rank(seat) {
-            self.order.insert(rank);
+        if let (1, Some((_, _, alone))) = (self.order.len(), self.order.first().copied()) {
+            self.step_out(alone);
+            self.stand(alone);
+        }
+        let rank = self.rank(seat);
+        self.order.extend(rank);
+        if let Some(Some(member)) = self.members.get_mut(seat as usize) {
+            member.stands = rank;
         }
     }
 }
