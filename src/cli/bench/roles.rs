@@ -33,8 +33,15 @@ const QUEUE_MESSAGES_MAX: u64 = 4_000_000;
 const QUEUE_BYTES_MAX: u64 = 1 << 30;
 const PREFETCH: u32 = 2048;
 
+/// How far the producer of a queue may be ahead of its consumer, in messages, and how often it hears of that.
+const QUEUE_AHEAD_MAX: u64 = 65_536;
+const QUEUE_TOLD_EVERY: u64 = 8_192;
+
 const FORTH: &str = "bench.forth";
 const BACK: &str = "bench.back";
+
+/// What the consumer of a queue says each time it has taken [`QUEUE_TOLD_EVERY`] messages.
+const TAKEN: &[u8] = b"taken";
 
 /// On which plane messages travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -261,7 +268,10 @@ impl Common {
                 let messages = u32::try_from(messages).expect("clamped to a small number");
                 Ok(Outlet::Ring(client.publisher(topic).capacity(self.bytes, messages).open()?))
             }
-            Path::Queue => Ok(Outlet::Queue(client.clone())),
+            Path::Queue => {
+                let told = Box::new(self.subscribe(client, BACK, false)?);
+                Ok(Outlet::Queue { client: client.clone(), told, taken: 0 })
+            }
             Path::Socket => Ok(Outlet::Socket { client: client.clone(), batch: client.batch(), topic }),
         }
     }
@@ -280,8 +290,17 @@ pub(super) fn in_place(bytes: usize, touch: Touch) -> bool {
 /// Where messages leave this process.
 enum Outlet {
     Ring(Publisher),
-    Socket { client: Client, batch: Batch, topic: &'static str },
-    Queue(Client),
+    Socket {
+        client: Client,
+        batch: Batch,
+        topic: &'static str,
+    },
+    /// How many its consumer has taken as far as it told.
+    Queue {
+        client: Client,
+        told: Box<Subscription>,
+        taken: u64,
+    },
 }
 
 impl Outlet {
@@ -289,7 +308,7 @@ impl Outlet {
         match self {
             Self::Ring(publisher) => Ok(publisher.wait_for_subscribers(count, SUBSCRIBERS_WAIT_MAX)?),
             // Whoever says it is ready has its subscription confirmed by the broker.
-            Self::Socket { .. } | Self::Queue(_) => Ok(()),
+            Self::Socket { .. } | Self::Queue { .. } => Ok(()),
         }
     }
 
@@ -321,7 +340,10 @@ impl Outlet {
         match self {
             Self::Ring(publisher) if count == 1 => drop(publisher.send(&*room)?),
             Self::Ring(publisher) => drop(publisher.send_batch(room.chunks_exact(bytes))?),
-            Self::Queue(client) => {
+            Self::Queue { client, told, taken } => {
+                while first.saturating_sub(*taken) > QUEUE_AHEAD_MAX {
+                    *taken += QUEUE_TOLD_EVERY * u64::from(told.recv()?.payload() == TAKEN);
+                }
                 for message in room.chunks_exact(bytes) {
                     client.push(FORTH, message).send_soon()?;
                 }
@@ -340,7 +362,7 @@ impl Outlet {
     fn finish(self) -> Result<(), Failure> {
         match self {
             Self::Ring(publisher) => Ok(publisher.close()?),
-            Self::Socket { client, .. } | Self::Queue(client) => Ok(client.flush()?),
+            Self::Socket { client, .. } | Self::Queue { client, .. } => Ok(client.flush()?),
         }
     }
 }
@@ -481,6 +503,9 @@ fn consume(client: &Client, touch: Touch) -> Result<Tally, Failure> {
         let began = *began.get_or_insert_with(monotonic_nanos);
         let stamp = tally.count(job.by_ref(), touch)?;
         job.ack()?;
+        if tally.messages.is_multiple_of(QUEUE_TOLD_EVERY) {
+            client.publish(BACK, TAKEN)?;
+        }
         if stamp.time == 0 {
             tally.nanos = monotonic_nanos() - began;
             drop(jobs);
