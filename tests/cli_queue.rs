@@ -53,6 +53,7 @@ fn messages_go_in_and_out_by_the_shell() {
     let peeked = run(&broker, &["peek", "jobs"]);
     assert_eq!(peeked.lines().count(), 2, "{peeked}");
     assert!(peeked.lines().next().unwrap().contains("\"text\":\"b\""), "{peeked}");
+    assert!(peeked.lines().all(|line| line.contains("\"attempts\":0")), "pulls ask for no more: {peeked}");
     let (code, why) = fails(&broker, &["purge", "jobs"]);
     assert!(code == 64 && why.contains("--yes"), "{why}");
     assert_eq!(run(&broker, &["purge", "jobs", "--yes"]), "purged: 2\n");

@@ -106,7 +106,7 @@ fn what_is_pushed_is_answered_given_out_and_settled_or_refused_by_a_code() {
     consumer.expect(&lost(3, Code::NotYours));
     consumer.expect(&ToClient::Done { req: 5 });
     assert_eq!(job(&mut consumer), (3, 1));
-    consumer.send(&ToBroker::EndConsume { req: 6, consumer: 1 });
+    consumer.send(&ToBroker::EndConsume { req: 6, consumer: 1, seen: 3 });
     consumer.expect(&ToClient::Done { req: 6 });
     consumer.send(&ack(3, 3));
     consumer.expect(&lost(3, Code::NotYours));

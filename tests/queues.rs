@@ -224,6 +224,58 @@ fn what_a_killed_process_held_comes_back_at_once() {
 }
 
 #[test]
+fn what_a_consumer_prefetched_and_never_looked_at_is_no_attempt() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let client = broker.client("c");
+    for n in 0..20_u8 {
+        client.push("jobs", &[n]).confirm().unwrap();
+    }
+    for n in 0..8_u8 {
+        let mut jobs = client.consume("jobs").prefetch(16).start().unwrap();
+        let job = jobs.recv().unwrap();
+        assert_eq!((job.payload(), job.attempt()), (&[n][..], 1));
+        job.ack().unwrap();
+    }
+    // Acknowledgements that are gathered are told by the end, or a flush.
+    assert_eq!(
+        (status(&broker, "jobs")["acked"].as_u64(), status(&broker, "jobs")["dead"].as_u64()),
+        (Some(8), Some(0))
+    );
+    let mut jobs = client.consume("jobs").prefetch(100).start().unwrap();
+    for n in 8..12_u8 {
+        let job = jobs.recv().unwrap();
+        assert_eq!((job.payload(), job.attempt()), (&[n][..], 1));
+        job.ack().unwrap();
+    }
+    client.flush().unwrap();
+    assert_eq!(status(&broker, "jobs")["acked"].as_u64(), Some(12));
+}
+
+#[test]
+fn a_consumer_of_a_few_asks_for_no_more() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let client = broker.client("c");
+    for n in 0..20_u8 {
+        client.push("jobs", &[n]).confirm().unwrap();
+    }
+    let jobs = client.consume("jobs").prefetch(2).at_most(5).start().unwrap();
+    let taken: Vec<u8> = jobs
+        .map(|job| {
+            let job = job.unwrap();
+            let first = job.payload()[0];
+            job.ack().unwrap();
+            first
+        })
+        .collect();
+    assert_eq!(taken, [0, 1, 2, 3, 4]);
+    client.flush().unwrap();
+    let now = status(&broker, "jobs");
+    assert_eq!((now["delivered"].as_u64(), now["acked"].as_u64()), (Some(5), Some(5)));
+}
+
+#[test]
 fn a_person_with_socat_pushes_pulls_and_looks() {
     if !have("socat") {
         return skipped("socat", "queues by hand");

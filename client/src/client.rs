@@ -127,7 +127,7 @@ impl Client {
     }
 
     /// Asks the broker for a sign of life; returns how long it took. Everything published before has been
-    /// taken by the broker then.
+    /// taken by the broker then, and what was acknowledged is.
     ///
     /// # Errors
     /// When the connection is down, or no answer comes within the request timeout.
@@ -187,6 +187,7 @@ impl Client {
 
 impl crate::shared::Shared {
     pub(crate) fn send_ping(&self) -> Result<u32> {
+        self.flush_all_acks();
         let mut session = lock(&self.session);
         let mut outbound = lock(&self.outbound);
         self.check_open(&outbound)?;

@@ -5,7 +5,16 @@ use std::time::{Duration, Instant};
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of [`Message::time`](crate::Message::time). Does not block.
 #[must_use]
 pub fn monotonic_nanos() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    nanos(rustix::time::ClockId::Monotonic)
+}
+
+/// The same, as of a few milliseconds ago at most: it moves in steps, and costs next to nothing to read.
+pub(crate) fn coarse_nanos() -> u64 {
+    nanos(rustix::time::ClockId::MonotonicCoarse)
+}
+
+fn nanos(clock: rustix::time::ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

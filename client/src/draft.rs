@@ -30,6 +30,9 @@ impl Draft<'_> {
     /// Type and headers as they travel.
     pub(crate) fn head(&self) -> Result<Vec<u8>> {
         let mut head = Vec::new();
+        if self.message_type.is_empty() && self.headers.is_empty() {
+            return Ok(head);
+        }
         tramline_wire::headers::encode(&mut head, self.message_type, self.headers.iter().copied())?;
         Ok(head)
     }

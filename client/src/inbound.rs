@@ -8,7 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::inbox::{Inbox, Item};
-use crate::jobs::{JobBox, Waiting};
+use crate::job_run::ArrivingJobs;
 use crate::message::Source;
 use crate::outbound::SOCKET_TOKEN;
 use crate::reactor::{KICK_TOKEN, RETRY_TOKEN, lock};
@@ -74,9 +74,7 @@ pub(crate) struct Inbound {
     batch_for: Option<Arc<Inbox>>,
     /// Small messages that follow each other where they were read.
     run: Option<Growing>,
-    /// Jobs of one consumer on their way to it.
-    jobs: Vec<Waiting>,
-    jobs_for: Option<Arc<JobBox>>,
+    jobs: ArrivingJobs,
     pub(crate) backoff: Duration,
     pub(crate) was_open: bool,
 }
@@ -96,8 +94,7 @@ impl Inbound {
             batch: Vec::new(),
             batch_for: None,
             run: None,
-            jobs: Vec::new(),
-            jobs_for: None,
+            jobs: ArrivingJobs::default(),
             backoff: Duration::ZERO,
             was_open: false,
         }
@@ -118,8 +115,7 @@ impl Inbound {
         self.batch.clear();
         self.batch_for = None;
         self.run = None;
-        self.jobs.clear();
-        self.jobs_for = None;
+        self.jobs = ArrivingJobs::default();
     }
 
     pub(crate) fn source(&self, alias: u32) -> Result<&Arc<Source>> {
@@ -205,25 +201,30 @@ impl Inbound {
         }
     }
 
-    /// Takes a job, which follows those that came before for its consumer.
-    fn take_job(&mut self, shared: &Shared, job: &Job<'_>) -> Result<()> {
-        if self.jobs_for.as_ref().is_none_or(|jobs| jobs.id != job.consumer) {
+    /// What a job goes to and comes from; behind it stands what came before for its consumer.
+    fn job_source(&mut self, shared: &Shared, job: &Job<'_>, buffer: &[u8]) -> Result<Arc<Source>> {
+        self.jobs.end_run(buffer, &shared.spare_buffers);
+        if !self.jobs.are_for(job.consumer) {
             self.hand_out_jobs(shared);
-            self.jobs_for = lock(&shared.session).consumers.get(&job.consumer).cloned();
+            self.jobs.begin(lock(&shared.session).consumers.get(&job.consumer).cloned());
         }
-        let source = self.source(job.source)?;
-        if self.jobs_for.is_some() {
-            let message = run::job_message(job, source);
-            let Job { tag, attempt, priority, .. } = *job;
-            self.jobs.push(Waiting { message, tag, attempt, priority });
+        self.source(job.source).cloned()
+    }
+
+    /// Takes a plain job, whose frame is the last before `self.start` in the buffer.
+    #[inline]
+    fn take_plain_job(&mut self, shared: &Shared, job: &Job<'_>, buffer: &[u8], at: usize) -> Result<()> {
+        let end = self.start;
+        if !self.jobs.goes_on(job, at, end) {
+            let source = self.job_source(shared, job, buffer)?;
+            self.jobs.take_plain(job, &source, at, end);
         }
         Ok(())
     }
 
     /// Gives the jobs to their consumer.
     pub(crate) fn hand_out_jobs(&mut self, shared: &Shared) {
-        if let Some(jobs) = self.jobs_for.take() {
-            jobs.extend(&mut self.jobs);
+        if self.jobs.hand_out() {
             shared.reactor.changed();
         }
     }
@@ -403,6 +404,7 @@ impl Shared {
                 let buffer = std::mem::take(&mut inbound.buffer);
                 let result = self.take_apart(inbound, &buffer);
                 inbound.end_run(self, &buffer);
+                inbound.jobs.end_run(&buffer, &self.spare_buffers);
                 inbound.buffer = buffer;
                 inbound.hand_out();
                 inbound.hand_out_jobs(self);
@@ -429,14 +431,18 @@ impl Shared {
                 continue;
             }
             if let Some(job) = Job::decode_plain(body) {
-                inbound.take_job(self, &job)?;
+                inbound.take_plain_job(self, &job, buffer, at)?;
                 continue;
             }
             inbound.end_run(self, buffer);
+            inbound.jobs.end_run(buffer, &self.spare_buffers);
             let frame = ToClient::decode(body).map_err(broken)?;
             match &frame {
                 ToClient::Deliver(deliver) => inbound.deliver(self, deliver)?,
-                ToClient::Job(job) => inbound.take_job(self, job)?,
+                ToClient::Job(job) => {
+                    let source = inbound.job_source(self, job, buffer)?;
+                    inbound.jobs.take(job, &source);
+                }
                 other => self.dispatch(inbound, other)?,
             }
         }

@@ -146,6 +146,12 @@ mod push;
 
 mod jobs;
 
+mod job;
+
+mod job_box;
+
+mod job_run;
+
 mod declare;
 
 mod topics;
@@ -212,7 +218,8 @@ pub use clock::monotonic_nanos;
 pub use consumer::PublisherEvent;
 pub use declare::QueueBuilder;
 pub use error::{Error, Full, Limit, Result};
-pub use jobs::{ConsumeBuilder, Job, Jobs};
+pub use job::Job;
+pub use jobs::{ConsumeBuilder, Jobs};
 pub use loan::Loan;
 #[cfg(feature = "zerocopy")]
 pub use loan_as::LoanAs;

@@ -106,6 +106,11 @@ impl Outbound {
         self.waiting_bytes() <= WAITING_BYTES_MAX
     }
 
+    /// Whether the socket took less than there was, and says when it takes more.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing
+    }
+
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.buffer.len() - self.sent
     }

@@ -21,6 +21,7 @@ const GATHER_BYTES: usize = 32 * 1024;
 
 /// A queue that this client pushes to.
 struct PushQueue {
+    name: Box<str>,
     alias: u32,
     /// The connection that knows the alias.
     epoch: u64,
@@ -30,12 +31,34 @@ struct PushQueue {
 /// What this client pushes to, and whose answers are awaited.
 #[derive(Default)]
 pub(crate) struct Pushes {
-    queues: HashMap<Box<str>, PushQueue>,
+    queues: Vec<PushQueue>,
+    by_name: HashMap<Box<str>, usize>,
+    /// The queue of the last push, most often that of the next.
+    last: usize,
     /// Pushes that somebody waits for, by alias and number.
     awaited: HashMap<(u32, u64), Option<Result<()>>>,
 }
 
 impl Pushes {
+    fn queue(&mut self, name: &str) -> Result<&mut PushQueue> {
+        if self.queues.get(self.last).is_none_or(|last| *last.name != *name) {
+            self.last = match self.by_name.get(name) {
+                Some(place) => *place,
+                None => self.begin(name)?,
+            };
+        }
+        Ok(&mut self.queues[self.last])
+    }
+
+    fn begin(&mut self, name: &str) -> Result<usize> {
+        let (place, most) = (self.queues.len(), ALIASES_MAX as usize);
+        let alias = u32::try_from(place).ok().filter(|alias| *alias < ALIASES_MAX);
+        let alias = alias.ok_or_else(|| Error::over("queues_per_client_max", most, place + 1))?;
+        self.queues.push(PushQueue { name: name.into(), alias, epoch: 0, next_seq: 1 });
+        self.by_name.insert(name.into(), place);
+        Ok(place)
+    }
+
     /// These pushes were taken. Whether somebody waits for one of them.
     pub(crate) fn taken(&mut self, alias: u32, first: u64, last: u64) -> bool {
         let mut found = false;
@@ -128,14 +151,7 @@ impl Shared {
             }
         }
         let pushes = &mut session.pushes;
-        if !pushes.queues.contains_key(queued.queue) {
-            let alias = u32::try_from(pushes.queues.len()).unwrap_or(ALIASES_MAX);
-            if alias >= ALIASES_MAX {
-                return Err(Error::over("queues_per_client_max", ALIASES_MAX as usize, alias as usize + 1));
-            }
-            pushes.queues.insert(queued.queue.into(), PushQueue { alias, epoch: 0, next_seq: 1 });
-        }
-        let Some(queue) = pushes.queues.get_mut(queued.queue) else { return Ok(None) };
+        let queue = pushes.queue(queued.queue)?;
         let epoch = outbound.epoch();
         if queue.epoch != epoch {
             queue.epoch = epoch;
@@ -163,7 +179,9 @@ impl Shared {
                 payload: message.payload,
             },
         });
-        let freed = (flush || outbound.waiting_bytes() >= GATHER_BYTES) && outbound.flush();
+        // When the socket takes more, whoever leads writes it.
+        let full = outbound.waiting_bytes() >= GATHER_BYTES && !outbound.is_writing();
+        let freed = (flush || full) && outbound.flush();
         drop(outbound);
         drop(session);
         if freed {

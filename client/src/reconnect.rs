@@ -10,7 +10,6 @@ use crate::adoption::name_what_is_left;
 use crate::error::{End, Error, Result};
 use crate::inbound::Inbound;
 use crate::inbox::Item;
-use crate::jobs::ask;
 use crate::reactor::lock;
 use crate::session::Restoring;
 use crate::shared::Shared;
@@ -182,7 +181,7 @@ impl Shared {
         for jobs in consumers {
             let req = session.request_number();
             session.restoring.insert(req, Restoring::Consumer(jobs.id));
-            outbound.push(&ask(req, &jobs));
+            outbound.push(&jobs.ask(req));
         }
         let streams: Vec<_> = session.streams.values().cloned().collect();
         for stream in streams {

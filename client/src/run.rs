@@ -13,10 +13,10 @@ use tramline_wire::limits::FRAME_BYTES_CEILING;
 use tramline_wire::{Deliver, Framed, Job, split_frame};
 
 /// Messages with frames up to this many bytes join a run.
-const RUN_FRAME_BYTES_MAX: usize = 4096;
+pub(crate) const RUN_FRAME_BYTES_MAX: usize = 4096;
 
 /// Most bytes of one run: what is looked at should still be in the core's cache.
-const RUN_BYTES_MAX: usize = 128 * 1024;
+pub(crate) const RUN_BYTES_MAX: usize = 128 * 1024;
 
 /// Buffers kept for the next runs of a client, and the smallest that is worth it: memory that is given back to the
 /// system and asked for again costs more than the bytes that are moved into it.
@@ -49,7 +49,7 @@ impl SpareBuffers {
     }
 }
 
-/// Whole `Deliver` frames, checked before, and which of them was looked at last.
+/// Whole `Deliver` frames, or `Job` frames, checked before, and which of them was looked at last.
 pub(crate) struct Run {
     frames: Vec<u8>,
     at: usize,
@@ -57,8 +57,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// `frames` were taken apart before: each is a plain `Deliver` from `source`.
-    fn new(frames: &[u8], source: Arc<Source>, spare: &SpareBuffers) -> Self {
+    /// `frames` were taken apart before: each is a plain `Deliver` or a plain `Job` from `source`.
+    pub(crate) fn new(frames: &[u8], source: Arc<Source>, spare: &SpareBuffers) -> Self {
         let mut buffer = spare.take(frames.len());
         buffer.extend_from_slice(frames);
         Self { frames: buffer, at: 0, source }
@@ -75,13 +75,26 @@ impl Run {
     }
 
     #[inline]
-    fn next(&mut self) -> Option<(Deliver<'_>, &Arc<Source>)> {
+    fn next_body(&mut self) -> Option<(&[u8], &Arc<Source>)> {
         let Self { frames, at, source } = self;
         let Ok(Framed::Whole { body, consumed }) = split_frame(&frames[*at..], FRAME_BYTES_CEILING) else {
             return None;
         };
         *at += consumed;
+        Some((body, source))
+    }
+
+    #[inline]
+    fn next(&mut self) -> Option<(Deliver<'_>, &Arc<Source>)> {
+        let (body, source) = self.next_body()?;
         Some((Deliver::decode_plain(body)?, source))
+    }
+
+    /// The next job.
+    #[inline]
+    pub(crate) fn next_job(&mut self) -> Option<Waiting> {
+        let (body, source) = self.next_body()?;
+        Some(Waiting::new(&Job::decode_plain(body)?, source))
     }
 
     /// The next message, by itself.
@@ -128,12 +141,23 @@ pub(crate) fn message(deliver: &Deliver<'_>, source: &Arc<Source>) -> Message {
     Message::from_socket(parts(deliver, source), deliver.message.payload, deliver.payload_length)
 }
 
-/// The message of a job.
-pub(crate) fn job_message(job: &Job<'_>, source: &Arc<Source>) -> Message {
-    let message = &job.message;
-    let meta = Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
-    let parts = Parts { source, seq: message.seq, lost: 0, meta, head: message.head };
-    Message::from_socket(parts, message.payload, message.payload.len() as u64)
+/// A job that waits in this process.
+pub(crate) struct Waiting {
+    pub(crate) message: Message,
+    pub(crate) tag: u64,
+    pub(crate) attempt: u32,
+    pub(crate) priority: u8,
+}
+
+impl Waiting {
+    #[inline]
+    pub(crate) fn new(job: &Job<'_>, source: &Arc<Source>) -> Self {
+        let Job { tag, attempt, priority, ref message, .. } = *job;
+        let meta = Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
+        let parts = Parts { source, seq: message.seq, lost: 0, meta, head: message.head };
+        let message = Message::from_socket(parts, message.payload, message.payload.len() as u64);
+        Self { message, tag, attempt, priority }
+    }
 }
 
 /// A run that grows while frames are taken apart.

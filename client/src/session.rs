@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::growth::Growth;
 use crate::inbox::Inbox;
-use crate::jobs::JobBox;
+use crate::job_box::JobBox;
 use crate::message::Source;
 use crate::push::Pushes;
 use crate::stream::Stream;

@@ -93,7 +93,10 @@ impl Core {
             if self.answers_pile_up(key) {
                 break Flow::Pause;
             }
-            let stretch = self.take_stretch(key, &bytes[consumed..], now);
+            let mut stretch = self.take_stretch(key, &bytes[consumed..], now);
+            if stretch == 0 {
+                stretch = self.take_pushes(key, &bytes[consumed..], now);
+            }
             if stretch > 0 {
                 consumed += stretch;
                 continue;
@@ -225,7 +228,7 @@ impl Core {
             ToBroker::Settle { req, consumer, first, last, verdict } => {
                 self.take_settle(key, (req, consumer), (first, last), verdict, now)?;
             }
-            ToBroker::EndConsume { req, consumer } => self.end_consume(key, req, consumer, now),
+            ToBroker::EndConsume { req, consumer, seen } => self.end_consume(key, req, consumer, seen, now),
             _ => {
                 return Err(Violation::new(
                     Code::Unsupported,

@@ -4,8 +4,8 @@ use super::AsyncClient;
 use super::driver::wait_until;
 use crate::declare::QueueBuilder;
 use crate::error::{Error, Result};
-use crate::handle::Handle;
-use crate::jobs::{ConsumeBuilder, Job, JobBox, before_waiting, take};
+use crate::job::Job;
+use crate::jobs::{ConsumeBuilder, Worker};
 use crate::push::PushBuilder;
 use crate::session::Answer;
 use crate::shared::Shared;
@@ -89,6 +89,11 @@ impl AsyncConsumeBuilder {
         Self(self.0.prefetch(jobs))
     }
 
+    /// As [`ConsumeBuilder::at_most`].
+    pub fn at_most(self, jobs: u64) -> Self {
+        Self(self.0.at_most(jobs))
+    }
+
     /// As [`ConsumeBuilder::weight`].
     pub fn weight(self, weight: u32) -> Self {
         Self(self.0.weight(weight))
@@ -107,8 +112,8 @@ impl AsyncConsumeBuilder {
         let ConsumeBuilder { handle, wish } = self.0;
         let (req, jobs) = handle.shared.ask_to_consume(&wish)?;
         // Dropped without an answer, it ends the consumer again.
-        let started = AsyncJobs { handle, jobs };
-        match started.handle.shared.answer_async(req, "answer to consuming").await? {
+        let started = AsyncJobs { worker: Arc::new(Worker { handle, jobs }) };
+        match started.worker.handle.shared.answer_async(req, "answer to consuming").await? {
             Answer::Consuming => Ok(started),
             other => Err(Error::Protocol(format!("{other:?} for a consumer").into())),
         }
@@ -116,9 +121,9 @@ impl AsyncConsumeBuilder {
 }
 
 /// As [`Jobs`](crate::Jobs), awaited.
+#[derive(Debug)]
 pub struct AsyncJobs {
-    handle: Arc<Handle>,
-    jobs: Arc<JobBox>,
+    worker: Arc<Worker>,
 }
 
 impl AsyncJobs {
@@ -127,13 +132,13 @@ impl AsyncJobs {
     /// # Errors
     /// As [`Jobs::recv`](crate::Jobs::recv).
     pub async fn recv(&mut self) -> Result<Job> {
-        let shared = &self.handle.shared;
+        let shared = &self.worker.handle.shared;
         shared.check_process()?;
-        if let Some(job) = take(&self.handle, &self.jobs)? {
+        if let Some(job) = self.worker.take()? {
             return Ok(job);
         }
-        before_waiting(&self.handle, &self.jobs);
-        wait_until(shared, None, "job", || take(&self.handle, &self.jobs)).await
+        shared.flush_acks(&self.worker.jobs);
+        wait_until(shared, None, "job", || self.worker.take()).await
     }
 
     /// The next job, if one comes within `timeout`.
@@ -150,12 +155,6 @@ impl AsyncJobs {
 
 impl Drop for AsyncJobs {
     fn drop(&mut self) {
-        self.handle.shared.end_consuming(&self.jobs);
-    }
-}
-
-impl std::fmt::Debug for AsyncJobs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AsyncJobs").field("queue", &self.jobs.wish.queue).finish_non_exhaustive()
+        self.worker.handle.shared.end_consuming(&self.worker.jobs);
     }
 }

@@ -237,6 +237,8 @@ pub enum ToBroker<'a> {
         req: u32,
         /// The consumer.
         consumer: u32,
+        /// The last tag that somebody looked at. Jobs with higher ones go back as if they had never been given out.
+        seen: u64,
     },
 }
 

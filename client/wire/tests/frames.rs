@@ -179,7 +179,7 @@ impl Stuff {
             }),
             ToBroker::Credit { consumer: a, more: b },
             ToBroker::Settle { req: a, consumer: b, first: x, last: y, verdict: self.verdict() },
-            ToBroker::EndConsume { req: a, consumer: b },
+            ToBroker::EndConsume { req: a, consumer: b, seen: x },
         ]
     }
 

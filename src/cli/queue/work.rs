@@ -126,7 +126,11 @@ impl Pull {
         let client = self.socket.connect("tramline queue pull")?;
         // What is kept until the end counts as well.
         let kept = u32::try_from(self.count).ok().filter(|_| keeps).unwrap_or(0);
-        let mut jobs = client.consume(&self.queue).prefetch(self.prefetch.max(kept)).start()?;
+        let mut consumer = client.consume(&self.queue).prefetch(self.prefetch.max(kept));
+        if !self.follow {
+            consumer = consumer.at_most(self.count);
+        }
+        let mut jobs = consumer.start()?;
         let mut output = Output::new();
         let mut kept = Vec::new();
         let mut taken = 0;

@@ -17,6 +17,9 @@ use tramline_wire as wire;
 use tramline_wire::limits::{ALIASES_MAX, MESSAGE_ID_BYTES_MAX, PRIORITY_MAX, REJECT_REASON_BYTES_MAX};
 use tramline_wire::{Code, Consume, DeclareQueue, Push, ToBroker, ToClient, Verdict};
 
+/// What a message needs in the body of the frame that gives it out, besides itself, and may be more one day.
+pub(super) const PUSH_ROOM_BYTES: usize = DELIVER_HEAD_BYTES + 8;
+
 /// Pushes that were taken and not yet answered: one behind the other, to one queue.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::core) struct Taken {
@@ -90,7 +93,7 @@ impl Core {
         }
         let bytes = ToBroker::push_message(body, id.len());
         let max = self.limits.frame_bytes_max as usize;
-        if bytes.len() + DELIVER_HEAD_BYTES + 8 > max {
+        if bytes.len() + PUSH_ROOM_BYTES > max {
             let message = format!(
                 "a message of {} bytes leaves no room for its delivery in a frame of {max} (limits.frame_bytes_max)",
                 bytes.len()
@@ -107,7 +110,7 @@ impl Core {
             self.push_to(queue, incoming, &origin, now)
         });
         match pushed {
-            Ok(()) => self.push_taken(key, alias, message.seq),
+            Ok(()) => self.pushes_taken(key, alias, message.seq, message.seq),
             Err(Refused { code, message: text, limit }) => {
                 self.answer_pushes(key);
                 self.totals.requests_refused += 1;
@@ -119,14 +122,17 @@ impl Core {
         Ok(())
     }
 
-    fn push_taken(&mut self, key: Key, queue: u32, seq: u64) {
+    /// Pushes of these numbers were taken, to be answered with others.
+    pub(super) fn pushes_taken(&mut self, key: Key, queue: u32, first: u64, last: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         match &mut session.pushes {
-            Some(taken) if taken.queue == queue && taken.last.checked_add(1) == Some(seq) => taken.last = seq,
+            Some(taken) if taken.queue == queue && taken.last.checked_add(1) == Some(first) => {
+                taken.last = last;
+            }
             _ => {
                 self.answer_pushes(key);
                 if let Some(session) = self.sessions.get_mut(key) {
-                    session.pushes = Some(Taken { queue, first: seq, last: seq });
+                    session.pushes = Some(Taken { queue, first, last });
                 }
             }
         }
@@ -258,15 +264,12 @@ impl Core {
             return Err(Violation::new(Code::Malformed, message));
         }
         // A job may be settled when its consumer has ended already: it has been given to another.
-        let place = self.consumer_of(key, consumer).ok();
-        let last = if place.is_some() { last } else { first };
-        for tag in first..=last {
-            let settled =
-                place.map_or(Err(Code::NotYours), |place| self.settle_job(place, tag, verdict, now));
-            if let Err(code) = settled {
-                let code = code.number();
-                self.answer(key, &ToClient::JobLost { consumer, tag, code });
-            }
+        let failed = match self.consumer_of(key, consumer) {
+            Ok(place) => self.settle_jobs(place, first..=last, verdict, now),
+            Err(_) => vec![(first, Code::NotYours)],
+        };
+        for (tag, code) in failed {
+            self.answer(key, &ToClient::JobLost { consumer, tag, code: code.number() });
         }
         if req != 0 {
             self.answer(key, &ToClient::Done { req });
@@ -274,9 +277,9 @@ impl Core {
         Ok(())
     }
 
-    pub(in crate::core) fn end_consume(&mut self, key: Key, req: u32, consumer: u32, now: Now) {
+    pub(in crate::core) fn end_consume(&mut self, key: Key, req: u32, consumer: u32, seen: u64, now: Now) {
         // One that was refused, or has ended, is as gone as it is wanted to be.
-        self.remove_consumer(key, consumer, now);
+        self.remove_consumer(key, consumer, seen, now);
         self.answer(key, &ToClient::Done { req });
     }
 }

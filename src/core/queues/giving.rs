@@ -168,12 +168,20 @@ impl Queue {
         self.extended.insert((at, slot), ());
     }
 
-    /// A consumer has gone: what it had goes to others at once.
-    pub(in crate::core) fn leave(&mut self, seat: Seat, now: Now, charges: &mut Charges) -> Option<Consumer> {
+    /// A consumer has gone: what it had goes to others at once. What it was given after `seen` does not count as an attempt.
+    pub(in crate::core) fn leave(
+        &mut self,
+        seat: Seat,
+        seen: u64,
+        now: Now,
+        charges: &mut Charges,
+    ) -> Option<Consumer> {
         let consumer = self.consumers.get_mut(seat as usize)?.take()?;
         self.group.leave(seat);
         for slot in consumer.has.all() {
             self.take_out(slot);
+            let place = self.slots.get_mut(slot);
+            place.attempts -= u8::from(consumer.has.whole(place.tag) > seen);
             self.counts.returned += 1;
             self.give_back(slot, 0, Cause::Attempts, Some(consumer.identity.clone()), now, charges);
         }

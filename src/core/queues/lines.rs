@@ -45,14 +45,16 @@ impl Core {
                     Judgement::Reject { reason } => Verdict::Reject { reason },
                     Judgement::Extend { millis } => Verdict::Extend { millis: *millis },
                 };
-                self.settle_job(place, settle.tag, verdict, now).map_err(|code| {
+                let failed = self.settle_jobs(place, settle.tag..=settle.tag, verdict, now);
+                if let Some((_, code)) = failed.first().copied() {
                     let why = match code {
                         Code::TooLate => "was not settled in time and is given to another",
                         Code::SettledTwice => "was settled before",
                         _ => "was never given to this connection",
                     };
-                    Refused::new(code, format!("job {} of queue {} {why}", settle.tag, settle.queue))
-                })?;
+                    let message = format!("job {} of queue {} {why}", settle.tag, settle.queue);
+                    return Err(Refused::new(code, message));
+                }
                 self.answer_json(key, |out| json::write_ok(out, op.name(), id, &[]));
                 Ok(())
             }

@@ -12,7 +12,7 @@
 //! * `charges`, `dice`: what all share: accounts by user, and randomness.
 //! * `work`: queues in the core: made, pushed to, given out from, and when.
 //! * `bound`: messages published on topics that a queue is bound to.
-//! * `frames`, `lines`: what frames and JSON lines do with queues.
+//! * `frames`, `lines`: what frames and JSON lines do with queues; `stretch`: many pushes at once.
 //! * `report`: for the status.
 
 mod settings;
@@ -42,6 +42,8 @@ mod work;
 mod bound;
 
 mod frames;
+
+mod stretch;
 
 mod lines;
 

@@ -18,6 +18,7 @@ use crate::core::table::Key;
 use crate::core::timers::Timer;
 use crate::core::{Action, Language, Now};
 use crate::json::{self, JobLine};
+use std::ops::RangeInclusive;
 use tramline_wire::{Code, Job, Message, ToClient, Topic, Verdict};
 
 /// Messages that one queue gives out before others have their turn.
@@ -300,17 +301,16 @@ impl Core {
         Ok(())
     }
 
-    /// A consumer takes no more, and gives back what it has.
-    pub(super) fn remove_consumer(&mut self, session: Key, number: u32, now: Now) -> bool {
-        let Some(known) = self.sessions.get_mut(session) else { return false };
-        let Some((key, seat)) = known.consumers.remove(&number) else { return false };
+    /// A consumer takes no more, and gives back what it has. Nobody has looked at what came after `seen`.
+    pub(super) fn remove_consumer(&mut self, session: Key, number: u32, seen: u64, now: Now) {
+        let Some(known) = self.sessions.get_mut(session) else { return };
+        let Some((key, seat)) = known.consumers.remove(&number) else { return };
         known.blocked.retain(|each| *each != (key, seat));
         let queues = &mut self.queues;
         if let Some(queue) = queues.table.get_mut(key) {
-            queue.leave(seat, now, &mut queues.charges);
+            queue.leave(seat, seen, now, &mut queues.charges);
         }
         self.wants_attention(key);
-        true
     }
 
     /// Consumers whose sessions have ended give back what they have.
@@ -318,7 +318,8 @@ impl Core {
         for (key, seat) in std::mem::take(&mut self.queues.leaving) {
             let queues = &mut self.queues;
             if let Some(queue) = queues.table.get_mut(key) {
-                queue.leave(seat, now, &mut queues.charges);
+                // What it looked at before it died nobody knows: all of it counts.
+                queue.leave(seat, u64::MAX, now, &mut queues.charges);
             }
             self.wants_attention(key);
         }
@@ -339,39 +340,48 @@ impl Core {
         }
     }
 
-    /// Carries out what a consumer says of one job; the code says why that cannot be.
-    pub(super) fn settle_job(
+    /// Carries out what a consumer says of these jobs. Comes back with those for which that cannot be, and why.
+    pub(super) fn settle_jobs(
         &mut self,
         (key, seat): Place,
-        tag: u64,
+        tags: RangeInclusive<u64>,
         verdict: Verdict<'_>,
         now: Now,
-    ) -> Result<(), Code> {
+    ) -> Vec<(u64, Code)> {
+        let mut failed = Vec::new();
         let queues = &mut self.queues;
-        let Some(queue) = queues.table.get_mut(key) else { return Err(Code::UnknownQueue) };
-        let slot = match queue.look(seat, tag) {
-            Tag::Has(slot) => slot,
-            Tag::Late => {
-                if !matches!(verdict, Verdict::Extend { .. }) {
-                    queue.settled_late(seat, tag);
-                    self.wants_attention(key);
-                }
-                return Err(Code::TooLate);
-            }
-            Tag::Settled => return Err(Code::SettledTwice),
-            Tag::Unknown => return Err(Code::NotYours),
-        };
+        let Some(queue) = queues.table.get_mut(key) else { return vec![(*tags.start(), Code::UnknownQueue)] };
         let charges = &mut queues.charges;
-        match verdict {
-            Verdict::Ack => queue.ack(seat, slot, charges),
-            Verdict::Nack { delay_millis } => {
-                queue.nack(seat, slot, delay_millis, &mut queues.dice, now, charges);
+        for tag in tags {
+            let slot = match queue.look(seat, tag) {
+                Tag::Has(slot) => slot,
+                Tag::Late => {
+                    if !matches!(verdict, Verdict::Extend { .. }) {
+                        queue.settled_late(seat, tag);
+                    }
+                    failed.push((tag, Code::TooLate));
+                    continue;
+                }
+                Tag::Settled => {
+                    failed.push((tag, Code::SettledTwice));
+                    continue;
+                }
+                Tag::Unknown => {
+                    failed.push((tag, Code::NotYours));
+                    continue;
+                }
+            };
+            match verdict {
+                Verdict::Ack => queue.ack(seat, slot, charges),
+                Verdict::Nack { delay_millis } => {
+                    queue.nack(seat, slot, delay_millis, &mut queues.dice, now, charges);
+                }
+                Verdict::Reject { reason } => queue.reject(seat, slot, reason, now, charges),
+                Verdict::Extend { millis } => queue.extend(slot, millis, now),
             }
-            Verdict::Reject { reason } => queue.reject(seat, slot, reason, now, charges),
-            Verdict::Extend { millis } => queue.extend(slot, millis, now),
         }
         self.wants_attention(key);
-        Ok(())
+        failed
     }
 
     /// Reads rings again whose messages did not fit.

@@ -32,6 +32,8 @@ mod queues;
 
 mod queues_world;
 
+mod queues_stretch;
+
 mod adoption;
 
 mod books;

@@ -169,6 +169,24 @@ fn priorities_are_strict_and_order_holds_within_one_also_for_what_comes_back() {
 }
 
 #[test]
+fn what_nobody_looked_at_is_no_attempt_if_its_consumer_ends_in_good_order() {
+    let mut shell = shell(settings());
+    let from = producer(&mut shell);
+    push_all(&mut shell, from, 1..=3, b"x");
+    let first = consumer(&mut shell, consume(1, 3));
+    assert_eq!(jobs(&mut shell, first).len(), 3);
+    shell.say(first, ToBroker::EndConsume { req: 2, consumer: 1, seen: 1 });
+    let second = consumer(&mut shell, consume(1, 3));
+    let attempts = |jobs: Vec<(u64, u32, Vec<u8>)>| jobs.into_iter().map(|(_, attempt, _)| attempt);
+    assert!(attempts(jobs(&mut shell, second)).eq([2, 1, 1]), "in their order");
+    // Of one that dies nobody knows what it looked at.
+    shell.hang_up(second);
+    let third = consumer(&mut shell, consume(1, 3));
+    assert!(attempts(jobs(&mut shell, third)).eq([3, 2, 2]));
+    assert_eq!(status(&shell).counts.returned, 6);
+}
+
+#[test]
 fn every_limit_is_reached_and_named() {
     let cost = |bytes: u64| bytes + 43 + MESSAGE_OVERHEAD_BYTES;
     let cases = [

@@ -289,8 +289,15 @@ impl World {
             return;
         }
         let Some((id, consumer)) = self.a_consumer() else { return };
+        let jobs = &self.clients[&id].jobs;
+        let last = jobs.keys().filter(|(of, _)| *of == consumer).map(|(_, tag)| *tag).max().unwrap_or(0);
+        let seen = last.saturating_sub(self.dice.roll(4) as u64);
+        for ((_, _), number) in jobs.iter().filter(|((of, tag), _)| *of == consumer && *tag > seen) {
+            // Nobody looked at it: it comes again as if it had not been given out.
+            self.known.get_mut(number).unwrap().attempts -= 1;
+        }
         self.forget(id, Some(consumer));
-        self.shell.say(id, ToBroker::EndConsume { req: 3, consumer });
+        self.shell.say(id, ToBroker::EndConsume { req: 3, consumer, seen });
     }
 
     /// What a client had is given to others.

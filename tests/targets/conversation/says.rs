@@ -185,7 +185,7 @@ impl Stage {
                 priority: choices.number(),
             }),
             3 => ToBroker::Credit { consumer, more: number },
-            4 => ToBroker::EndConsume { req: number, consumer },
+            4 => ToBroker::EndConsume { req: number, consumer, seen: choices.number().into() },
             5 => {
                 let first = choices.number().into();
                 let verdict = match choices.byte() % 4 {
