@@ -14,6 +14,8 @@ mod subscribe;
 
 mod queue;
 
+mod store;
+
 mod status;
 
 mod bench;
@@ -73,6 +75,8 @@ enum Command {
     Subscribe(subscribe::Subscribe),
     #[command(name = "queue")]
     Queues(queue::Queues),
+    #[command(name = "store")]
+    Stores(store::Stores),
     Status(status::Status),
     Bench(bench::Bench),
     Demo(demo::Demo),
@@ -98,6 +102,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Publish(publish) => publish.run(),
         Command::Subscribe(subscribe) => subscribe.run(),
         Command::Queues(queues) => queues.run(),
+        Command::Stores(stores) => stores.run(),
         Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),

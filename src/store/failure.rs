@@ -4,6 +4,7 @@
 use super::disk::{Call, Fault};
 use super::{Store, keys, open};
 use crate::core::durable::{Change, StoreFailure};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 /// Why there is no store.
@@ -66,6 +67,15 @@ pub enum OpenError {
 
 fn who(pid: Option<u32>) -> String {
     pid.map_or_else(|| "by a process that is not known".to_owned(), |pid| format!("by process {pid}"))
+}
+
+/// Runs what calls redb, which says of itself that it may panic on a file that somebody else has changed.
+pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(redb::Error::Corrupted(format!("its pages are not as they were written ({text})")))
+    })
 }
 
 /// What must be free besides a batch, in bytes: pages are written anew from the changed one up to the root.

@@ -3,7 +3,14 @@
 //! It knows files and bytes, and nothing of sessions, consumers or time that passes; whoever calls it waits for the disk.
 //! Below is redb; its name does not leave this folder. What the file promises is in docs/store.md.
 
+mod check;
+
+mod compact;
+
 mod disk;
+
+#[cfg(test)]
+pub(crate) mod faults;
 
 mod failure;
 
@@ -21,9 +28,11 @@ mod scan;
 
 mod write;
 
+pub use check::{Check, Found, check};
+pub use compact::{COMPACT_FREE_BYTES_MIN, COMPACT_LIVE_BYTES_MAX, Compacted};
 pub use failure::OpenError;
 pub use open::{Opened, Report, StoreOptions};
-pub use record::{RECORD_BYTES_MAX, Wrong};
+pub use record::{RECORD_BYTES_MAX, Wrong, read_and_write, readable};
 pub use scan::{DAMAGES_MAX, Damage, Kept};
 
 use crate::core::durable::{Change, QueueNumber, Record, Shelf, StoreFailure};
@@ -44,6 +53,10 @@ pub struct Store {
     trouble: Option<StoreFailure>,
     /// How many batches the file holds as far as is known.
     commits: u64,
+    /// How many bytes what is kept takes in the file at least.
+    live_bytes: u64,
+    /// The same as it will be with the batch that is being written.
+    coming_live_bytes: u64,
     /// Where values are put together.
     scratch: Vec<u8>,
 }
@@ -82,8 +95,24 @@ impl Store {
     /// When the file cannot be had, when another process has it, or when it is not one of ours. Nothing is moved or
     /// replaced then.
     pub fn open(path: &Path, options: &StoreOptions) -> Result<(Self, Opened), OpenError> {
-        let (file, made) = place::open(path, place::Way::Write)?;
-        Self::open_on(Medium::of_file(path, file), options, made)
+        Self::open_held(path, options, place::Way::Write)
+    }
+
+    /// Makes a store where there is none.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and when the file is there.
+    pub fn create(path: &Path, options: &StoreOptions) -> Result<(Self, Opened), OpenError> {
+        Self::open_held(path, options, place::Way::New)
+    }
+
+    fn open_held(path: &Path, options: &StoreOptions, way: place::Way) -> Result<(Self, Opened), OpenError> {
+        let place::Held { file, made } = place::open(path, way)?;
+        let opened = Self::open_on(Medium::File(path.to_owned(), file), options, made.is_some())?;
+        if let Some(made) = made {
+            place::give_name(&made, path)?;
+        }
+        Ok(opened)
     }
 
     /// Keeps a batch, in this order, as a whole. When this returns without an error it is on disk.
@@ -110,6 +139,7 @@ impl Store {
         }
         self.trouble = None;
         self.commits += 1;
+        self.live_bytes = self.coming_live_bytes;
         let (_, syncing_now, written_now) = self.watch.cost();
         Ok(Committed {
             fsync: syncing_now.saturating_sub(syncing),
@@ -137,12 +167,12 @@ impl Store {
             Some(after) => after + 1,
         };
         let range = keys::message(queue, shelf, first)..=keys::message(queue, shelf, u64::MAX);
-        let mut bytes = 0;
+        let (mut bytes, into) = (0, &mut loaded);
         let read = || -> Result<(), redb::Error> {
             let database = self.database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
             let messages = database.begin_read()?.open_table(keys::MESSAGES)?;
             for entry in messages.range(range)? {
-                if loaded.records.len() >= messages_max || bytes >= bytes_max {
+                if into.records.len() >= messages_max || bytes >= bytes_max {
                     break;
                 }
                 let (key, value) = entry?;
@@ -151,17 +181,17 @@ impl Store {
                 match record::view(key, value.value()) {
                     Ok(view) => {
                         bytes += view.bytes.len();
-                        loaded.records.push((number, view.to_record()));
+                        into.records.push((number, view.to_record()));
                     }
                     Err(wrong) => {
                         let what = Kept::Message(queue, shelf, number);
-                        loaded.damaged.push(Damage { what, wrong });
+                        into.damaged.push(Damage { what, wrong });
                     }
                 }
             }
             Ok(())
         };
-        match read() {
+        match failure::guarded(read) {
             Ok(()) => Ok(loaded),
             Err(error) => Err(self.unreadable(&error)),
         }

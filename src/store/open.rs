@@ -1,12 +1,13 @@
 //! Opening a store: the file below it, what is found in it, and what is said about that.
 
 use super::disk::{Disk, Firm, Watch, Watched};
+use super::failure::guarded;
 use super::keys::{self, META};
 use super::overlay::Overlay;
 use super::scan::{self, Damage};
 use super::{OpenError, Size, Store, place, record};
 use crate::core::durable::{Change, QueueNumber, StoredQueue};
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableError};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// The version of everything in the file but redb's own.
-const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 1;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct Report {
     pub queues: u64,
     /// How many messages, dead letters included.
     pub messages: u64,
+    /// How many more there are in queues whose name is damaged, so that nobody can ask for them.
+    pub nameless: u64,
     /// How many bytes they have.
     pub bytes: u64,
     /// Whether it was not closed the last time, and its trees were read and checked for that.
@@ -86,6 +89,9 @@ impl fmt::Display for Report {
         if self.repaired {
             f.write_str("; it was not closed the last time and has been checked")?;
         }
+        if self.nameless > 0 {
+            write!(f, "; {} more are in queues whose name is damaged", self.nameless)?;
+        }
         if self.damages > 0 {
             write!(
                 f,
@@ -97,58 +103,78 @@ impl fmt::Display for Report {
     }
 }
 
-/// Opens the same file again and again, for as long as its lock is held.
-pub(super) struct Medium {
-    path: PathBuf,
-    open: Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send>,
-    /// The file itself, unless it is one of a test's.
-    file: Option<File>,
-}
-
-impl fmt::Debug for Medium {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Medium({})", self.path.display())
-    }
+/// What the store lies on, opened again and again for as long as its lock is held.
+#[derive(Debug)]
+pub(super) enum Medium {
+    /// A file that is locked already. The lock ends with the last of its descriptors.
+    File(PathBuf, File),
+    /// A disk of a test.
+    #[cfg(test)]
+    Platter(super::faults::Platter),
 }
 
 impl Medium {
-    /// A file that is locked already. The lock ends with the last of its descriptors.
-    pub(super) fn of_file(path: &Path, file: File) -> Self {
-        let kept = file.try_clone().ok();
-        let open = move || Ok(Box::new(Disk(file.try_clone()?)) as Box<dyn StorageBackend>);
-        Self { path: path.to_owned(), open: Box::new(open), file: kept }
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::File(path, _) => path,
+            #[cfg(test)]
+            Self::Platter(_) => Path::new("/a/test's/disk"),
+        }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    fn backend(&self) -> io::Result<Box<dyn StorageBackend>> {
+        match self {
+            Self::File(_, file) => Ok(Box::new(Disk(file.try_clone()?))),
+            #[cfg(test)]
+            Self::Platter(platter) => Ok(platter.backend()),
+        }
     }
 
     pub(super) fn size(&self) -> io::Result<Size> {
-        let Some(file) = &self.file else {
-            let bytes = (self.open)()?.len()?;
-            return Ok(Size { file_bytes: bytes, disk_bytes: bytes });
-        };
-        let stat = file.metadata()?;
-        Ok(Size { file_bytes: stat.len(), disk_bytes: stat.blocks() * 512 })
+        match self {
+            Self::File(_, file) => {
+                let stat = file.metadata()?;
+                Ok(Size { file_bytes: stat.len(), disk_bytes: stat.blocks() * 512 })
+            }
+            #[cfg(test)]
+            Self::Platter(platter) => {
+                Ok(Size { file_bytes: platter.len()?, disk_bytes: platter.taken_bytes() })
+            }
+        }
     }
 
-    /// How much room the disk has.
+    /// How much room the disk has, if anybody knows.
     pub(super) fn free_bytes(&self) -> Option<u64> {
-        let stat = rustix::fs::fstatvfs(self.file.as_ref()?).ok()?;
-        stat.f_bavail.checked_mul(stat.f_frsize)
+        match self {
+            Self::File(_, file) => {
+                let stat = rustix::fs::fstatvfs(file).ok()?;
+                stat.f_bavail.checked_mul(stat.f_frsize)
+            }
+            #[cfg(test)]
+            Self::Platter(platter) => platter.free_bytes(),
+        }
     }
 
     /// Opens the file to be written. The last says whether it had not been closed and was repaired.
     pub(super) fn open(&self, options: &StoreOptions) -> Result<(Database, Watch, bool), DatabaseError> {
-        let (watched, watch) = Watched::new((self.open)()?)?;
+        let (watched, watch) = Watched::new(self.backend()?)?;
         let (database, repaired) = database(watched, options)?;
         Ok((database, watch, repaired))
     }
 
     /// Opens the file as it was when it was last whole on disk, to be read only.
     pub(super) fn as_it_was(&self, firm: &Firm, options: &StoreOptions) -> Result<Database, DatabaseError> {
-        Ok(database(Overlay::as_it_was((self.open)()?, firm)?, options)?.0)
+        Ok(database(Overlay::as_it_was(self.backend()?, firm)?, options)?.0)
     }
+}
+
+/// Opens a file over memory that takes what is written.
+pub(super) fn looked_at(file: File, verified: bool) -> Result<Database, DatabaseError> {
+    let over = Overlay::new(Box::new(Disk(file)))?;
+    Builder::new()
+        .set_cache_size(StoreOptions::default().cache_bytes)
+        .set_check_integrity_on_open(verified)
+        .create_with_backend(over)
 }
 
 fn database(backend: impl StorageBackend, options: &StoreOptions) -> Result<(Database, bool), DatabaseError> {
@@ -189,25 +215,38 @@ impl Store {
         made: bool,
     ) -> Result<(Self, Opened), OpenError> {
         let begun = Instant::now();
-        let path = medium.path.clone();
+        let path = medium.path().to_owned();
         let damaged =
             |error: &dyn fmt::Display| OpenError::Damaged { path: path.clone(), error: error.to_string() };
-        let (database, watch, repaired) = match medium.open(options) {
-            Ok(opened) => opened,
-            // An error that redb made up says that the file is none of its own.
-            Err(DatabaseError::Storage(redb::StorageError::Io(error))) if error.raw_os_error().is_some() => {
-                return Err(place::refused("open", &path, error));
-            }
-            Err(error) => return Err(damaged(&error)),
+        let mut fault = None;
+        let opened = guarded(|| {
+            let opened = medium.open(options);
+            Ok(match opened {
+                // An error that redb made up says that the file is none of its own.
+                Err(DatabaseError::Storage(StorageError::Io(error))) if error.raw_os_error().is_some() => {
+                    fault = Some(error);
+                    None
+                }
+                opened => Some(opened?),
+            })
+        });
+        let (database, watch, repaired) = match (opened, fault) {
+            (_, Some(error)) => return Err(place::refused("open", &path, error)),
+            (Ok(Some(opened)), _) => opened,
+            (Ok(None), _) => return Err(damaged(&"no reason given")),
+            (Err(error), _) => return Err(damaged(&error)),
         };
-        let format = number(&database, keys::META_FORMAT).map_err(|error| damaged(&error))?;
-        if let Some(found) = format.filter(|found| *found != FORMAT) {
-            return Err(OpenError::Format { path, found, known: FORMAT });
-        }
-        let commits = number(&database, keys::META_COMMITS).map_err(|error| damaged(&error))?;
-        let reading = database.begin_read().map_err(|error| damaged(&error))?;
-        let scan = scan::scan(&reading, (options.clock)()).map_err(|error| damaged(&error))?;
-        drop(reading);
+        let read = guarded(|| {
+            let [format, commits] = [keys::META_FORMAT, keys::META_COMMITS].map(|key| number(&database, key));
+            let (format, commits) = (format?, commits?);
+            let known = format.is_none_or(|format| format == FORMAT);
+            let scan = known.then(|| scan::scan(&database.begin_read()?, (options.clock)())).transpose()?;
+            Ok((format, commits, scan))
+        });
+        let (format, commits, scan) = read.map_err(|error| damaged(&error))?;
+        let Some(scan) = scan else {
+            return Err(OpenError::Format { path, found: format.unwrap_or(0), known: FORMAT });
+        };
         let mut store = Self {
             medium,
             options: options.clone(),
@@ -215,6 +254,8 @@ impl Store {
             watch,
             trouble: None,
             commits: commits.unwrap_or(0),
+            live_bytes: scan.live_bytes,
+            coming_live_bytes: scan.live_bytes,
             scratch: Vec::new(),
         };
         if format.is_none() {
@@ -224,11 +265,16 @@ impl Store {
             })?;
         }
         let last_queue = scan.queues.last_key_value().map_or(0, |(number, _)| *number);
-        let queues: Vec<_> = scan.queues.into_values().filter(|queue| !queue.name.is_empty()).collect();
+        let (queues, nameless): (Vec<_>, Vec<_>) =
+            scan.queues.into_values().partition(|queue| !queue.name.is_empty());
+        let messages = |queues: &[StoredQueue]| -> u64 {
+            queues.iter().flat_map(StoredQueue::stocks).map(|stock| stock.messages).sum()
+        };
         let report = Report {
             made,
             queues: queues.len() as u64,
-            messages: queues.iter().flat_map(StoredQueue::stocks).map(|stock| stock.messages).sum(),
+            messages: messages(&queues),
+            nameless: messages(&nameless),
             bytes: queues.iter().flat_map(StoredQueue::stocks).map(|stock| stock.bytes).sum(),
             repaired,
             damaged: scan.damaged,

@@ -5,7 +5,14 @@ use super::OpenError;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// A file that is open and locked.
+pub(super) struct Held {
+    pub(super) file: File,
+    /// Where it was made, if it was: it gets its name by [`give_name`] when it is a store.
+    pub(super) made: Option<PathBuf>,
+}
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,28 +21,39 @@ pub(super) enum Way {
     Write,
     /// To be read by any number, none of which writes.
     Read,
+    /// To be written by one, and not there yet.
+    New,
 }
 
 pub(super) fn refused(what: &'static str, path: &Path, error: impl Into<std::io::Error>) -> OpenError {
     OpenError::Refused { what, path: path.to_owned(), error: error.into() }
 }
 
-/// Opens the file and locks it. Says whether it was made.
-pub(super) fn open(path: &Path, way: Way) -> Result<(File, bool), OpenError> {
-    if way != Way::Read {
-        check_folder(folder_of(path))?;
+/// Opens the file and locks it. One that is missing is made under another name.
+pub(super) fn open(path: &Path, way: Way) -> Result<Held, OpenError> {
+    if way == Way::Read {
+        return Ok(Held { file: open_at(path, OFlags::RDONLY, way)?, made: None });
     }
-    let common = OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mode = Mode::from_raw_mode(0o600);
-    let make = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | common;
-    let (file, made) = match way {
-        Way::Read => (rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | common, mode), false),
-        Way::Write => match rustix::fs::open(path, OFlags::RDWR | OFlags::NONBLOCK | common, mode) {
-            Err(Errno::NOENT) => (rustix::fs::open(path, make, mode), true),
-            opened => (opened, false),
-        },
-    };
-    let file = match file {
+    check_folder(folder_of(path))?;
+    loop {
+        match open_at(path, OFlags::RDWR, way) {
+            Err(OpenError::Refused { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Ok(_) if way == Way::New => return Err(wrong(path, "is there already")),
+            opened => return Ok(Held { file: opened?, made: None }),
+        }
+        let made = with_ending(path, ".new");
+        let file = open_at(&made, OFlags::RDWR | OFlags::CREATE, way)?;
+        // Whoever had it before may have given it the name meanwhile.
+        if is(&file, &made) && rustix::fs::lstat(path).is_err() {
+            file.set_len(0).map_err(|error| refused("empty", &made, error))?;
+            return Ok(Held { file, made: Some(made) });
+        }
+    }
+}
+
+fn open_at(path: &Path, flags: OFlags, way: Way) -> Result<File, OpenError> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)) {
         Ok(file) => File::from(file),
         Err(Errno::LOOP) => return Err(wrong(path, "is a symbolic link")),
         Err(error) => return Err(refused("open", path, error)),
@@ -46,7 +64,7 @@ pub(super) fn open(path: &Path, way: Way) -> Result<(File, bool), OpenError> {
     }
     let lock = match way {
         Way::Read => FlockOperation::NonBlockingLockShared,
-        Way::Write => FlockOperation::NonBlockingLockExclusive,
+        Way::Write | Way::New => FlockOperation::NonBlockingLockExclusive,
     };
     match rustix::fs::flock(&file, lock) {
         Ok(()) => {}
@@ -55,7 +73,7 @@ pub(super) fn open(path: &Path, way: Way) -> Result<(File, bool), OpenError> {
         }
         Err(error) => return Err(refused("lock", path, error)),
     }
-    if way == Way::Write {
+    if way != Way::Read {
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(wrong(path, "belongs to another user"));
         }
@@ -63,12 +81,31 @@ pub(super) fn open(path: &Path, way: Way) -> Result<(File, bool), OpenError> {
             return Err(wrong(path, "can be opened by other users (its mode must be 0600)"));
         }
     }
-    if made {
-        // The mode was cut by the umask at most. The file's name must survive a power cut as its content does.
-        let folder = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
-        folder.map_err(|error| refused("sync the directory of", path, error))?;
+    Ok(file)
+}
+
+/// Gives a made file its name, now that it is a store: so no half of one is ever found under it. The name survives a power
+/// cut as the content does.
+pub(super) fn give_name(made: &Path, path: &Path) -> Result<(), OpenError> {
+    use rustix::fs::{CWD, RenameFlags};
+    rustix::fs::renameat_with(CWD, made, CWD, path, RenameFlags::NOREPLACE)
+        .map_err(|error| refused("give its name to", path, error))?;
+    let folder = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+    folder.map_err(|error| refused("sync the directory of", path, error))
+}
+
+/// Whether this path still leads to this file.
+fn is(file: &File, path: &Path) -> bool {
+    match (rustix::fs::fstat(file), rustix::fs::lstat(path)) {
+        (Ok(file), Ok(path)) => (file.st_dev, file.st_ino) == (path.st_dev, path.st_ino),
+        _ => false,
     }
-    Ok((file, made))
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
 }
 
 fn wrong(path: &Path, wrong: &'static str) -> OpenError {

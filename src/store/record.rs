@@ -10,7 +10,7 @@
 //! queue:     1 version · 4 length of name · name · settings
 //! position:  1 version · 8 number
 //! seen:      1 version
-//! all:       … · 8 checksum: the first bytes of BLAKE3 over key, then everything before
+//! all:       … · 8 checksum: the first bytes of BLAKE3 over one letter for the kind, the key, then everything before
 //! ```
 //! Numbers are little-endian.
 
@@ -46,24 +46,39 @@ pub enum Wrong {
     Key,
 }
 
-fn checksum(key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+/// What a kept thing is, so that none is ever taken for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Message,
+    Queue,
+    Number,
+    Seen,
+}
+
+fn checksum(kind: Kind, key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let letter = match kind {
+        Kind::Message => b'm',
+        Kind::Queue => b'q',
+        Kind::Number => b'n',
+        Kind::Seen => b's',
+    };
     let mut hasher = blake3::Hasher::new();
-    hasher.update(key).update(body);
+    hasher.update(&[letter]).update(key).update(body);
     let mut first = [0; CHECKSUM_BYTES];
     first.copy_from_slice(&hasher.finalize().as_bytes()[..CHECKSUM_BYTES]);
     first
 }
 
-fn seal(key: &[u8], out: &mut Vec<u8>) {
-    let sum = checksum(key, out);
+fn seal(kind: Kind, key: &[u8], out: &mut Vec<u8>) {
+    let sum = checksum(kind, key, out);
     out.extend_from_slice(&sum);
 }
 
 /// The body behind a right version and before a right checksum.
-fn unseal<'a>(key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], Wrong> {
+fn unseal<'a>(kind: Kind, key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], Wrong> {
     let (body, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Wrong::Length)?;
     let (version, rest) = body.split_first().ok_or(Wrong::Length)?;
-    if checksum(key, body) != *sum {
+    if checksum(kind, key, body) != *sum {
         return Err(Wrong::Checksum);
     }
     if *version != VERSION {
@@ -147,7 +162,7 @@ pub(super) fn encode(key: u128, record: &Record, out: &mut Vec<u8>) {
         out.extend_from_slice(by_name.as_bytes());
     }
     out.extend_from_slice(&record.bytes);
-    seal(&key.to_le_bytes(), out);
+    seal(Kind::Message, &key.to_le_bytes(), out);
 }
 
 /// A message as it lies in the file, checked; nothing is copied.
@@ -175,7 +190,7 @@ struct Late<'a> {
 
 /// Reads a message.
 pub(super) fn view(key: u128, bytes: &[u8]) -> Result<View<'_>, Wrong> {
-    let mut rest = Rest(unseal(&key.to_le_bytes(), bytes)?);
+    let mut rest = Rest(unseal(Kind::Message, &key.to_le_bytes(), bytes)?);
     let [priority, attempts, flags] = rest.array()?;
     if flags & !(FLAG_DEAD | FLAG_BY) != 0 || flags == FLAG_BY || priority > 9 {
         return Err(Wrong::Value);
@@ -238,12 +253,12 @@ pub(super) fn encode_queue(key: u128, name: &str, settings: &[u8], out: &mut Vec
     out.extend_from_slice(&length(name.as_bytes()));
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(settings);
-    seal(&key.to_le_bytes(), out);
+    seal(Kind::Queue, &key.to_le_bytes(), out);
 }
 
 /// Reads a queue: its name and settings.
 pub(super) fn queue(key: u128, bytes: &[u8]) -> Result<(Arc<str>, Arc<[u8]>), Wrong> {
-    let mut rest = Rest(unseal(&key.to_le_bytes(), bytes)?);
+    let mut rest = Rest(unseal(Kind::Queue, &key.to_le_bytes(), bytes)?);
     let name = rest.u32()?;
     let name = rest.text(name)?;
     Ok((name.into(), rest.0.into()))
@@ -254,12 +269,12 @@ pub(super) fn encode_number(key: u128, number: u64, out: &mut Vec<u8>) {
     out.clear();
     out.push(VERSION);
     out.extend_from_slice(&number.to_le_bytes());
-    seal(&key.to_le_bytes(), out);
+    seal(Kind::Number, &key.to_le_bytes(), out);
 }
 
 /// Reads a number.
 pub(super) fn number(key: u128, bytes: &[u8]) -> Result<u64, Wrong> {
-    let mut rest = Rest(unseal(&key.to_le_bytes(), bytes)?);
+    let mut rest = Rest(unseal(Kind::Number, &key.to_le_bytes(), bytes)?);
     let number = u64::from_le_bytes(rest.array()?);
     if rest.0.is_empty() { Ok(number) } else { Err(Wrong::Length) }
 }
@@ -268,10 +283,48 @@ pub(super) fn number(key: u128, bytes: &[u8]) -> Result<u64, Wrong> {
 pub(super) fn encode_seen(key: &[u8], out: &mut Vec<u8>) {
     out.clear();
     out.push(VERSION);
-    seal(key, out);
+    seal(Kind::Seen, key, out);
 }
 
 /// Checks what stands behind a seen id.
 pub(super) fn seen(key: &[u8], bytes: &[u8]) -> Result<(), Wrong> {
-    if unseal(key, bytes)?.is_empty() { Ok(()) } else { Err(Wrong::Length) }
+    if unseal(Kind::Seen, key, bytes)?.is_empty() { Ok(()) } else { Err(Wrong::Length) }
+}
+
+/// Takes bytes for a kept thing behind a right checksum, which a fuzzer would not find by itself, and writes again what they
+/// say. The first byte says what it is to be; the next sixteen are its key.
+#[must_use]
+pub fn read_and_write(bytes: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (kind, rest) = bytes.split_first()?;
+    let (key, body) = rest.split_first_chunk::<16>()?;
+    let of = u128::from_le_bytes(*key);
+    let kind = [Kind::Message, Kind::Queue, Kind::Number, Kind::Seen][usize::from(*kind % 4)];
+    let mut sealed = body.to_vec();
+    seal(kind, key, &mut sealed);
+    let mut again = Vec::new();
+    match kind {
+        Kind::Message => encode(of, &view(of, &sealed).ok()?.to_record(), &mut again),
+        Kind::Queue => {
+            let (name, settings) = queue(of, &sealed).ok()?;
+            encode_queue(of, &name, &settings, &mut again);
+        }
+        Kind::Number => encode_number(of, number(of, &sealed).ok()?, &mut again),
+        Kind::Seen => {
+            seen(key, &sealed).ok()?;
+            encode_seen(key, &mut again);
+        }
+    }
+    Some((sealed, again))
+}
+
+/// Whether bytes as they are can be any kept thing of this key.
+#[must_use]
+pub fn readable(key: u128, bytes: &[u8]) -> bool {
+    let kept = [
+        view(key, bytes).map(|_| ()),
+        queue(key, bytes).map(|_| ()),
+        number(key, bytes).map(|_| ()),
+        seen(&key.to_le_bytes(), bytes),
+    ];
+    kept.contains(&Ok(()))
 }

@@ -60,6 +60,8 @@ pub(super) struct Scan {
     pub(super) damaged: Vec<Damage>,
     /// How much is damaged, named or not.
     pub(super) damages: u64,
+    /// How many bytes the messages take in the file at least.
+    pub(super) live_bytes: u64,
 }
 
 impl Scan {
@@ -144,6 +146,7 @@ fn messages(reading: &ReadTransaction, scan: &mut Scan) -> Result<(), redb::Erro
     let mut counted = None;
     for entry in messages.iter()? {
         let (key, value) = entry?;
+        scan.live_bytes += super::write::taken(value.value());
         let key = key.value();
         let Some((queue, shelf, number)) = keys::message_parts(key) else {
             scan.damage(Kept::Unknown("messages"), Wrong::Key);

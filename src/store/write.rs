@@ -1,6 +1,7 @@
 //! Writing a batch: one transaction, its changes in the order in which they come.
 
 use super::Store;
+use super::failure::guarded;
 use super::keys::{self, MESSAGES, META, POSITIONS, QUEUES, SEEN};
 use super::record::{self, RECORD_BYTES_MAX};
 use crate::core::durable::{Change, StoreFailure};
@@ -12,12 +13,14 @@ const FORGOTTEN_MAX: usize = 64;
 impl Store {
     /// Writes a batch. Without an error it is on disk.
     pub(super) fn write(&mut self, changes: &[Change]) -> Result<(), redb::Error> {
-        let database = self.database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
-        let writing = database.begin_write()?;
-        let next = self.commits + 1;
-        fill(&writing, changes, next, (self.options.clock)(), &mut self.scratch)?;
-        writing.commit()?;
-        Ok(())
+        let Self { database, options, commits, live_bytes, coming_live_bytes, scratch, .. } = self;
+        guarded(|| {
+            let writing = database.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?;
+            let change = fill(&writing, changes, *commits + 1, (options.clock)(), scratch)?;
+            *coming_live_bytes = (*live_bytes + change.more).saturating_sub(change.less);
+            writing.commit()?;
+            Ok(())
+        })
     }
 
     /// Says in a new file what it is.
@@ -54,13 +57,26 @@ impl Store {
     }
 }
 
+/// By how much a batch changes what messages take.
+#[derive(Debug, Default)]
+struct Taken {
+    more: u64,
+    less: u64,
+}
+
+/// What a value takes in the file at least, with its key and its place in a page.
+pub(super) fn taken(value: &[u8]) -> u64 {
+    value.len() as u64 + 24
+}
+
 fn fill(
     writing: &WriteTransaction,
     changes: &[Change],
     number: u64,
     now_millis: i64,
     scratch: &mut Vec<u8>,
-) -> Result<(), redb::Error> {
+) -> Result<Taken, redb::Error> {
+    let mut size = Taken::default();
     let mut messages = writing.open_table(MESSAGES)?;
     let mut queues = writing.open_table(QUEUES)?;
     let mut positions = writing.open_table(POSITIONS)?;
@@ -75,22 +91,33 @@ fn fill(
             }
             Change::Forget { queue } => {
                 queues.remove(u128::from(*queue))?;
-                messages.retain_in(keys::messages_of(*queue), |_, _| false)?;
+                messages.retain_in(keys::messages_of(*queue), |_, value| {
+                    size.less += taken(value);
+                    false
+                })?;
                 positions.retain_in(keys::positions_of(*queue), |_, _| false)?;
                 seen.retain(|key, _| keys::seen_parts(key).is_none_or(|(_, of, ..)| of != *queue))?;
             }
             Change::Put { queue, shelf, number, record } => {
                 let key = keys::message(*queue, *shelf, *number);
                 record::encode(key, record, scratch);
-                messages.insert(key, scratch.as_slice())?;
+                size.more += taken(scratch);
+                if let Some(before) = messages.insert(key, scratch.as_slice())? {
+                    size.less += taken(before.value());
+                }
             }
             Change::Remove { queue, shelf, number } => {
-                messages.remove(keys::message(*queue, *shelf, *number))?;
+                if let Some(before) = messages.remove(keys::message(*queue, *shelf, *number))? {
+                    size.less += taken(before.value());
+                }
             }
             Change::RemoveRange { queue, shelf, first, last } => {
                 if first <= last {
                     let [first, last] = [first, last].map(|number| keys::message(*queue, *shelf, *number));
-                    messages.retain_in(first..=last, |_, _| false)?;
+                    messages.retain_in(first..=last, |_, value| {
+                        size.less += taken(value);
+                        false
+                    })?;
                 }
             }
             Change::Seen { queue, uid, id, until_millis } => {
@@ -120,5 +147,5 @@ fn fill(
     }
     record::encode_number(keys::META_COMMITS, number, scratch);
     writing.open_table(META)?.insert(keys::META_COMMITS, scratch.as_slice())?;
-    Ok(())
+    Ok(size)
 }

@@ -10,6 +10,8 @@ mod conversation;
 
 mod opening;
 
+mod stored;
+
 use tramline::json::{self, Op};
 use tramline_wire::codec::{Framed, split_frame};
 use tramline_wire::{Code, Filter, HeaderBlock, ToBroker, ToClient, Topic, limits, preamble};
@@ -34,6 +36,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("conversation", conversation::conversation),
     ("opening", opening::opening),
     ("config", config::config),
+    ("stored", stored::stored),
 ];
 
 /// Splits `bytes` into frame bodies as a connection would, and hands each to `decode`.

@@ -240,6 +240,9 @@ fn the_file_is_its_users_alone_or_not_used() {
 fn what_is_no_store_is_named_and_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("queues.redb");
+    assert!(Store::create(&path, &options()).is_ok());
+    let error = Store::create(&path, &options()).expect_err("it is there");
+    assert!(error.to_string().contains("there already"), "{error}");
     for content in [&b"x"[..], b"a letter to somebody, and no store", &[0; 5000], &[0xff; 70_000]] {
         std::fs::write(&path, content).expect("written");
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("ours");
@@ -248,4 +251,72 @@ fn what_is_no_store_is_named_and_left_alone() {
         assert!(error.to_string().contains("tramline store check"), "{error}");
         assert_eq!(std::fs::read(&path).expect("it is there"), content);
     }
+}
+
+#[test]
+fn what_dies_while_it_makes_a_store_leaves_none_and_the_next_one_makes_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("queues.redb");
+    let half = folder.path().join("queues.redb.new");
+    std::fs::write(&half, [0; 3000]).expect("written");
+    std::fs::set_permissions(&half, PermissionsExt::from_mode(0o600)).expect("ours");
+    let (store, opened) = Store::open(&path, &options()).expect("a store");
+    assert!(opened.report.made && path.exists() && !half.exists());
+    drop(store);
+    let (_, opened) = Store::open(&path, &options()).expect("a store");
+    assert!(!opened.report.made);
+}
+
+#[test]
+fn a_store_of_another_format_is_named() {
+    let (_folder, path, mut store) = fresh();
+    store.begin(2).expect("written");
+    drop(store);
+    let error = Store::open(&path, &options()).expect_err("another format");
+    assert!(matches!(error, OpenError::Format { found: 2, known: 1, .. }), "{error:?}");
+}
+
+#[test]
+fn what_was_taken_is_counted_as_it_comes_and_goes() {
+    let (_folder, path, mut store) = fresh();
+    let batch: Vec<Change> = (1..=50).map(|number| put(1, WAITING, number, record("12345"))).collect();
+    store.commit(&[named(1, "jobs")]).expect("kept");
+    store.commit(&batch).expect("kept");
+    let all = store.live_bytes();
+    assert!(all > 50 * 80, "{all}");
+    store.commit(&[put(1, WAITING, 1, record("12345")), remove(1, WAITING, 51)]).expect("kept");
+    assert_eq!(store.live_bytes(), all, "in place of what was there");
+    store.commit(&[remove(1, WAITING, 1)]).expect("kept");
+    let range = Change::RemoveRange { queue: 1, shelf: WAITING, first: 2, last: 25 };
+    store.commit(&[range]).expect("kept");
+    assert_eq!(store.live_bytes(), all / 2);
+    drop(store);
+    let (mut store, _) = Store::open(&path, &options()).expect("a store");
+    assert_eq!(store.live_bytes(), all / 2);
+    store.commit(&[Change::Forget { queue: 1 }]).expect("kept");
+    assert_eq!(store.live_bytes(), 0);
+    assert!(!store.wants_compaction(), "a small file is let alone");
+}
+
+#[test]
+fn a_file_that_has_grown_empty_gives_its_room_back() {
+    let (_folder, path, mut store) = fresh();
+    store.commit(&[named(1, "jobs")]).expect("kept");
+    let large = Arc::new(Record { bytes: vec![7; 1 << 20].into(), ..record("") });
+    for number in 1..=96 {
+        let put = Change::Put { queue: 1, shelf: WAITING, number, record: large.clone() };
+        store.commit(&[put]).expect("kept");
+    }
+    assert!(!store.wants_compaction(), "it is in use");
+    store.commit(&[Change::RemoveRange { queue: 1, shelf: WAITING, first: 1, last: 95 }]).expect("kept");
+    assert!(store.wants_compaction());
+    let compacted = store.compact().expect("compacted");
+    assert!(compacted.after_bytes < 16 << 20, "{compacted:?}");
+    assert!(!store.wants_compaction());
+    assert_eq!(std::fs::metadata(&path).expect("it is there").len(), store.size().expect("known").file_bytes);
+    assert_eq!(
+        store.load(1, WAITING, None, 9, usize::MAX).expect("readable").records,
+        [(96, (*large).clone())]
+    );
+    store.commit(&[remove(1, WAITING, 96)]).expect("kept");
 }

@@ -2,6 +2,10 @@
 
 mod basics;
 
+mod model;
+
+mod power;
+
 use super::{Store, StoreOptions};
 use crate::core::durable::{Change, Obituary, QueueNumber, Record, Sender, Shelf};
 use std::sync::Arc;
