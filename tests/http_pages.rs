@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::have;
 use tempfile::TempDir;
+use tramline::core::services::Latency;
 use tramline::core::snapshot::{
-    LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts, RingStatus, SessionStatus, Snapshot,
-    StreamStatus, TopicStatus, Totals, Traffic,
+    LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts, RingStatus, ServiceCounts,
+    ServiceStatus, SessionStatus, Snapshot, StreamStatus, TopicStatus, Totals, Traffic,
 };
 use tramline::http::{SnapshotRequests, Worker, snapshots, worker};
 
@@ -95,6 +96,25 @@ fn snapshot(streams: u64) -> Snapshot {
         streams: (0..streams).map(|number| stream(number, &format!("cam.{number:04}"))).collect(),
         retained: Vec::new(),
         subscriptions: Vec::new(),
+        services: vec![ServiceStatus {
+            service: "map.locate".to_owned(),
+            strategy: "round_robin",
+            outstanding: 3,
+            waiting: 1,
+            outstanding_max: 4096,
+            counts: ServiceCounts {
+                requests: 10,
+                replies: 6,
+                errors: 1,
+                ejections: 2,
+                ..ServiceCounts::default()
+            },
+            latency: Latency {
+                steps: [0, 4, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                sum_nanos: 3_500_000,
+            },
+            instances: Vec::new(),
+        }],
         queues: vec![QueueStatus {
             queue: "jobs".to_owned(),
             strategy: "round_robin",
@@ -304,6 +324,9 @@ fn every_metric_has_help_and_type_in_both_formats() {
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
             let family = if format == "open" { name.strip_suffix("_total").unwrap_or(name) } else { name };
+            // What a histogram consists of.
+            let part = |end| family.strip_suffix(end).filter(|whole| whole.ends_with("_seconds"));
+            let family = ["_bucket", "_sum", "_count"].into_iter().find_map(part).unwrap_or(family);
             assert!(name.starts_with("tramline_"), "{line}");
             assert!(text.contains(&format!("# HELP {family} ")), "{format}: no help for {name}");
             assert!(text.contains(&format!("# TYPE {family} ")), "{format}: no type for {name}");

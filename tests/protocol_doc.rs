@@ -165,6 +165,8 @@ fn every_limit_stands_in_the_table_with_its_value() {
         ("REJECT_REASON_BYTES_MAX", limits::REJECT_REASON_BYTES_MAX as u64),
         ("PRIORITY_MAX", u64::from(limits::PRIORITY_MAX)),
         ("PRIORITY_DEFAULT", u64::from(limits::PRIORITY_DEFAULT)),
+        ("REPLY_TEXT_BYTES_MAX", limits::REPLY_TEXT_BYTES_MAX as u64),
+        ("REQUEST_MILLIS_CEILING", u64::from(limits::REQUEST_MILLIS_CEILING)),
     ];
     let rows: Vec<&str> = DOCUMENT.lines().filter(|line| line.ends_with("` |")).collect();
     for (name, value) in values {

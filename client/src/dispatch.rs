@@ -1,19 +1,21 @@
 //! What each frame from the broker means to this client, except for messages and attachments.
 
-use crate::error::{Error, Result};
+use crate::error::{End, Error, Result};
 use crate::inbound::Inbound;
 use crate::inbox::Item;
 use crate::message::Source;
 use crate::reactor::lock;
 use crate::reconnect::Phase;
+use crate::run;
+use crate::service::WaitingCall;
 use crate::session::{Answer, Greeting, Restoring, TopicSettings};
 use crate::shared::Shared;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tramline_wire as wire;
 use tramline_wire::limits::TOPIC_SETTINGS_MAX;
-use tramline_wire::{Code, LimitInfo, ModeTold, ToClient, Welcome};
+use tramline_wire::{Code, ErrorReply, LimitInfo, ModeTold, ToClient, Welcome};
 
 impl Shared {
     pub(crate) fn dispatch(&self, inbound: &mut Inbound, frame: &ToClient<'_>) -> Result<()> {
@@ -41,6 +43,16 @@ impl Shared {
                 if let Some(jobs) = lock(&self.session).consumers.get(consumer).cloned() {
                     jobs.lost(*tag);
                 }
+                Ok(())
+            }
+            ToClient::Call(call) => self.called(inbound, call),
+            ToClient::CallOver { provider, call, .. } => {
+                self.call_over(*provider, *call);
+                Ok(())
+            }
+            ToClient::Replied(replied) => self.replied(inbound, replied),
+            ToClient::RequestFailed { request, code, message, limit } => {
+                self.request_failed(*request, (*code, message), *limit);
                 Ok(())
             }
             ToClient::Pong { req } => self.answered(*req, Answer::Pong),
@@ -90,6 +102,37 @@ impl Shared {
             // Delivered by the caller; and what later versions add is only sent when agreed on.
             other => Err(Error::Protocol(format!("an unexpected frame: {other:?}").into())),
         }
+    }
+
+    /// A request for an instance of this client.
+    fn called(&self, inbound: &Inbound, call: &wire::Call<'_>) -> Result<()> {
+        let message = run::message_of(&call.message, inbound.source(call.source)?);
+        let calls = lock(&self.session).providers.get(&call.provider).cloned();
+        let Some(calls) = calls else {
+            self.give_back(call.provider, call.call, "the instance has ended");
+            return Ok(());
+        };
+        let left = Duration::from_millis(call.timeout_millis.into());
+        calls.push(WaitingCall {
+            message,
+            call: call.call,
+            attempt: call.attempt,
+            deadline: Instant::now() + left,
+        });
+        self.reactor.changed();
+        Ok(())
+    }
+
+    /// The answer to a request of this client.
+    fn replied(&self, inbound: &Inbound, replied: &wire::Replied<'_>) -> Result<()> {
+        let answer = match replied.error {
+            Some(ErrorReply { number, text }) => Err(Error::Reply { number, text: text.to_owned() }),
+            None => Ok(run::message_of(&replied.message, inbound.source(replied.source)?)),
+        };
+        if lock(&self.session).asked.answered(replied.request, answer) {
+            self.reactor.changed();
+        }
+        Ok(())
     }
 
     /// A stream is read in another mode than before, or not at all.
@@ -172,6 +215,13 @@ impl Shared {
                     if let Some(jobs) = session.consumers.get(&id).cloned() {
                         drop(session);
                         jobs.fail(error);
+                        self.reactor.changed();
+                    }
+                }
+                Restoring::Provider(id) => {
+                    if let Some(calls) = session.providers.remove(&id) {
+                        drop(session);
+                        calls.close(End::of(&error));
                         self.reactor.changed();
                     }
                 }

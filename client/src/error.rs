@@ -102,6 +102,14 @@ pub enum Error {
         /// What fits now.
         max: u64,
     },
+    /// The service answered with an error of its own, which the broker gives no meaning.
+    #[error("the service answered with error {number}: {text}")]
+    Reply {
+        /// The service's own number; 0 from a handler that has none.
+        number: u32,
+        /// The service's own words.
+        text: String,
+    },
     /// A limit of this client.
     #[error("{} would exceed {} ({})", .limit.used, .limit.name, .limit.value)]
     Limit {
@@ -203,6 +211,7 @@ impl Error {
             | Self::CutOff { .. }
             | Self::Closed => Code::PeerGone,
             Self::Full(_) | Self::TimedOut { .. } => Code::TimedOut,
+            Self::Reply { .. } => Code::ErrorReply,
             Self::Limit { .. } => Code::LimitReached,
             Self::TooLarge { .. } => Code::PayloadTooLarge,
             Self::Topic { .. } => Code::BadTopic,

@@ -154,6 +154,10 @@ mod job_run;
 
 mod declare;
 
+mod request;
+
+mod service;
+
 mod topics;
 
 mod rings;
@@ -209,7 +213,7 @@ mod going_over;
 #[cfg(feature = "tokio")]
 pub use asynchronous::{
     AsyncClient, AsyncConsumeBuilder, AsyncJobs, AsyncMessageBuilder, AsyncPublisher, AsyncPublisherBuilder,
-    AsyncPublisherMessage, AsyncSubscription, AsyncSubscriptionBuilder,
+    AsyncPublisherMessage, AsyncRequests, AsyncServiceBuilder, AsyncSubscription, AsyncSubscriptionBuilder,
 };
 pub use batch::Batch;
 pub use builder::ClientBuilder;
@@ -226,5 +230,7 @@ pub use loan_as::LoanAs;
 pub use message::{INLINE_BYTES_MAX, Message, MessageRef, Source};
 pub use publisher::{OnFull, Publisher, PublisherBuilder, PublisherMessage};
 pub use push::PushBuilder;
+pub use request::{PendingReply, RequestBuilder};
+pub use service::{Request, Requests, ServiceBuilder};
 pub use subscription::{Subscription, SubscriptionBuilder};
 pub use tramline_wire::{Code, Encoding, GatedBy, Mode, SlowPolicy, Strategy, WhenFull};

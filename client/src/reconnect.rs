@@ -11,6 +11,7 @@ use crate::error::{End, Error, Result};
 use crate::inbound::Inbound;
 use crate::inbox::Item;
 use crate::reactor::lock;
+use crate::service::offer;
 use crate::session::Restoring;
 use crate::shared::Shared;
 use crate::socket::Socket;
@@ -104,6 +105,7 @@ impl Shared {
         }
         // What this connection was given, the broker gives to others.
         session.consumers.values().for_each(|jobs| jobs.begin(0));
+        session.providers.values().for_each(|calls| calls.begin(0));
         if again {
             let pause = (inbound.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
             inbound.backoff = pause;
@@ -115,6 +117,7 @@ impl Shared {
             let end = End::of(&error);
             session.failure = Some(error);
             session.close_consumers(&end);
+            session.close_providers(&end);
             let inboxes: Vec<_> = session.subscriptions.values().cloned().collect();
             drop(session);
             for inbox in inboxes {
@@ -155,6 +158,7 @@ impl Shared {
         let mut session = lock(&self.session);
         let epoch = lock(&self.outbound).epoch();
         session.consumers.values().for_each(|jobs| jobs.begin(epoch));
+        session.providers.values().for_each(|calls| calls.begin(epoch));
         let mut outbound = lock(&self.outbound);
         outbound.open = true;
         name_what_is_left(&session, &mut outbound);
@@ -182,6 +186,12 @@ impl Shared {
             let req = session.request_number();
             session.restoring.insert(req, Restoring::Consumer(jobs.id));
             outbound.push(&jobs.ask(req));
+        }
+        let providers: Vec<_> = session.providers.values().cloned().collect();
+        for calls in providers {
+            let req = session.request_number();
+            session.restoring.insert(req, Restoring::Provider(calls.id));
+            outbound.push(&offer(req, &calls));
         }
         let streams: Vec<_> = session.streams.values().cloned().collect();
         for stream in streams {

@@ -9,6 +9,7 @@ use crate::message::{Message, MessageRef, Parts, Source};
 use crate::reactor::lock;
 use std::sync::{Arc, Mutex};
 use tramline_ring::Meta;
+use tramline_wire as wire;
 use tramline_wire::limits::FRAME_BYTES_CEILING;
 use tramline_wire::{Deliver, Framed, Job, split_frame};
 
@@ -153,11 +154,16 @@ impl Waiting {
     #[inline]
     pub(crate) fn new(job: &Job<'_>, source: &Arc<Source>) -> Self {
         let Job { tag, attempt, priority, ref message, .. } = *job;
-        let meta = Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
-        let parts = Parts { source, seq: message.seq, lost: 0, meta, head: message.head };
-        let message = Message::from_socket(parts, message.payload, message.payload.len() as u64);
-        Self { message, tag, attempt, priority }
+        Self { message: message_of(message, source), tag, attempt, priority }
     }
+}
+
+/// A message that came whole.
+#[inline]
+pub(crate) fn message_of(message: &wire::Message<'_>, source: &Arc<Source>) -> Message {
+    let meta = Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
+    let parts = Parts { source, seq: message.seq, lost: 0, meta, head: message.head };
+    Message::from_socket(parts, message.payload, message.payload.len() as u64)
 }
 
 /// A run that grows while frames are taken apart.

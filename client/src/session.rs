@@ -9,6 +9,8 @@ use crate::inbox::Inbox;
 use crate::job_box::JobBox;
 use crate::message::Source;
 use crate::push::Pushes;
+use crate::request::Asked;
+use crate::service::CallBox;
 use crate::stream::Stream;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ pub(crate) enum Answer {
 pub(crate) enum Restoring {
     Subscription(u32),
     Consumer(u32),
+    Provider(u32),
     Stream(u64),
 }
 
@@ -149,6 +152,11 @@ pub(crate) struct Session {
     pub(crate) pushes: Pushes,
     pub(crate) consumers: HashMap<u32, Arc<JobBox>>,
     pub(crate) next_consumer: u32,
+    /// What this client asks of services.
+    pub(crate) asked: Asked,
+    /// What it provides itself.
+    pub(crate) providers: HashMap<u32, Arc<CallBox>>,
+    pub(crate) next_provider: u32,
     next_token: u64,
     pub(crate) inbox_bytes: Arc<AtomicUsize>,
 }
@@ -220,6 +228,7 @@ impl Session {
             *confirmation = Some(Err(Error::Disconnected(reason.clone())));
         }
         self.pushes.disconnected(reason);
+        self.asked.disconnected(reason);
         self.restoring.clear();
         // Whoever waits for one looks again, and begins it anew or learns that the broker is down.
         self.growths.retain(|_, growth| matches!(growth, Growth::Making | Growth::Refused(_)));

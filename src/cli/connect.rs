@@ -101,7 +101,8 @@ impl From<Error> for Failure {
                 Code::LimitReached | Code::NoResources | Code::TimedOut | Code::QueueFull | Code::TooLate => {
                     Self::try_again(message)
                 }
-                Code::UnknownQueue => Self::unavailable(message),
+                Code::UnknownQueue | Code::NoInstance | Code::OutcomeUnknown => Self::unavailable(message),
+                Code::InstanceFailed => Self::try_again(message),
                 Code::SlowSubscriber | Code::HeldTooMuch | Code::ShuttingDown | Code::PeerGone => {
                     Self::unavailable(message)
                 }
@@ -113,6 +114,7 @@ impl From<Error> for Failure {
             | Error::CutOff { .. }
             | Error::Closed => Self::unavailable(error),
             Error::TimedOut { .. } | Error::Full(_) | Error::Limit { .. } => Self::try_again(error),
+            Error::Reply { .. } => Self::replied(error),
             Error::Topic { .. } | Error::Header(_) => Self::usage(error),
             Error::TooLarge { .. } | Error::Payload { .. } => Self::input(error),
             Error::Ring(RingError::NoMemory { .. }) => Self::try_again(error),

@@ -3,8 +3,9 @@
 //! The codes stand in one table, from which `--help` and the manual pages are made.
 
 /// Every exit code there is, and what it says.
-const EXIT_STATUSES: [(u8, &str); 13] = [
+const EXIT_STATUSES: [(u8, &str); 14] = [
     (0, "it did what it was asked to"),
+    (1, "the service answered with an error of its own"),
     (64, "wrong arguments (EX_USAGE)"),
     (65, "the input is not what it must be (EX_DATAERR)"),
     (66, "a file to read is missing (EX_NOINPUT)"),
@@ -34,6 +35,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A service answered with an error of its own (1).
+    pub fn replied(sentence: impl ToString) -> Self {
+        Self { code: 1, sentence: sentence.to_string() }
+    }
+
     /// The arguments are wrong (64, `EX_USAGE`).
     pub fn usage(sentence: impl ToString) -> Self {
         Self { code: 64, sentence: sentence.to_string() }
@@ -115,7 +121,8 @@ mod tests {
 
     #[test]
     fn every_way_to_fail_stands_in_the_table() {
-        let ways: [fn(&'static str) -> Failure; 12] = [
+        let ways: [fn(&'static str) -> Failure; 13] = [
+            Failure::replied,
             Failure::usage,
             Failure::input,
             Failure::no_input,

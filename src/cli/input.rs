@@ -35,7 +35,8 @@ impl Input {
     }
 }
 
-fn content(file: &Path) -> Result<Vec<u8>, Failure> {
+/// All of a file, or of standard input.
+pub(super) fn content(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = if file.as_os_str() == "-" {
         std::io::stdin().lock().read_to_end(&mut bytes)

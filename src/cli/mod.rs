@@ -16,6 +16,10 @@ mod queue;
 
 mod store;
 
+mod req;
+
+mod reply;
+
 mod status;
 
 mod bench;
@@ -77,6 +81,8 @@ enum Command {
     Queues(queue::Queues),
     #[command(name = "store")]
     Stores(store::Stores),
+    Req(req::Req),
+    Reply(reply::Reply),
     Status(status::Status),
     Bench(bench::Bench),
     Demo(demo::Demo),
@@ -103,6 +109,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Subscribe(subscribe) => subscribe.run(),
         Command::Queues(queues) => queues.run(),
         Command::Stores(stores) => stores.run(),
+        Command::Req(req) => req.run(),
+        Command::Reply(reply) => reply.run(),
         Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),

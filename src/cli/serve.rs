@@ -80,7 +80,7 @@ fn failure(error: ServeError) -> Failure {
             SocketError::NotASocket { .. } | SocketError::NoDirectory { .. } | SocketError::Refused { .. },
         ) => Failure::cannot_create(error),
         ServeError::Socket(SocketError::Directory { .. }) => Failure::denied(error),
-        ServeError::Activation(_) | ServeError::Queue(_) => Failure::config(error),
+        ServeError::Activation(_) | ServeError::Queue(_) | ServeError::Service(_) => Failure::config(error),
         ServeError::Kernel(_) => Failure::unavailable(error),
         ServeError::Failed => Failure::software(error),
         ServeError::System(..) => Failure::system(error),

@@ -106,6 +106,7 @@ fn page(status: &Value, path: &Path) -> String {
     section(&mut page, "streams", streams(rows(status, "streams")));
     section(&mut page, "kept of publishers that have gone", retained(rows(status, "retained")));
     section(&mut page, "subscriptions", subscriptions(rows(status, "subscriptions")));
+    section(&mut page, "services", services(rows(status, "services")));
     section(&mut page, "limits in use", limits(rows(status, "limits")));
     page
 }
@@ -199,6 +200,45 @@ fn subscriptions(rows: &[Value]) -> Table {
         let [filter, session, mode, messages, lost, streams] =
             ["filter", "session", "mode", "messages", "lost", "streams"].map(|key| text(row, key));
         table.row([filter, session, mode, messages, lost, bytes(row, "queued_bytes"), streams]);
+    }
+    table
+}
+
+fn services(rows: &[Value]) -> Table {
+    let columns = [
+        "service",
+        ">instances",
+        ">requests",
+        ">replies",
+        ">errors",
+        ">unanswered",
+        ">now",
+        ">waiting",
+        "left out",
+    ];
+    let mut table = Table::new(&columns);
+    for row in rows {
+        let [service, requests, replies, errors, unanswered, outstanding, waiting] =
+            ["service", "requests", "replies", "errors", "unanswered", "outstanding", "waiting"]
+                .map(|key| text(row, key));
+        let instances = row["instances"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let out: Vec<String> = instances
+            .iter()
+            .filter(|instance| instance["state"] == "ejected" || instance["state"] == "trial")
+            .map(|instance| format!("{} (pid {})", text(instance, "name"), text(instance, "pid")))
+            .collect();
+        let count = instances.len().to_string();
+        table.row([
+            service,
+            count,
+            requests,
+            replies,
+            errors,
+            unanswered,
+            outstanding,
+            waiting,
+            out.join(", "),
+        ]);
     }
     table
 }

@@ -5,6 +5,7 @@
 
 use super::queues::{queues, who};
 use super::raw::{RawConfig, RawLimits, RawRing, RawTopic};
+use super::services::services;
 use super::{Allow, Config, Http, Log, Socket, Wait};
 use crate::core::{Limits, TopicSettings, ring_bytes};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -94,6 +95,7 @@ fn checked(raw: RawConfig) -> Checked<Config> {
             users: allow.users.unwrap_or_default().iter().map(|user| user.0).collect(),
             groups: allow.groups.unwrap_or_default().iter().map(|group| group.0).collect(),
             declare_queues: allow.declare_queues.as_ref().map(who).unwrap_or_default(),
+            provide_services: allow.provide_services.as_ref().map(who).unwrap_or_default(),
         },
         topics: topics
             .iter()
@@ -101,6 +103,7 @@ fn checked(raw: RawConfig) -> Checked<Config> {
             .map(|(index, raw)| topic(raw, &format!("topics.{index}"), &limits))
             .collect::<Checked<_>>()?,
         queues: queues(raw.queues.as_deref().unwrap_or_default(), &limits)?,
+        services: services(raw.services.as_deref().unwrap_or_default(), &limits)?,
         limits,
         http: Http { listen: raw.http.unwrap_or_default().listen.map(|address| address.0) },
         wait: wait(raw.wait.unwrap_or_default().spin_micros.map(|count| count.0))?,
@@ -180,6 +183,9 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         user_queued_bytes_max: 0..=1 << 50;
         session_consumers_max: 1..=U32;
         prefetch_max: 1..=1_000_000;
+        services_max: 0..=U32;
+        session_services_max: 1..=U32;
+        session_requests_max: 1..=1_000_000;
     }
     if limits.ring_bytes_max > limits.rings_bytes_max {
         let key =

@@ -12,7 +12,7 @@
 //!
 //! * `raw`: the file's shape, key by key.
 //! * `scalar`: sizes, modes, accounts, addresses, as people write them.
-//! * `queues`: the raw shape of a queue to its settings.
+//! * `queues`, `services`: the raw shape of a queue, or a service, to its settings.
 //! * `check`: the raw shape to a `Config`; ranges, and rules between keys.
 
 mod raw;
@@ -21,12 +21,14 @@ mod scalar;
 
 mod queues;
 
+mod services;
+
 mod check;
 
 #[cfg(test)]
 mod tests;
 
-use crate::core::{Limits, QueueSettings, TopicSettings, Who};
+use crate::core::{Limits, QueueSettings, ServiceSettings, TopicSettings, Who};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub topics: Vec<TopicSettings>,
     /// Queues that are there from the start.
     pub queues: Vec<QueueSettings>,
+    /// Settings of services, by name or filter; the first that matches counts.
+    pub services: Vec<ServiceSettings>,
     /// HTTP beside the socket.
     pub http: Http,
     /// How the broker waits.
@@ -89,6 +93,8 @@ pub struct Allow {
     pub groups: Vec<u32>,
     /// Who may declare queues besides the broker's own uid and root.
     pub declare_queues: Who,
+    /// Who may provide services that the configuration does not name, besides the broker's own uid and root.
+    pub provide_services: Who,
 }
 
 /// HTTP beside the socket.

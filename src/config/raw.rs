@@ -34,6 +34,7 @@ section! {
         limits: RawLimits,
         topics: Vec<RawTopic>,
         queues: Vec<RawQueue>,
+        services: Vec<RawService>,
         http: RawHttp,
         wait: RawWait,
         log: RawLog,
@@ -55,6 +56,7 @@ section! {
         users: Vec<Account<UserName>>,
         groups: Vec<Account<GroupName>>,
         declare_queues: RawWho,
+        provide_services: RawWho,
     }
 }
 
@@ -95,6 +97,9 @@ section! {
         user_queued_bytes_max: Bytes,
         session_consumers_max: Count,
         prefetch_max: Count,
+        services_max: Count,
+        session_services_max: Count,
+        session_requests_max: Count,
         ring_default: RawRing,
     }
 }
@@ -139,6 +144,25 @@ section! {
         push: RawWho,
         consume: RawWho,
         administer: RawWho,
+    }
+}
+
+section! {
+    /// One entry of `services:`
+    RawService {
+        name: FilterText,
+        strategy: StrategyText,
+        timeout_millis: Count,
+        timeout_millis_max: Count,
+        attempt_timeout_millis: Count,
+        retries_max: Count,
+        outstanding_max: Count,
+        eject_failures: Count,
+        eject_millis: Count,
+        eject_millis_max: Count,
+        eject_percent_max: Count,
+        provide: RawWho,
+        request: RawWho,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The documented file is the truth, and every fault has its place.
 
 use super::raw::{
-    RawAllow, RawConfig, RawHttp, RawLimits, RawLog, RawQueue, RawRing, RawSocket, RawTopic, RawWait, RawWho,
+    RawAllow, RawConfig, RawHttp, RawLimits, RawLog, RawQueue, RawRing, RawService, RawSocket, RawTopic,
+    RawWait, RawWho,
 };
 use super::*;
 use serde_yaml::Value;
@@ -34,7 +35,7 @@ fn the_documented_file_holds_the_defaults() {
 #[test]
 fn every_key_is_documented() {
     let file: Value = serde_yaml::from_str(&with_examples()).unwrap();
-    let sections: [(&[&str], &[&str]); 13] = [
+    let sections: [(&[&str], &[&str]); 16] = [
         (&[], RawConfig::KEYS),
         (&["socket"], RawSocket::KEYS),
         (&["allow"], RawAllow::KEYS),
@@ -45,6 +46,9 @@ fn every_key_is_documented() {
         (&["allow", "declare_queues"], RawWho::KEYS),
         (&["queues", "0"], RawQueue::KEYS),
         (&["queues", "0", "push"], RawWho::KEYS),
+        (&["allow", "provide_services"], RawWho::KEYS),
+        (&["services", "0"], RawService::KEYS),
+        (&["services", "0", "provide"], RawWho::KEYS),
         (&["http"], RawHttp::KEYS),
         (&["wait"], RawWait::KEYS),
         (&["log"], RawLog::KEYS),
@@ -84,6 +88,13 @@ fn the_examples_in_the_documented_file_parse() {
         ..QueueSettings::default()
     };
     assert_eq!(config.queues, [jobs], "the documented file shows the defaults");
+    let map = ServiceSettings {
+        name: "map.>".to_owned(),
+        provide: Some(root(&[0], &[])),
+        request: Some(root(&[], &[0])),
+        ..ServiceSettings::default()
+    };
+    assert_eq!(config.services, [map], "the documented file shows the defaults");
 }
 
 #[test]

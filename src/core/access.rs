@@ -40,6 +40,9 @@ pub struct Access {
     pub groups: Vec<u32>,
     /// Who may declare queues besides the broker's own uid and root (`allow.declare_queues`).
     pub declare_queues: super::Who,
+    /// Who may provide services that the configuration does not name, besides the broker's own uid and root
+    /// (`allow.provide_services`).
+    pub provide_services: super::Who,
     /// Settings by filter; the first that matches a topic counts.
     pub topics: Vec<TopicSettings>,
 }
@@ -74,6 +77,12 @@ impl Access {
     #[must_use]
     pub fn may_declare(&self, peer: &Peer) -> bool {
         is_owner(peer, self.own_uid) || self.declare_queues.names(peer)
+    }
+
+    /// Whether this peer may provide services that the configuration does not name.
+    #[must_use]
+    pub fn may_provide(&self, peer: &Peer) -> bool {
+        is_owner(peer, self.own_uid) || self.provide_services.names(peer)
     }
 
     /// How a subscriber that asks for `wanted` may read the stream of a publisher that says `gated_by`.

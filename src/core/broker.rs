@@ -16,6 +16,7 @@ use super::queues::Queues;
 use super::quota::fits;
 use super::retained::Retention;
 use super::rings::Streams;
+use super::services::Services;
 use super::session::{Identity, Session};
 use super::snapshot::{RingCounts, RingPart, Totals};
 use super::stretch::Piece;
@@ -71,6 +72,7 @@ pub struct Core {
     pub(super) retention: Retention,
     pub(super) pasts: Pasts,
     pub(super) queues: Queues,
+    pub(super) services: Services,
     /// The topic of what is pushed to a queue itself.
     pub(super) nameless: Arc<str>,
     pub(super) timers: Timers,
@@ -129,6 +131,7 @@ impl Core {
             retention: Retention::default(),
             pasts: Pasts::default(),
             queues: Queues::new(instance),
+            services: Services::default(),
             nameless: "".into(),
             timers: Timers::default(),
             actions: VecDeque::new(),
@@ -241,7 +244,9 @@ impl Core {
         let Some(key) = self.by_id.get(&session).copied() else { return Flow::Close };
         let Some(known) = self.sessions.get_mut(key) else { return Flow::Close };
         known.half_closed = true;
+        self.stop_providing(key);
         if !self.has_finished(key) {
+            self.settle(now);
             return Flow::Continue;
         }
         self.finish(key);
@@ -310,6 +315,8 @@ impl Core {
         self.answers_were_read(key);
         self.refill(key, now);
         self.unblock_consumers(key);
+        self.unblock_instances(key);
+        self.move_replies_up(key, now);
         self.settle(now);
     }
 
@@ -415,6 +422,8 @@ impl Core {
                 Timer::Growth(stream) => self.tell_grown(stream, true),
                 Timer::Grace(key) => self.grace_is_over(key),
                 Timer::Queue(key) => self.queue_is_due(key, now),
+                Timer::Call(key) => self.call_is_due(key, now),
+                Timer::Service(key) => self.service_is_due(key, now),
             }
             self.settle(now);
         }
@@ -453,12 +462,14 @@ impl Core {
             && self.resumed.is_empty()
             && self.events.is_empty()
             && self.queues.leaving.is_empty()
+            && self.services.leaving.is_empty()
+            && self.services.given_up.is_empty()
             && self.to_finish.is_empty())
     }
 
     /// Carries out what became due while an event was handled.
     pub(super) fn settle(&mut self, now: Now) {
-        while self.is_pressing() || !self.queues.busy.is_empty() {
+        while self.is_pressing() || !self.queues.busy.is_empty() || !self.services.busy.is_empty() {
             while let Some((key, code, message)) = self.doomed.pop_front() {
                 self.end_doomed(key, code, &message);
             }
@@ -474,6 +485,9 @@ impl Core {
             }
             self.end_consumers(now);
             self.give_out(now);
+            self.cancel_given_up(now);
+            self.end_instances(now);
+            self.give_calls_out(now);
             self.finish_those_done();
             self.publish_events(now);
         }

@@ -92,6 +92,9 @@ impl Core {
         let was_open = session.stage == Stage::Open;
         self.queues.leaving.extend(std::mem::take(&mut session.consumers).into_values());
         (session.queue_aliases, session.blocked) = (Vec::new(), Vec::new());
+        self.services.leaving.extend(std::mem::take(&mut session.providers).into_values());
+        self.services.given_up.extend(std::mem::take(&mut session.requests).into_values());
+        (session.blocked_instances, session.held_replies) = (Vec::new(), std::collections::VecDeque::new());
         let code = if session.process_ended { Code::ProcessEnded } else { Code::PeerGone };
         let identity = session.identity.clone();
         let (open_by, mute_at) = (session.open_by.take(), session.mute_at.take());

@@ -123,6 +123,7 @@ impl Core {
             Op::Push(_) | Op::Pull(_) | Op::Settle(_) | Op::Queue(_) => {
                 self.queue_op(key, &request.op, id, now)
             }
+            Op::Ask(_) | Op::Provide(_) | Op::Reply(_) => self.service_op(key, &request.op, id, now),
             Op::Status => {
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.statuses += 1;

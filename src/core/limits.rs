@@ -67,14 +67,21 @@ pub struct Limits {
     pub history_messages_max: u32,
     /// Queues.
     pub queues_max: u32,
-    /// Bytes of messages in queues and dead letters, each counted with 150 more: in all.
+    /// Bytes of messages in queues and dead letters, each counted with 150 more, and of requests without an answer, with 512
+    /// more: in all.
     pub queued_bytes_max: u64,
     /// The same, of one user.
     pub user_queued_bytes_max: u64,
     /// Consumers of one session.
     pub session_consumers_max: u32,
-    /// Messages that one consumer may have, and be allowed, at a time.
+    /// Messages that one consumer may have, and be allowed, at a time, and requests that one instance may.
     pub prefetch_max: u32,
+    /// Services known at a time.
+    pub services_max: u32,
+    /// Services that one session provides.
+    pub session_services_max: u32,
+    /// Requests of one session without an answer.
+    pub session_requests_max: u32,
     /// A ring's size unless its topic or publisher says otherwise.
     pub ring_default: Geometry,
 }
@@ -116,6 +123,9 @@ impl Default for Limits {
             user_queued_bytes_max: 512 * 1024 * 1024,
             session_consumers_max: 1_024,
             prefetch_max: 4_096,
+            services_max: 1_024,
+            session_services_max: 1_024,
+            session_requests_max: 1_024,
             ring_default: Geometry { descriptors: 256, arena_bytes: 256 * 1024 },
         }
     }

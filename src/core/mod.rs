@@ -30,6 +30,8 @@ pub mod strategy;
 
 pub mod queues;
 
+pub mod services;
+
 pub mod durable;
 
 pub mod broker;
@@ -108,6 +110,7 @@ pub use limits::Limits;
 pub use outbox::{Chunk, Outbox};
 pub use queues::{QueueSettings, WhenFull, Who};
 pub(crate) use rings::ring_bytes;
+pub use services::ServiceSettings;
 pub use snapshot::Snapshot;
 pub use strategy::Strategy;
 

@@ -229,6 +229,11 @@ impl Core {
                 self.take_settle(key, (req, consumer), (first, last), verdict, now)?;
             }
             ToBroker::EndConsume { req, consumer, seen } => self.end_consume(key, req, consumer, seen, now),
+            ToBroker::Request(request) => self.take_request(key, body, &request, now)?,
+            ToBroker::Reply(reply) => self.take_reply(key, body, &reply, now)?,
+            ToBroker::CancelRequest { request } => self.take_cancel(key, request, now),
+            ToBroker::Provide(provide) => self.take_provide(key, &provide)?,
+            ToBroker::EndProvide { req, provider } => self.take_end_provide(key, req, provider, now),
             _ => {
                 return Err(Violation::new(
                     Code::Unsupported,

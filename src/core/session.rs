@@ -113,6 +113,17 @@ pub(super) struct Session {
     pub(super) consumers: BTreeMap<u32, super::queues::Place>,
     /// Those of them that wait for room in the outbox.
     pub(super) blocked: Vec<super::queues::Place>,
+    /// Its requests without an answer, by number.
+    pub(super) requests: BTreeMap<u64, Key>,
+    /// How many it has sent (JSON: the broker numbers on its behalf).
+    pub(super) asked_lines: u64,
+    /// Answers that wait for room in the outbox, and what they are counted for.
+    pub(super) held_replies: VecDeque<super::services::Held>,
+    pub(super) held_reply_bytes: u64,
+    /// What it provides, by number.
+    pub(super) providers: BTreeMap<u32, super::services::Place>,
+    /// Those of them that wait for room in the outbox.
+    pub(super) blocked_instances: Vec<super::services::Place>,
     pub(super) traffic: Traffic,
     pub(super) connected: u64,
 }
@@ -157,6 +168,12 @@ impl Session {
             pushes: None,
             consumers: BTreeMap::new(),
             blocked: Vec::new(),
+            requests: BTreeMap::new(),
+            asked_lines: 0,
+            held_replies: VecDeque::new(),
+            held_reply_bytes: 0,
+            providers: BTreeMap::new(),
+            blocked_instances: Vec::new(),
             traffic: Traffic::default(),
             connected: now,
         }
@@ -164,7 +181,12 @@ impl Session {
 
     /// Whether the client has said and heard everything: it writes no more, and nothing is to come.
     pub(super) fn is_finished(&self) -> bool {
-        self.half_closed && self.statuses == 0 && self.held_line.is_none() && self.subscriptions.is_empty()
+        self.half_closed
+            && self.statuses == 0
+            && self.held_line.is_none()
+            && self.subscriptions.is_empty()
+            && self.requests.is_empty()
+            && self.held_replies.is_empty()
     }
 
     /// Notes that an answer of `bytes` was appended.

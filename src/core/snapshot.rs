@@ -5,6 +5,7 @@
 //! Ids that do not fit into a JSON number are hexadecimal text.
 
 use super::FdId;
+use super::services::Latency;
 use serde::Serialize;
 use tramline_wire::Geometry;
 
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub subscriptions: Vec<SubscriptionStatus>,
     /// Queues, by name.
     pub queues: Vec<QueueStatus>,
+    /// Services, by name.
+    pub services: Vec<ServiceStatus>,
     /// Since the broker's start.
     pub totals: Totals,
     /// Every limit that something counts against.
@@ -390,6 +393,88 @@ pub struct ConsumerStatus {
     pub credit: u64,
     /// Messages given to it.
     pub delivered: u64,
+}
+
+/// What one service has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ServiceCounts {
+    /// Requests taken.
+    pub requests: u64,
+    /// Requests given to instances, each time counted.
+    pub given: u64,
+    /// Answers passed on.
+    pub replies: u64,
+    /// Errors of the application passed on.
+    pub errors: u64,
+    /// Requests that were taken and whose callers were told that there is no answer.
+    pub unanswered: u64,
+    /// Those of them whose time was over.
+    pub timed_out: u64,
+    /// Requests for which there was no instance.
+    pub no_instance: u64,
+    /// Requests that a limit did not let in.
+    pub refused: u64,
+    /// Requests whose callers gave up or went.
+    pub cancelled: u64,
+    /// Times a request was to go to another instance.
+    pub retries: u64,
+    /// Times an instance said that it could not.
+    pub failed: u64,
+    /// Requests that were at an instance when that went.
+    pub deaths: u64,
+    /// Times an instance was left out for a while.
+    pub ejections: u64,
+    /// Replies that nobody waited for any more.
+    pub late_replies: u64,
+    /// Answers dropped because their callers did not read.
+    pub replies_dropped: u64,
+}
+
+/// One service.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub service: String,
+    /// `round_robin`, `load_balance` or `failover`.
+    pub strategy: &'static str,
+    /// Requests without an outcome.
+    pub outstanding: u64,
+    /// Those of them that wait for an instance.
+    pub waiting: u64,
+    /// Requests without an outcome that there may be.
+    pub outstanding_max: u64,
+    /// Counters since its first instance came, or the broker's start if the configuration names it.
+    #[serde(flatten)]
+    pub counts: ServiceCounts,
+    /// How long answers took.
+    pub latency: Latency,
+    /// Who provides it.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// One instance of a service.
+#[derive(Debug, Clone, Serialize)]
+pub struct InstanceStatus {
+    /// The session.
+    pub session: u64,
+    /// Its name.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its number in its session.
+    pub provider: u32,
+    /// `open`, `ejected`, `trial` (back, with one request at a time) or `ending`.
+    pub state: &'static str,
+    /// Requests that it has.
+    pub has: u64,
+    /// Requests that it has not answered and that are over for their callers.
+    pub over: u64,
+    /// How many it works on at a time.
+    pub concurrency: u64,
+    /// Its failures, one after the other.
+    pub failures: u64,
+    /// Requests that it has answered in time.
+    pub answered: u64,
 }
 
 /// Counters since the broker's start.

@@ -60,6 +60,7 @@ impl Core {
             retained: self.retained_status(),
             subscriptions,
             queues: self.queue_status(now),
+            services: self.service_status(),
             totals: self.totals,
             limits: self.limit_status(),
         }
@@ -221,6 +222,9 @@ impl Core {
             LimitStatus { name: "user_queued_bytes_max", value: limits.user_queued_bytes_max, used: None },
             each("session_consumers_max", limits.session_consumers_max),
             each("prefetch_max", limits.prefetch_max),
+            counted("services_max", limits.services_max, self.services.by_name.len()),
+            each("session_services_max", limits.session_services_max),
+            each("session_requests_max", limits.session_requests_max),
             each("json_payload_bytes_max", limits.json_payload_bytes_max),
             each("block_millis_max", limits.block_millis_max),
             each("block_publisher_millis_max", limits.block_publisher_millis_max),

@@ -109,6 +109,12 @@ impl Group {
         self.get(seat).filter(|member| member.ready).map(|_| seat)
     }
 
+    /// As [`Group::choose`], as if only these members were there.
+    pub(super) fn choose_of(&self, is_there: impl Fn(Seat) -> bool) -> Option<Seat> {
+        let (_, _, seat) = *self.order.iter().find(|(_, _, seat)| is_there(*seat))?;
+        self.get(seat).filter(|member| member.ready).map(|_| seat)
+    }
+
     /// This member was given one.
     pub(super) fn served(&mut self, seat: Seat) {
         self.turns += 1;

@@ -1,7 +1,7 @@
 //! What is due when. The core has no clock: the shell asks for the next time and says when it has come.
 //!
 //! Whoever sets a timer keeps its time and takes the timer back when it is no longer wanted, so there are never
-//! more timers than sessions, subscriptions and streams.
+//! more timers than sessions, subscriptions, streams, queues, services and requests.
 
 use super::table::Key;
 use std::collections::BTreeSet;
@@ -30,6 +30,10 @@ pub(super) enum Timer {
     Grace(Key),
     /// Something is due in a queue.
     Queue(Key),
+    /// A request has waited for long enough.
+    Call(Key),
+    /// An instance of a service comes back.
+    Service(Key),
 }
 
 /// All timers, by time.

@@ -4,9 +4,11 @@
 //! moment are written down, so nothing is kept between scrapes. prometheus-client writes OpenMetrics; the older
 //! text format 0.0.4, which scrapers get unless they ask otherwise, differs in few lines and is made from it.
 //!
-//! How many series there are is bounded: one per limit, and one per topic, stream and queue up to
+//! How many series there are is bounded: one per limit, and one per topic, stream, queue and service up to
 //! [`LABELLED_MAX`] each, the first by name. What is left out is counted in
 //! `tramline_topics_left_out` and its like; `/status` shows all.
+
+mod services;
 
 use crate::core::Snapshot;
 use crate::core::snapshot::{QueueStatus, StreamStatus, TopicStatus};
@@ -20,7 +22,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
 
-/// Topics, streams, and queues, that get series of their own.
+/// Topics, streams, queues, and services, that get series of their own.
 pub const LABELLED_MAX: usize = 256;
 
 /// A format that scrapers read.
@@ -152,7 +154,8 @@ impl Collector for Moment {
         self.totals(&mut page)?;
         self.topics(&mut page)?;
         self.streams(&mut page)?;
-        self.queues(&mut page)
+        self.queues(&mut page)?;
+        self.services(&mut page)
     }
 }
 

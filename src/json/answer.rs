@@ -216,6 +216,82 @@ pub fn write_job_lost(out: &mut Vec<u8>, queue: &str, tag: u64, code: Code) {
     out.extend_from_slice(b"}\n");
 }
 
+/// A request for an instance.
+#[derive(Debug, Clone, Copy)]
+pub struct CallLine<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// By what it is answered.
+    pub call: u64,
+    /// How often it was given out, this time included.
+    pub attempt: u32,
+    /// How much time is left.
+    pub timeout_millis: u32,
+    /// The request.
+    pub message: MessageLine<'a>,
+}
+
+/// Appends a request: `{"op":"call","service":…,"call":…,"attempt":…,"timeout_millis":…,…}` and then as in a message.
+pub fn write_call(out: &mut Vec<u8>, call: &CallLine<'_>, payload_bytes_max: usize) {
+    out.extend_from_slice(br#"{"op":"call","service":"#);
+    text(out, call.service);
+    out.extend_from_slice(br#","call":"#);
+    write_number(out, call.call);
+    out.extend_from_slice(br#","attempt":"#);
+    write_number(out, call.attempt.into());
+    out.extend_from_slice(br#","timeout_millis":"#);
+    write_number(out, call.timeout_millis.into());
+    write_content(out, &call.message, payload_bytes_max);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Appends that nobody waits for the answer to a call any more, and why, unless its caller just does not want it.
+pub fn write_call_over(out: &mut Vec<u8>, service: &str, call: u64, code: Option<Code>) {
+    out.extend_from_slice(br#"{"op":"call_over","service":"#);
+    text(out, service);
+    out.extend_from_slice(br#","call":"#);
+    write_number(out, call);
+    if let Some(code) = code {
+        out.extend_from_slice(br#","code":"#);
+        text(out, code.as_str());
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+/// The answer of a service.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplyLine<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// Number and words of its error, if it is one.
+    pub error: Option<(u32, &'a str)>,
+    /// The answer.
+    pub message: MessageLine<'a>,
+}
+
+/// Appends the answer to a request: `{"ok":true,"op":"req","id":…,"service":…,…}` and then as in a message; an error as
+/// `{"ok":false,…,"error":{"code":"error_reply","number":…,"message":…},…}`, with a message only if it has a payload.
+pub fn write_reply(out: &mut Vec<u8>, id: Option<&str>, reply: &ReplyLine<'_>, payload_bytes_max: usize) {
+    let ok = reply.error.is_none();
+    out.extend_from_slice(if ok { br#"{"ok":true,"op":"req""# } else { &br#"{"ok":false,"op":"req""#[..] });
+    write_id(out, id);
+    out.extend_from_slice(br#","service":"#);
+    text(out, reply.service);
+    if let Some((number, words)) = reply.error {
+        out.extend_from_slice(br#","error":{"code":"#);
+        text(out, Code::ErrorReply.as_str());
+        out.extend_from_slice(br#","number":"#);
+        write_number(out, number.into());
+        out.extend_from_slice(br#","message":"#);
+        text(out, words);
+        out.push(b'}');
+    }
+    if ok || reply.message.payload.length > 0 {
+        write_content(out, &reply.message, payload_bytes_max);
+    }
+    out.extend_from_slice(b"}\n");
+}
+
 /// A message that is shown and not given out: one that waits, or a dead letter.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredLine<'a> {

@@ -26,12 +26,13 @@ pub mod answer;
 pub mod time;
 
 pub use answer::{
-    JobLine, MessageLine, Payload, Sender, StoredLine, Value, write_close, write_error, write_fault,
-    write_gap, write_help, write_job, write_job_lost, write_message, write_mode, write_ok, write_stored,
+    CallLine, JobLine, MessageLine, Payload, ReplyLine, Sender, StoredLine, Value, write_call,
+    write_call_over, write_close, write_error, write_fault, write_gap, write_help, write_job, write_job_lost,
+    write_message, write_mode, write_ok, write_reply, write_stored,
 };
 pub use request::{
-    Admin, Header, Judgement, Op, Publish, Pull, Push, QueueRequest, Request, RequestFault, Settle,
-    Subscribe, parse_request,
+    Admin, Ask, Header, Judgement, Op, Provide, Publish, Pull, Push, QueueRequest, Reply, Request,
+    RequestFault, Said, Settle, Subscribe, parse_request,
 };
 
 #[cfg(test)]

@@ -103,6 +103,40 @@ pub const OPS: &[OpSpec] = &[
         example: r#"{"op":"queue","queue":"jobs","do":"peek","max":5}"#,
     },
     OpSpec {
+        name: "req",
+        keys: &[
+            "service",
+            "data",
+            "text",
+            "base64",
+            "type",
+            "headers",
+            "time",
+            "timeout_millis",
+            "idempotent",
+        ],
+        about: "Sends a request to a service; the answer to this line is the service's, or says why there is none. With \
+                idempotent, another instance is asked when one has failed.",
+        example: r#"{"op":"req","service":"map.locate","data":{"place":"Ulm"},"timeout_millis":1000}"#,
+    },
+    OpSpec {
+        name: "provide",
+        keys: &["service", "concurrency", "weight", "priority"],
+        about: "Answers requests of a service, at most concurrency (1 unless given) at a time; they follow as lines with op \
+                call, and each is to be answered by reply.",
+        example: r#"{"op":"provide","service":"map.locate","concurrency":2}"#,
+    },
+    OpSpec {
+        name: "reply",
+        keys: &[
+            "service", "call", "data", "text", "base64", "type", "headers", "time", "error", "failed",
+            "reason",
+        ],
+        about: "Answers a call: with a message, with an error of the service's own (error is its number, reason says it in \
+                words), or, with failed, by saying that this instance could not do it.",
+        example: r#"{"op":"reply","service":"map.locate","call":1,"data":{"lat":48.4,"lon":10.0}}"#,
+    },
+    OpSpec {
         name: "status",
         keys: &[],
         about: "Shows clients, topics, streams, limits and their use.",
@@ -111,7 +145,7 @@ pub const OPS: &[OpSpec] = &[
 ];
 
 /// Names that later versions will give a meaning; they are refused as "not yet", not as unknown.
-pub const LATER: &[&str] = &["auth", "req", "provide", "reply"];
+pub const LATER: &[&str] = &["auth"];
 
 /// The operation with this name.
 #[must_use]

@@ -7,7 +7,10 @@
 
 mod queues;
 
+mod services;
+
 pub use queues::{Admin, Judgement, Pull, Push, QueueRequest, Settle};
+pub use services::{Ask, Provide, Reply, Said};
 
 use super::ops::{self, OpSpec};
 use super::time::parse_rfc3339;
@@ -60,6 +63,12 @@ pub enum Op<'a> {
     Settle(Settle<'a>),
     /// What an administrator does with a queue.
     Queue(QueueRequest<'a>),
+    /// A request to a service.
+    Ask(Ask<'a>),
+    /// The wish to provide a service.
+    Provide(Provide<'a>),
+    /// The answer to a call.
+    Reply(Reply<'a>),
     /// The state of the broker.
     Status,
 }
@@ -78,6 +87,9 @@ impl Op<'_> {
             Self::Pull(_) => "pull",
             Self::Settle(settle) => settle.judgement.name(),
             Self::Queue(_) => "queue",
+            Self::Ask(_) => "req",
+            Self::Provide(_) => "provide",
+            Self::Reply(_) => "reply",
             Self::Status => "status",
         }
     }
@@ -251,6 +263,7 @@ fn request<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Request<'a>> {
         "push" | "pull" | "ack" | "nack" | "reject" | "extend" | "queue" => {
             queues::request(line, fields, spec)?
         }
+        "req" | "provide" | "reply" => services::request(line, fields, spec)?,
         _ => Op::Status,
     };
     Ok(Request { id, op })

@@ -64,6 +64,11 @@ impl Shell {
             core.add_queue(queue.clone(), clock::now())
                 .map_err(|(code, message)| ServeError::Queue(format!("{name}: {code}: {message}")))?;
         }
+        for service in &settings.services {
+            let name = service.name.clone();
+            core.add_service(service.clone())
+                .map_err(|(code, message)| ServeError::Service(format!("{name}: {code}: {message}")))?;
+        }
         let spin = Duration::from_micros(settings.wait.spin_micros.into());
         Ok(Self {
             state: RefCell::new(State {
@@ -139,6 +144,7 @@ fn access(settings: &Config) -> Access {
         users: settings.allow.users.clone(),
         groups: settings.allow.groups.clone(),
         declare_queues: settings.allow.declare_queues.clone(),
+        provide_services: settings.allow.provide_services.clone(),
         topics: settings.topics.clone(),
     }
 }

@@ -77,6 +77,9 @@ pub enum ServeError {
     /// A queue of the configuration cannot be made.
     #[error("queue {0}")]
     Queue(String),
+    /// A service of the configuration cannot be.
+    #[error("a service cannot be: {0}")]
+    Service(String),
     /// The system refused something.
     #[error("the broker cannot {0}: {1}")]
     System(&'static str, std::io::Error),

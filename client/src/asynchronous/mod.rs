@@ -6,6 +6,7 @@
 mod driver;
 mod jobs;
 mod publisher;
+mod services;
 mod subscription;
 
 use crate::builder::ClientBuilder;
@@ -23,6 +24,7 @@ use crate::topics::Topic;
 use driver::wait_until;
 pub use jobs::{AsyncConsumeBuilder, AsyncJobs};
 pub use publisher::{AsyncPublisher, AsyncPublisherBuilder, AsyncPublisherMessage};
+pub use services::{AsyncRequests, AsyncServiceBuilder};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 pub use subscription::{AsyncSubscription, AsyncSubscriptionBuilder};

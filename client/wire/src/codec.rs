@@ -10,7 +10,8 @@
 use crate::frames::{Deliver, Job, Publish, Push, ToBroker, ToClient};
 use crate::message::Message;
 use crate::plain::{
-    DELIVER, DELIVER_HEAD_BYTES, JOB, JOB_HEAD_BYTES, PUBLISH_HEAD_BYTES, PUSH_HEAD_BYTES, plain_message,
+    DELIVER, DELIVER_HEAD_BYTES, JOB, JOB_HEAD_BYTES, PLAIN_HEAD_BYTES, PUBLISH_HEAD_BYTES, PUSH_HEAD_BYTES,
+    plain_message,
 };
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::enc::write::Writer;
@@ -195,6 +196,14 @@ impl<'a> ToBroker<'a> {
     #[must_use]
     pub fn push_message(body: &[u8], id_bytes: usize) -> &[u8] {
         body.get(PUSH_HEAD_BYTES + id_bytes..).unwrap_or_default()
+    }
+
+    /// The bytes of `message` at the end of the body that it was decoded from, to be passed on as they are. It must follow
+    /// no ring.
+    #[must_use]
+    pub fn last_message<'b>(body: &'b [u8], message: &Message<'_>) -> &'b [u8] {
+        let bytes = PLAIN_HEAD_BYTES + message.head.len() + 8 + message.payload.len();
+        body.get(body.len().saturating_sub(bytes)..).unwrap_or_default()
     }
 }
 

@@ -91,6 +91,14 @@ codes! {
     TooLate = 29, "too_late";
     /// This consumer was never given a job with this tag.
     NotYours = 30, "not_yours";
+    /// Nobody provides this service now.
+    NoInstance = 31, "no_instance";
+    /// The instance that had the request has gone without an answer: it may have carried it out or not.
+    OutcomeUnknown = 32, "outcome_unknown";
+    /// The instance says that it could not carry the request out.
+    InstanceFailed = 33, "instance_failed";
+    /// The service answered with an error of its own, which has its own number and words.
+    ErrorReply = 34, "error_reply";
 }
 
 impl Code {
@@ -111,6 +119,8 @@ impl Code {
                 | Self::ShuttingDown
                 | Self::PeerGone
                 | Self::QueueFull
+                | Self::NoInstance
+                | Self::InstanceFailed
         )
     }
 }

@@ -28,12 +28,14 @@ use bincode::{BorrowDecode, Encode};
 mod adoption;
 mod gates;
 mod queues;
+mod services;
 mod sessions;
 mod streams;
 
 pub use adoption::{Adopted, StillAdmits, StillReads};
 pub use gates::{GateLimits, ModeChanged, ModeTold};
 pub use queues::{Consume, DeclareQueue, Job, Push, Strategy, Verdict, WhenFull};
+pub use services::{Call, ErrorReply, Outcome, Provide, Replied, Reply, Request};
 pub use sessions::{LimitInfo, Source, TopicSettings, Welcome};
 pub use streams::{
     Accept, Admit, Attach, GatedBy, Geometry, GrowStream, Mode, Offer, OpenStream, PageDeclaration, Successor,
@@ -240,6 +242,24 @@ pub enum ToBroker<'a> {
         /// The last tag that somebody looked at. Jobs with higher ones go back as if they had never been given out.
         seen: u64,
     },
+    /// Answers requests of a service from here on (25). Answered by `Done` or `Error`.
+    Provide(Provide<'a>),
+    /// Is given no more requests (26); those it has it may still answer. Answered by `Done`.
+    EndProvide {
+        /// Echoed in the answer.
+        req: u32,
+        /// The instance.
+        provider: u32,
+    },
+    /// A request to a service (27). Answered by `Replied` or `RequestFailed`, once.
+    Request(Request<'a>),
+    /// The answer to a request is not wanted any more (28). One that is on its way may still come.
+    CancelRequest {
+        /// The request, by its number.
+        request: u64,
+    },
+    /// What became of a call (29). Every call is answered once, also one that is over.
+    Reply(Reply<'a>),
 }
 
 /// A frame from the broker to a client.
@@ -406,6 +426,31 @@ pub enum ToClient<'a> {
         tag: u64,
         /// A [`Code`] number.
         code: u16,
+    },
+    /// A request for an instance (27).
+    Call(Call<'a>),
+    /// An answer to a call goes nowhere any more (28): its time is over, or its caller has given up or gone. It keeps its
+    /// place at the instance until it is answered all the same.
+    CallOver {
+        /// The instance.
+        provider: u32,
+        /// The call.
+        call: u64,
+        /// A [`Code`] number; 0 when the caller wants no answer any more.
+        code: u16,
+    },
+    /// The answer to a request (29).
+    Replied(Replied<'a>),
+    /// There will be no answer to a request (30).
+    RequestFailed {
+        /// The request, by its number.
+        request: u64,
+        /// A [`Code`] number.
+        code: u16,
+        /// What happened, for people.
+        message: &'a str,
+        /// The limit that was met, if it was one.
+        limit: Option<LimitInfo<'a>>,
     },
 }
 

@@ -44,10 +44,11 @@ pub mod path;
 pub use codec::{DecodeError, FRAME_PREFIX_BYTES, Framed, split_frame};
 pub use codes::Code;
 pub use frames::{
-    Accept, Admit, Adopted, Attach, Consume, DeclareQueue, Deliver, GateLimits, GatedBy, Geometry,
-    GrowStream, Job, LimitInfo, Mode, ModeChanged, ModeTold, Offer, OpenStream, PageDeclaration, Publish,
-    Push, SlowPolicy, Source, StillAdmits, StillReads, Strategy, Subscribe, Successor, ToBroker, ToClient,
-    TopicSettings, Verdict, Welcome, WhenFull,
+    Accept, Admit, Adopted, Attach, Call, Consume, DeclareQueue, Deliver, ErrorReply, GateLimits, GatedBy,
+    Geometry, GrowStream, Job, LimitInfo, Mode, ModeChanged, ModeTold, Offer, OpenStream, Outcome,
+    PageDeclaration, Provide, Publish, Push, Replied, Reply, Request, SlowPolicy, Source, StillAdmits,
+    StillReads, Strategy, Subscribe, Successor, ToBroker, ToClient, TopicSettings, Verdict, Welcome,
+    WhenFull,
 };
 pub use headers::HeaderBlock;
 pub use message::{After, Encoding, Message, MessageFlags};

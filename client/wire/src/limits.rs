@@ -59,3 +59,9 @@ pub const PRIORITY_MAX: u8 = 9;
 
 /// The priority of a message that names none.
 pub const PRIORITY_DEFAULT: u8 = 4;
+
+/// Longest words of an error by which a service answers, in bytes.
+pub const REPLY_TEXT_BYTES_MAX: usize = 1024;
+
+/// The longest that the answer to a request may take, in milliseconds: an hour.
+pub const REQUEST_MILLIS_CEILING: u32 = 3_600_000;

@@ -26,7 +26,7 @@ pub(crate) const JOB: u32 = 25;
 pub(crate) const JOB_HEAD_BYTES: usize = 25;
 
 /// Bytes of a message that follows no ring, before its header block: flags, number, times, no `after`, length.
-const PLAIN_HEAD_BYTES: usize = 2 + 8 + 8 + 8 + 1 + 8;
+pub(crate) const PLAIN_HEAD_BYTES: usize = 2 + 8 + 8 + 8 + 1 + 8;
 
 /// The eight bytes at `at`, which the caller knows to be there.
 #[inline]

@@ -1,4 +1,4 @@
-//! What messages in queues and dead letters cost, by the user who sent them and in all.
+//! What messages in queues and dead letters, and requests without an answer, cost, by the user who sent them and in all.
 //!
 //! A message in several queues is charged once for each. What is charged is given back exactly when the message is
 //! freed; a test holds both sides together.
@@ -18,12 +18,12 @@ pub(in crate::core) struct Charges {
 }
 
 impl Charges {
-    pub(super) fn add(&mut self, uid: u32, cost: u64) {
+    pub(in crate::core) fn add(&mut self, uid: u32, cost: u64) {
         self.bytes += cost;
         *self.by_uid.entry(uid).or_default() += cost;
     }
 
-    pub(super) fn release(&mut self, uid: u32, cost: u64) {
+    pub(in crate::core) fn release(&mut self, uid: u32, cost: u64) {
         self.bytes -= cost;
         if let Some(used) = self.by_uid.get_mut(&uid) {
             *used -= cost;
@@ -42,7 +42,7 @@ impl Charges {
         for (value, total, name, what) in [own, all] {
             if total > value {
                 let message = format!(
-                    "{what} in queues and dead letters would take {total} bytes; limits.{name} is {value}"
+                    "{what} in queues and dead letters, and requests, would take {total} bytes; limits.{name} is {value}"
                 );
                 let limit = Some((name, value, total));
                 return Err(Refused { code: Code::LimitReached, message, limit });

@@ -194,7 +194,7 @@ impl Core {
     }
 
     /// A JSON client that writes no more ends when it has been given what it asked for.
-    fn finish_if_done(&mut self, key: Key) {
+    pub(in crate::core) fn finish_if_done(&mut self, key: Key) {
         let Some(session) = self.sessions.get(key).filter(|session| session.half_closed) else { return };
         let done = session.stage == Stage::Open && self.has_finished(key);
         if done {

@@ -258,6 +258,7 @@ impl Shell {
         assert!(core.streams.by_id.is_empty() && core.streams.descriptors.is_empty());
         assert_eq!((core.streams.bytes, core.backlogs, core.listeners), (0, 0, 0));
         assert!(core.links.by_id.is_empty(), "{:?}", core.links);
+        assert!(core.services.is_idle(), "{:?}", core.services);
         assert_eq!(core.deadline(), None, "{:?}", core.timers);
     }
 }

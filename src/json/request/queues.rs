@@ -192,7 +192,11 @@ fn admin(fields: &Fields<'_>, spec: &OpSpec) -> Checked<Admin> {
     })
 }
 
-fn short_text<'a>(fields: &Fields<'a>, key: &'static str, bytes_max: usize) -> Checked<Cow<'a, str>> {
+pub(super) fn short_text<'a>(
+    fields: &Fields<'a>,
+    key: &'static str,
+    bytes_max: usize,
+) -> Checked<Cow<'a, str>> {
     let Some((value, _)) = fields.get(key) else { return Ok(Cow::Borrowed("")) };
     let given = text(value).filter(|text| text.len() <= bytes_max);
     given.ok_or_else(|| out_of_range(fields, key, &format!("a text of at most {bytes_max} bytes")))

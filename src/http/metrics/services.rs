@@ -1,0 +1,102 @@
+//! The metrics of services.
+
+use super::{LABELLED_MAX, Moment, Page, count};
+use crate::core::services::BOUNDS_SECONDS;
+use crate::core::snapshot::ServiceStatus;
+use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::encoding::MetricEncoder;
+use prometheus_client::encoding::NoLabelSet;
+use prometheus_client::metrics::MetricType;
+use std::fmt;
+
+/// How long answers took, as a histogram of one moment.
+struct Took<'s>(&'s ServiceStatus);
+
+impl EncodeMetric for Took<'_> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let latency = &self.0.latency;
+        let ends = BOUNDS_SECONDS.into_iter().chain([f64::MAX]);
+        let steps: Vec<(f64, u64)> = ends.zip(latency.steps).collect();
+        let seconds = std::time::Duration::from_nanos(latency.sum_nanos).as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(seconds, latency.steps.iter().sum(), &steps, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+impl Moment {
+    pub(super) fn services(&self, page: &mut Page<'_>) -> fmt::Result {
+        let shown = &self.0.services[..self.0.services.len().min(LABELLED_MAX)];
+        type Value = fn(&ServiceStatus) -> u64;
+        let series = |value: Value| {
+            shown.iter().map(move |service| ([("service", service.service.as_str())], value(service)))
+        };
+        let gauges: [(&str, &str, Value); 4] = [
+            ("service_instances", "Who provides a service.", |service| count(service.instances.len())),
+            ("service_ejected_instances", "Those of them that are left out for a while.", |service| {
+                count(service.instances.iter().filter(|instance| instance.state == "ejected").count())
+            }),
+            ("service_outstanding_requests", "Requests without an outcome.", |service| service.outstanding),
+            ("service_waiting_requests", "Those of them that wait for an instance.", |service| {
+                service.waiting
+            }),
+        ];
+        for (name, help, value) in gauges {
+            page.gauges(name, help, series(value))?;
+        }
+        let counters: [(&str, &str, Value); 15] = [
+            ("service_requests", "Requests taken.", |service| service.counts.requests),
+            ("service_attempts", "Requests given to instances; each attempt counts.", |service| {
+                service.counts.given
+            }),
+            ("service_replies", "Answers passed on.", |service| service.counts.replies),
+            ("service_errors", "Errors of the application passed on.", |service| service.counts.errors),
+            ("service_unanswered_requests", "Requests taken that had no answer.", |service| {
+                service.counts.unanswered
+            }),
+            ("service_timed_out_requests", "Requests whose time was over.", |service| {
+                service.counts.timed_out
+            }),
+            ("service_without_instance_requests", "Requests for which there was no instance.", |service| {
+                service.counts.no_instance
+            }),
+            ("service_refused_requests", "Requests that a limit did not let in.", |service| {
+                service.counts.refused
+            }),
+            ("service_cancelled_requests", "Requests whose callers gave up or went.", |service| {
+                service.counts.cancelled
+            }),
+            ("service_retries", "Times a request was to go to another instance.", |service| {
+                service.counts.retries
+            }),
+            ("service_failures", "Times an instance said that it could not.", |service| {
+                service.counts.failed
+            }),
+            ("service_deserted_requests", "Requests at an instance when that went.", |service| {
+                service.counts.deaths
+            }),
+            ("service_ejections", "Times an instance was left out for a while.", |service| {
+                service.counts.ejections
+            }),
+            ("service_late_replies", "Replies that nobody waited for any more.", |service| {
+                service.counts.late_replies
+            }),
+            ("service_dropped_replies", "Answers dropped because their callers did not read.", |service| {
+                service.counts.replies_dropped
+            }),
+        ];
+        for (name, help, value) in counters {
+            page.counters(name, help, series(value))?;
+        }
+        let help = "From when a request was taken to when its answer was passed on.";
+        let mut family =
+            page.0.encode_descriptor("service_latency_seconds", help, None, MetricType::Histogram)?;
+        for service in shown {
+            Took(service).encode(family.encode_family(&[("service", service.service.as_str())])?)?;
+        }
+        let left_out = self.0.services.len() - shown.len();
+        page.gauge("services_left_out", "Services without series of their own here.", count(left_out))
+    }
+}
