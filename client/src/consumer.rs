@@ -4,7 +4,7 @@ use crate::error::{End, Error, Result};
 use crate::heard::Heard;
 use crate::inbox::{Inbox, Item, SIGNAL_TOKEN};
 use crate::message::{Message, Source};
-use crate::reading::{Found, Rings};
+use crate::reading::{Failed, Found, Rings};
 use crate::run::{InRun, Run};
 use crate::shared::{Shared, Waiting, glance};
 use crate::subscription::{One, Take};
@@ -155,10 +155,12 @@ impl Consumer {
         if self.gap > 0 || self.after.is_some() {
             return Ok(0);
         }
-        let (count, lost, found) = self.rings.take_each(most, into);
+        let (count, lost, failed) = self.rings.take_each(most, into);
         self.lost = self.lost.saturating_add(lost);
-        self.settle(shared, found)?;
-        Ok(count)
+        match failed {
+            None => Ok(count),
+            Some(failed) => Err(leave(shared, failed)),
+        }
     }
 
     /// Shows messages that came by socket behind each other, if nothing is to be told before them; returns how many.
@@ -214,10 +216,7 @@ impl Consumer {
                 self.gap = self.gap.saturating_add(lost);
                 Ok(None)
             }
-            Found::Failed { attach, token, error } => {
-                shared.leave(attach, token, error.code().number());
-                Err(error)
-            }
+            Found::Failed(failed) => Err(leave(shared, failed)),
         }
     }
 
@@ -371,6 +370,14 @@ impl Consumer {
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Arc<Source>> {
         self.by_socket.iter().chain(self.rings.sources())
     }
+}
+
+/// A stream failed: its reader is gone, and the broker is told why.
+#[cold]
+fn leave(shared: &Shared, failed: Failed) -> Error {
+    let Failed { attach, token, error } = failed;
+    shared.leave(attach, token, error.code().number());
+    error
 }
 
 /// A consumer waiting for its next message.

@@ -96,14 +96,16 @@ pub(crate) enum Found {
         /// It went on in this generation, which will not be given any more.
         cut_off: Option<u32>,
     },
-    /// A stream said something impossible, or failed; it is not read any more.
-    Failed {
-        attach: u64,
-        token: u64,
-        error: Error,
-    },
+    Failed(Failed),
     /// This many were lost where one attachment took over from another.
     Skipped(u64),
+}
+
+/// A stream said something impossible, or failed; it is not read any more.
+pub(crate) struct Failed {
+    pub(crate) attach: u64,
+    pub(crate) token: u64,
+    pub(crate) error: Error,
 }
 
 #[derive(Default)]
@@ -395,12 +397,12 @@ impl Rings {
     /// many were lost among them, and what ended it if that is more than an empty ring. Nothing is moved on this
     /// way, where [`take`](Self::take) hands a message through many hands.
     #[inline]
-    pub(crate) fn take_each(&mut self, most: usize, into: &mut impl Take) -> (usize, u64, Found) {
+    pub(crate) fn take_each(&mut self, most: usize, into: &mut impl Take) -> (usize, u64, Option<Failed>) {
         let (mut count, mut lost) = (0, 0);
         let next = self.past.front().or_else(|| self.hot.front());
-        let Some(index) = next.copied() else { return (count, lost, Found::Nothing) };
+        let Some(index) = next.copied() else { return (count, lost, None) };
         let Some(stream) = self.streams[index].as_mut().filter(|stream| stream.is_plain()) else {
-            return (count, lost, Found::Nothing);
+            return (count, lost, None);
         };
         let most = most.min(BATCH_MESSAGES_MAX);
         let failed = loop {
@@ -425,16 +427,16 @@ impl Rings {
         if let Some(error) = failed {
             let (attach, token) = (stream.attach, stream.token);
             self.failed = self.take_out(index);
-            return (count, lost, Found::Failed { attach, token, error: error.into() });
+            return (count, lost, Some(Failed { attach, token, error: error.into() }));
         }
         if count > 0 {
             stream.misses = 0;
             self.turn = 0;
-            if self.past.is_empty() {
+            if self.past.is_empty() && self.hot.len() > 1 {
                 self.hot.rotate_left(1);
             }
         }
-        (count, lost, Found::Nothing)
+        (count, lost, None)
     }
 
     /// A stream that stays empty while others are busy goes to sleep.
@@ -505,7 +507,7 @@ impl Rings {
                 let (attach, token) = (stream.attach, stream.token);
                 // Kept until the broker has been told why; letting go tells it that it is no longer wanted.
                 self.failed = self.take_out(index);
-                Found::Failed { attach, token, error: error.into() }
+                Found::Failed(Failed { attach, token, error: error.into() })
             }
         })
     }
