@@ -11,7 +11,8 @@ impl Writer {
     pub fn look_ahead(&self) {
         ahead::to_write(&raw const self.ring.header().counters);
         ahead::to_write(self.ring.descriptor(self.head));
-        if self.kept >= self.depth {
+        let is_full = self.kept >= self.depth;
+        if is_full {
             ahead::to_write(self.ring.descriptor(self.oldest));
             ahead::to_write(self.ring.descriptor(self.oldest + 1));
         }
@@ -21,7 +22,7 @@ impl Writer {
         }
         self.ring.look_ahead(u64::from(self.arena.next().unwrap_or(0)) * UNIT_BYTES);
         for reader in &self.readers {
-            reader.slot.get().look_ahead();
+            reader.slot.get().look_ahead(is_full);
         }
     }
 }
