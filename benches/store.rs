@@ -4,7 +4,7 @@
 //! Messages of 1 KiB in groups as producers that push at the same time make them: written one by one with an fsync each,
 //! appended to a file group by group with an fsync each, and kept by the store group by group. The three take turns, so that
 //! what the disk does at the time meets all of them. Then a store with a million small messages is opened, as it was closed
-//! and as a crash leaves it. Not a test: it asserts that what was kept is there, and no time.
+//! and as a crash leaves it, and one that has grown empty is compacted. Not a test: it asserts that what was kept is there, and no time.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -39,15 +39,14 @@ fn main() -> Outcome<()> {
         Some(folder) => tempfile::tempdir_in(folder)?,
         None => tempfile::tempdir()?,
     };
-    println!(
-        "group   one fsync each   plain appends      store           store/plain  store/each  written  with removal"
-    );
+    println!("group  fsync each  plain groups    store  of plain  of each  bytes  in fsync  with removal");
     let groups: &[usize] = if measured { &[64, 256, 1024, 4096] } else { &[4] };
     let turn = if measured { Duration::from_millis(400) } else { Duration::from_millis(1) };
     for group in groups {
         compare(home.path(), *group, turn, if measured { 6 } else { 1 })?;
     }
-    opening(home.path(), if measured { 1_000_000 } else { 1000 })
+    opening(home.path(), if measured { 1_000_000 } else { 1000 })?;
+    compacting(home.path(), if measured { 200_000 } else { 1000 })
 }
 
 /// Repeats `step` for a while. Gives messages per second.
@@ -80,6 +79,7 @@ fn compare(home: &Path, group: usize, turn: Duration, turns: usize) -> Outcome<(
     let bytes = vec![0x5a; BYTES * group];
     let [mut of_each, mut of_plain, mut of_store, mut of_acked] = [const { Vec::new() }; 4];
     let (mut number, mut acked_number, mut written, mut messages) = (0, 0, 0, 0);
+    let mut syncing = Duration::ZERO;
     for _ in 0..turns {
         of_each.push(rate(turn, 1, || {
             each.write_all(&bytes[..BYTES])?;
@@ -91,7 +91,9 @@ fn compare(home: &Path, group: usize, turn: Duration, turns: usize) -> Outcome<(
         })?);
         of_store.push(rate(turn, group, || {
             let batch = puts(&message, group, &mut number);
-            written += store.commit(&batch).map_err(|failure| failure.message)?.written_bytes;
+            let committed = store.commit(&batch).map_err(|failure| failure.message)?;
+            written += committed.written_bytes;
+            syncing += committed.fsync;
             messages += group;
             Ok(())
         })?);
@@ -111,10 +113,11 @@ fn compare(home: &Path, group: usize, turn: Duration, turns: usize) -> Outcome<(
     let [each, plain, kept_rate, acked_rate] =
         [median(&mut of_each), median(&mut of_plain), median(&mut of_store), median(&mut of_acked)];
     println!(
-        "{group:>5} {each:>12.0}/s {plain:>13.0}/s {kept_rate:>12.0}/s {:>13.2} {:>11.1} {:>8.2} {acked_rate:>12.0}/s",
+        "{group:>5} {each:>9.0}/s {plain:>11.0}/s {kept_rate:>6.0}/s {:>9.2} {:>8.1} {:>6.2} {:>8.0}% {acked_rate:>11.0}/s",
         kept_rate / plain,
         kept_rate / each,
         written as f64 / (messages * BYTES) as f64,
+        100.0 * syncing.as_secs_f64() / (turn.as_secs_f64() * turns as f64),
     );
     drop((store, acked));
     let (_, opened) = Store::open(&kept, &StoreOptions::default())?;
@@ -162,5 +165,27 @@ fn opening(home: &Path, messages: usize) -> Outcome<()> {
             store.size().map_err(|failure| failure.message)?.disk_bytes >> 20
         );
     }
+    Ok(())
+}
+
+/// Of many messages one in a hundred is left.
+fn compacting(home: &Path, messages: u64) -> Outcome<()> {
+    let (mut store, _) = Store::open(&home.join("compacted.redb"), &StoreOptions::default())?;
+    let message = Arc::new(record(BYTES));
+    let mut number = 0;
+    while number < messages {
+        store.commit(&puts(&message, 1000, &mut number)).map_err(|failure| failure.message)?;
+    }
+    let ranges: Vec<Change> = (1..=messages)
+        .step_by(100)
+        .map(|first| Change::RemoveRange { queue: 1, shelf: SHELF, first, last: first + 98 })
+        .collect();
+    for batch in ranges.chunks(100) {
+        store.commit(batch).map_err(|failure| failure.message)?;
+    }
+    println!("wants to be compacted: {}", store.wants_compaction());
+    let compacted = store.compact().map_err(|failure| failure.message)?;
+    let [before, after] = [compacted.before_bytes, compacted.after_bytes].map(|bytes| bytes >> 20);
+    println!("compacted in {:.2?}: {before} MiB to {after} MiB", compacted.took);
     Ok(())
 }

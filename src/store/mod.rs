@@ -14,6 +14,8 @@ pub(crate) mod faults;
 
 mod failure;
 
+mod gather;
+
 mod keys;
 
 mod open;

@@ -2,6 +2,7 @@
 
 use super::disk::{Disk, Firm, Watch, Watched};
 use super::failure::guarded;
+use super::gather::Gather;
 use super::keys::{self, META};
 use super::overlay::Overlay;
 use super::scan::{self, Damage};
@@ -158,7 +159,7 @@ impl Medium {
     /// Opens the file to be written. The last says whether it had not been closed and was repaired.
     pub(super) fn open(&self, options: &StoreOptions) -> Result<(Database, Watch, bool), DatabaseError> {
         let (watched, watch) = Watched::new(self.backend()?)?;
-        let (database, repaired) = database(watched, options)?;
+        let (database, repaired) = database(Gather::new(watched), options)?;
         Ok((database, watch, repaired))
     }
 

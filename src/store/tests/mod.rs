@@ -6,6 +6,8 @@ mod model;
 
 mod power;
 
+mod records;
+
 use super::{Store, StoreOptions};
 use crate::core::durable::{Change, Obituary, QueueNumber, Record, Sender, Shelf};
 use std::sync::Arc;
