@@ -32,7 +32,7 @@ fn every_command_of_the_walk_does_what_it_says() {
     // The first terminal: no argument, no configuration.
     assert_eq!(lines.remove(0), "tramline serve");
     let mut serve = tramline();
-    serve.arg("serve").env("XDG_RUNTIME_DIR", &runtime);
+    serve.arg("serve").env("XDG_RUNTIME_DIR", &runtime).env("XDG_STATE_HOME", runtime.join("state"));
     let socket = runtime.join("tramline/tramline.sock");
     let broker = Broker::spawn(home, socket.clone(), serve);
 

@@ -136,6 +136,7 @@ const NOT_GIVEN: &[(Code, &str)] = &[
     (Code::Version, "a preamble without a common version is answered by the preamble, not by a frame"),
     (Code::BadPayload, "the broker looks into no payload; the client library gives it"),
     (Code::HeldTooMuch, "a publisher gives it, and the broker passes it on: tests/client_growth.rs"),
+    (Code::StoreReadOnly, "it takes a disk that is full: tests/durable_kills.rs"),
     (Code::Internal, "it would be a fault of the broker itself"),
 ];
 

@@ -78,6 +78,7 @@ fn what_is_pushed_is_answered_given_out_and_settled_or_refused_by_a_code() {
         ack_timeout_millis: 0,
         attempts_max: 0,
         ttl_millis: 0,
+        durable: false,
     }));
     assert_eq!(refused(&mut producer), Code::QueueExists);
 

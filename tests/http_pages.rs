@@ -19,7 +19,8 @@ use tempfile::TempDir;
 use tramline::core::services::Latency;
 use tramline::core::snapshot::{
     LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts, RingStatus, ServiceCounts,
-    ServiceStatus, SessionStatus, Snapshot, StreamStatus, TopicStatus, Totals, Traffic,
+    ServiceStatus, SessionStatus, Snapshot, StoreCounts, StoreStatus, StreamStatus, TopicStatus, Totals,
+    Traffic,
 };
 use tramline::http::{SnapshotRequests, Worker, snapshots, worker};
 
@@ -118,6 +119,7 @@ fn snapshot(streams: u64) -> Snapshot {
         queues: vec![QueueStatus {
             queue: "jobs".to_owned(),
             strategy: "round_robin",
+            durability: "none",
             when_full: "refuse",
             bind: Vec::new(),
             paused: false,
@@ -125,6 +127,7 @@ fn snapshot(streams: u64) -> Snapshot {
             ready: 4,
             delayed: 1,
             in_flight: 2,
+            storing: 0,
             bytes: 1_750,
             messages_max: 10,
             bytes_max: 10_000,
@@ -136,6 +139,13 @@ fn snapshot(streams: u64) -> Snapshot {
             counts: QueueCounts { pushed: 20, acked: 10, dead: 3, ..QueueCounts::default() },
             consumers: Vec::new(),
         }],
+        store: StoreStatus {
+            file: Some("/s/queues.store".to_owned()),
+            state: "full",
+            reason: Some("no room".to_owned()),
+            counts: StoreCounts { batches: 3, nanos: 1_500_000_000, ..StoreCounts::default() },
+            ..StoreStatus::default()
+        },
         totals: Totals { connections: 3, ..Totals::default() },
         limits: vec![
             LimitStatus { name: "connections_max", value: 1024, used: Some(1) },
@@ -213,7 +223,7 @@ fn every_page_is_served_on_the_socket() {
     let site = Site::ready();
     assert!(site.curl(&["http://localhost/"]).contains("/metrics"));
     let health = site.curl(&[CODE[0], CODE[1], "http://localhost/health"]);
-    assert_eq!(health, "{\"status\":\"ready\"}\n200 application/json");
+    assert_eq!(health, "{\"status\":\"ready\",\"store\":\"full\"}\n200 application/json");
     let status = site.curl(&["http://localhost/status?pretty"]);
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["version"], "1.2.3");
@@ -267,7 +277,7 @@ fn health_tells_of_a_broker_that_stops() {
 fn the_port_is_loopback_only_and_not_for_web_pages() {
     let site = Site::ready();
     let health = format!("http://{}/health", site.port);
-    assert!(text(curl(&[&health])).contains("ready"));
+    assert!(text(curl(&[&health])).contains(r#"{"status":"ready","store":"full"}"#));
     let page = text(curl(&[CODE[0], CODE[1], "-H", "Host: evil.example", &health]));
     assert!(page.ends_with("421 text/plain; charset=utf-8"), "{page}");
     let (source, _requests) = snapshots();
@@ -290,6 +300,8 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     );
     assert!(body.contains(r#"client="gps \"1\"\\\nx{} 7 ä""#), "{body}");
     assert!(body.contains("tramline_limit_used{limit=\"connections_max\"} 1"), "{body}");
+    assert!(body.contains("tramline_store_fsync_seconds_total 1.5\n"), "{body}");
+    assert!(body.contains("tramline_store_writable 0\n"), "{body}");
     assert!(!body.contains("# EOF") && !body.contains("# UNIT"), "{body}");
     if !have("promtool") {
         return;
@@ -412,7 +424,7 @@ fn stopping_ends_idle_connections_and_the_thread() {
     worker.stop();
     let mut rest = Vec::new();
     near.read_to_end(&mut rest).expect("the connection was closed");
-    assert!(rest.ends_with(b"{\"status\":\"ready\"}\n"));
+    assert!(rest.ends_with(b"{\"status\":\"ready\",\"store\":\"full\"}\n"));
 }
 
 /// Virtual time: nobody waits for these seconds.

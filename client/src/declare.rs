@@ -27,6 +27,7 @@ pub(crate) struct Wanted<'a> {
     ack_timeout_millis: u32,
     attempts_max: u16,
     ttl_millis: u32,
+    durable: bool,
 }
 
 impl<'a, C> QueueBuilder<'a, C> {
@@ -41,6 +42,7 @@ impl<'a, C> QueueBuilder<'a, C> {
             ack_timeout_millis: 0,
             attempts_max: 0,
             ttl_millis: 0,
+            durable: false,
         };
         Self { client, wanted }
     }
@@ -95,6 +97,13 @@ impl<'a, C> QueueBuilder<'a, C> {
         self.wanted.ttl_millis = crate::push::millis(ttl).max(1);
         self
     }
+
+    /// It and its messages are kept on disk, and are there again when the broker is: a push is confirmed when the disk has
+    /// it. Needs a permission of its own, `allow.declare_durable_queues`.
+    pub fn durable(mut self) -> Self {
+        self.wanted.durable = true;
+        self
+    }
 }
 
 impl Shared {
@@ -115,6 +124,7 @@ impl Shared {
             ack_timeout_millis: wanted.ack_timeout_millis,
             attempts_max: wanted.attempts_max,
             ttl_millis: wanted.ttl_millis,
+            durable: wanted.durable,
         }));
         outbound.flush();
         Ok(req)
@@ -131,8 +141,8 @@ fn declared(answer: Answer) -> Result<()> {
 const WHAT: &str = "answer to a queue";
 
 impl QueueBuilder<'_> {
-    /// Blocks until the queue is there. A queue that was declared lasts as long as its broker runs; it is not declared
-    /// again by itself when there is another.
+    /// Blocks until the queue is there. A queue that was declared lasts as long as its broker runs, unless it is
+    /// [`durable`](Self::durable); it is not declared again by itself when there is another broker.
     ///
     /// # Errors
     /// [`Code::Denied`](crate::Code::Denied) unless this user is the broker's own, root or named by

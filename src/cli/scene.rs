@@ -132,6 +132,8 @@ impl Scene {
     ) -> Result<ActorNumber, Failure> {
         let mut command = Command::new(OWN_PROGRAM);
         command.arg0("tramline").args(arguments).stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
+        // A broker in it keeps nothing in the user's own place.
+        command.env("STATE_DIRECTORY", &self.directory);
         // Held while starting, so that a signal finds either no child or one that it can end.
         let mut props = lock(&self.props);
         let mut child = command

@@ -81,6 +81,7 @@ fn failure(error: ServeError) -> Failure {
         ) => Failure::cannot_create(error),
         ServeError::Socket(SocketError::Directory { .. }) => Failure::denied(error),
         ServeError::Activation(_) | ServeError::Queue(_) | ServeError::Service(_) => Failure::config(error),
+        ServeError::Store(_) => Failure::cannot_create(error),
         ServeError::Kernel(_) => Failure::unavailable(error),
         ServeError::Failed => Failure::software(error),
         ServeError::System(..) => Failure::system(error),

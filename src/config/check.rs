@@ -6,7 +6,7 @@
 use super::queues::{queues, who};
 use super::raw::{RawConfig, RawLimits, RawRing, RawTopic};
 use super::services::services;
-use super::{Allow, Config, Http, Log, Socket, Wait};
+use super::{Allow, Config, Http, Log, Socket, Store, Wait};
 use crate::core::{Limits, TopicSettings, ring_bytes};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -76,6 +76,10 @@ fn checked(raw: RawConfig) -> Checked<Config> {
     if socket.path.as_ref().is_some_and(|path| !path.is_absolute()) {
         return breach("socket.path", "must be an absolute path".to_owned());
     }
+    let store = raw.store.unwrap_or_default().path;
+    if store.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return breach("store.path", "must be an absolute path".to_owned());
+    }
     let limits = limits(&raw.limits.unwrap_or_default())?;
     let topics = raw.topics.unwrap_or_default();
     if topics.len() > TOPIC_SETTINGS_MAX {
@@ -96,6 +100,7 @@ fn checked(raw: RawConfig) -> Checked<Config> {
             groups: allow.groups.unwrap_or_default().iter().map(|group| group.0).collect(),
             declare_queues: allow.declare_queues.as_ref().map(who).unwrap_or_default(),
             provide_services: allow.provide_services.as_ref().map(who).unwrap_or_default(),
+            declare_durable_queues: allow.declare_durable_queues.as_ref().map(who).unwrap_or_default(),
         },
         topics: topics
             .iter()
@@ -105,6 +110,7 @@ fn checked(raw: RawConfig) -> Checked<Config> {
         queues: queues(raw.queues.as_deref().unwrap_or_default(), &limits)?,
         services: services(raw.services.as_deref().unwrap_or_default(), &limits)?,
         limits,
+        store: Store { path: store },
         http: Http { listen: raw.http.unwrap_or_default().listen.map(|address| address.0) },
         wait: wait(raw.wait.unwrap_or_default().spin_micros.map(|count| count.0))?,
         log: raw
@@ -181,6 +187,11 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         queues_max: 0..=U32;
         queued_bytes_max: 0..=1 << 50;
         user_queued_bytes_max: 0..=1 << 50;
+        stored_bytes_max: 0..=1 << 50;
+        user_stored_bytes_max: 0..=1 << 50;
+        queue_cache_bytes_max: 4096..=1 << 40;
+        store_waiting_bytes_max: 4096..=1 << 40;
+        store_batch_bytes_max: 4096..=256 * 1024 * 1024;
         session_consumers_max: 1..=U32;
         prefetch_max: 1..=1_000_000;
         services_max: 0..=U32;

@@ -59,6 +59,8 @@ pub struct Config {
     pub queues: Vec<QueueSettings>,
     /// Settings of services, by name or filter; the first that matches counts.
     pub services: Vec<ServiceSettings>,
+    /// Where queues on disk are kept.
+    pub store: Store,
     /// HTTP beside the socket.
     pub http: Http,
     /// How the broker waits.
@@ -95,6 +97,15 @@ pub struct Allow {
     pub declare_queues: Who,
     /// Who may provide services that the configuration does not name, besides the broker's own uid and root.
     pub provide_services: Who,
+    /// Who may declare queues on disk besides the broker's own uid and root.
+    pub declare_durable_queues: Who,
+}
+
+/// Where queues on disk are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Store {
+    /// The file; none is `queues.store` in the folder for state that the service manager names, or else the user's own.
+    pub path: Option<PathBuf>,
 }
 
 /// HTTP beside the socket.

@@ -74,6 +74,7 @@ fn queue(raw: &RawQueue, key: &str) -> Checked<QueueSettings> {
         );
     }
     queue.bind = bind.iter().map(|filter| filter.0.clone()).collect();
+    queue.durability = raw.durability.as_ref().map_or(queue.durability, |durability| durability.0);
     queue.strategy = raw.strategy.as_ref().map_or(queue.strategy, |strategy| strategy.0);
     queue.when_full = raw.when_full.as_ref().map_or(queue.when_full, |when_full| when_full.0);
     queue.push = raw.push.as_ref().map(who);

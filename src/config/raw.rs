@@ -4,8 +4,8 @@
 //! refused while the parser still knows its line and column. Ranges and rules between keys are `check`'s.
 
 use super::scalar::{
-    Account, Bytes, Count, FilterText, Gate, GroupName, Level, Loopback, ModeText, QueueName, StrategyText,
-    UserName, WhenFullText,
+    Account, Bytes, Count, DurabilityText, FilterText, Gate, GroupName, Level, Loopback, ModeText, QueueName,
+    StrategyText, UserName, WhenFullText,
 };
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -35,6 +35,7 @@ section! {
         topics: Vec<RawTopic>,
         queues: Vec<RawQueue>,
         services: Vec<RawService>,
+        store: RawStore,
         http: RawHttp,
         wait: RawWait,
         log: RawLog,
@@ -57,6 +58,7 @@ section! {
         groups: Vec<Account<GroupName>>,
         declare_queues: RawWho,
         provide_services: RawWho,
+        declare_durable_queues: RawWho,
     }
 }
 
@@ -95,6 +97,11 @@ section! {
         queues_max: Count,
         queued_bytes_max: Bytes,
         user_queued_bytes_max: Bytes,
+        stored_bytes_max: Bytes,
+        user_stored_bytes_max: Bytes,
+        queue_cache_bytes_max: Bytes,
+        store_waiting_bytes_max: Bytes,
+        store_batch_bytes_max: Bytes,
         session_consumers_max: Count,
         prefetch_max: Count,
         services_max: Count,
@@ -128,6 +135,7 @@ section! {
     RawQueue {
         name: QueueName,
         bind: Vec<FilterText>,
+        durability: DurabilityText,
         strategy: StrategyText,
         messages_max: Count,
         bytes_max: Bytes,
@@ -171,6 +179,13 @@ section! {
     RawWho {
         users: Vec<Account<UserName>>,
         groups: Vec<Account<GroupName>>,
+    }
+}
+
+section! {
+    /// `store:`
+    RawStore {
+        path: PathBuf,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each type accepts the spellings that cannot be misread and refuses the others with a sentence that
 //! says what is allowed. It knows no key: the parser adds where a value stands.
 
-use crate::core::{Strategy, WhenFull};
+use crate::core::{Durability, Strategy, WhenFull};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
@@ -248,6 +248,17 @@ impl<'de> Deserialize<'de> for QueueName {
             },
             _ => Err("a queue's name is a text".to_owned()),
         })
+    }
+}
+
+/// What is left of a queue when its broker has died.
+#[derive(Debug)]
+pub(super) struct DurabilityText(pub(super) Durability);
+
+impl<'de> Deserialize<'de> for DurabilityText {
+    fn deserialize<D: Deserializer<'de>>(yaml: D) -> Result<Self, D::Error> {
+        let all = [Durability::None, Durability::Disk];
+        word(yaml, "none or disk", |text| all.into_iter().find(|each| each.as_str() == text).map(Self))
     }
 }
 

@@ -1,8 +1,8 @@
 //! The documented file is the truth, and every fault has its place.
 
 use super::raw::{
-    RawAllow, RawConfig, RawHttp, RawLimits, RawLog, RawQueue, RawRing, RawService, RawSocket, RawTopic,
-    RawWait, RawWho,
+    RawAllow, RawConfig, RawHttp, RawLimits, RawLog, RawQueue, RawRing, RawService, RawSocket, RawStore,
+    RawTopic, RawWait, RawWho,
 };
 use super::*;
 use serde_yaml::Value;
@@ -35,7 +35,7 @@ fn the_documented_file_holds_the_defaults() {
 #[test]
 fn every_key_is_documented() {
     let file: Value = serde_yaml::from_str(&with_examples()).unwrap();
-    let sections: [(&[&str], &[&str]); 16] = [
+    let sections: [(&[&str], &[&str]); 18] = [
         (&[], RawConfig::KEYS),
         (&["socket"], RawSocket::KEYS),
         (&["allow"], RawAllow::KEYS),
@@ -44,6 +44,8 @@ fn every_key_is_documented() {
         (&["topics", "0"], RawTopic::KEYS),
         (&["topics", "0", "ring"], RawRing::KEYS),
         (&["allow", "declare_queues"], RawWho::KEYS),
+        (&["allow", "declare_durable_queues"], RawWho::KEYS),
+        (&["store"], RawStore::KEYS),
         (&["queues", "0"], RawQueue::KEYS),
         (&["queues", "0", "push"], RawWho::KEYS),
         (&["allow", "provide_services"], RawWho::KEYS),
@@ -79,6 +81,7 @@ fn the_examples_in_the_documented_file_parse() {
         retain: 2,
     };
     assert_eq!(config.topics, [cameras]);
+    assert_eq!(config.store.path.as_deref(), Some(Path::new("/var/lib/tramline/queues.store")));
     let root = |users: &[u32], groups: &[u32]| Who { users: users.to_vec(), groups: groups.to_vec() };
     let jobs = QueueSettings {
         name: "jobs".to_owned(),

@@ -43,6 +43,8 @@ pub struct Access {
     /// Who may provide services that the configuration does not name, besides the broker's own uid and root
     /// (`allow.provide_services`).
     pub provide_services: super::Who,
+    /// Who may declare queues on disk besides the broker's own uid and root (`allow.declare_durable_queues`).
+    pub declare_durable_queues: super::Who,
     /// Settings by filter; the first that matches a topic counts.
     pub topics: Vec<TopicSettings>,
 }
@@ -83,6 +85,12 @@ impl Access {
     #[must_use]
     pub fn may_provide(&self, peer: &Peer) -> bool {
         is_owner(peer, self.own_uid) || self.provide_services.names(peer)
+    }
+
+    /// Whether this peer may declare queues on disk.
+    #[must_use]
+    pub fn may_declare_durable(&self, peer: &Peer) -> bool {
+        is_owner(peer, self.own_uid) || self.declare_durable_queues.names(peer)
     }
 
     /// How a subscriber that asks for `wanted` may read the stream of a publisher that says `gated_by`.

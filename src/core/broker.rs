@@ -55,7 +55,7 @@ pub struct Core {
     pub(super) numbers: BTreeMap<Key, u64>,
     /// When the core was first given the time.
     pub(super) started: Option<u64>,
-    last_session: SessionId,
+    pub(super) last_session: SessionId,
     pub(super) by_id: HashMap<SessionId, Key>,
     pub(super) sessions: Table<Session>,
     pub(super) subscriptions: Table<Subscription>,
@@ -108,6 +108,7 @@ impl Core {
             pid: access.own_pid,
             client: 0,
         };
+        let queues = Queues::new(instance, &limits);
         Self {
             topics: Topics::new(limits.topics_max, limits.match_cache_topics_max),
             limits,
@@ -130,7 +131,7 @@ impl Core {
             links: Links::default(),
             retention: Retention::default(),
             pasts: Pasts::default(),
-            queues: Queues::new(instance),
+            queues,
             services: Services::default(),
             nameless: "".into(),
             timers: Timers::default(),
@@ -156,7 +157,7 @@ impl Core {
     #[must_use]
     pub fn with_secret(mut self, secret: [u64; 2]) -> Self {
         self.ids.hide(secret);
-        self.queues = Queues::new(secret[0] ^ self.instance);
+        self.queues = Queues::new(secret[0] ^ self.instance, &self.limits);
         self
     }
 
@@ -322,7 +323,7 @@ impl Core {
 
     /// What the shell is to do next.
     pub fn next_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.actions.pop_front().or_else(|| self.next_batch())
     }
 
     /// The answer to [`Action::VerifyRing`].
@@ -424,6 +425,7 @@ impl Core {
                 Timer::Queue(key) => self.queue_is_due(key, now),
                 Timer::Call(key) => self.call_is_due(key, now),
                 Timer::Service(key) => self.service_is_due(key, now),
+                Timer::Store => self.store_is_due(),
             }
             self.settle(now);
         }

@@ -34,7 +34,7 @@ pub struct Obituary {
 }
 
 /// Who sent a message, or had it last; the process may be gone long since.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sender {
     /// The name it gave itself.
     pub name: Arc<str>,
@@ -152,6 +152,15 @@ pub struct StoreFailure {
     pub full: bool,
     /// What happened, naming the file.
     pub message: String,
+}
+
+/// What it took to keep a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Until the disk had it, in nanoseconds.
+    pub nanos: u64,
+    /// How large the file is now.
+    pub file_bytes: u64,
 }
 
 /// What one shelf holds, as counted when the store was opened.

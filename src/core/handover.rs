@@ -59,7 +59,11 @@ impl Core {
         let generation = self.streams.by_id.get(&attachment.stream).map_or(0, |stream| stream.told);
         attachment.share.asked(generation);
         let (stream, mode, link_id) = (attachment.stream, attachment.mode, attachment.link);
-        let (publisher, history) = (attachment.publisher, subscription.history);
+        let (publisher, mut history) = (attachment.publisher, subscription.history);
+        if subscription.sink.is_some_and(|queue| self.queue_goes_on_in(queue, stream)) {
+            // As far back as anything is there: what it has is passed over.
+            history = u32::MAX;
+        }
         let Some(link) = self.links.by_id.get_mut(&link_id) else { return };
         let page = link.untold_page(slot);
         let bells = link.publisher_bells.take();

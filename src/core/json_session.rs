@@ -95,6 +95,12 @@ impl Core {
             }
         };
         let (op, id) = (request.op.name(), request.id);
+        if may_wait && self.holds_line_up(key, &request.op) {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.held_line = Some(line.into());
+            }
+            return;
+        }
         let done: Checked<()> = match &request.op {
             Op::Help => {
                 self.answer_json(key, |out| json::write_help(out, id));

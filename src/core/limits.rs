@@ -72,6 +72,17 @@ pub struct Limits {
     pub queued_bytes_max: u64,
     /// The same, of one user.
     pub user_queued_bytes_max: u64,
+    /// The same of queues on disk, where only a part of each is in memory: in all.
+    pub stored_bytes_max: u64,
+    /// The same, of one user.
+    pub user_stored_bytes_max: u64,
+    /// Bytes of a queue on disk that are in memory: of each priority what comes first, and as much again of what is not
+    /// due yet, and of what was given back with a delay.
+    pub queue_cache_bytes_max: u64,
+    /// Bytes that wait to be written to the store before producers are held up.
+    pub store_waiting_bytes_max: u64,
+    /// Bytes that are written to the store at a time.
+    pub store_batch_bytes_max: u64,
     /// Consumers of one session.
     pub session_consumers_max: u32,
     /// Messages that one consumer may have, and be allowed, at a time, and requests that one instance may.
@@ -121,6 +132,11 @@ impl Default for Limits {
             queues_max: 1_024,
             queued_bytes_max: 1024 * 1024 * 1024,
             user_queued_bytes_max: 512 * 1024 * 1024,
+            stored_bytes_max: 16 * 1024 * 1024 * 1024,
+            user_stored_bytes_max: 8 * 1024 * 1024 * 1024,
+            queue_cache_bytes_max: 4 * 1024 * 1024,
+            store_waiting_bytes_max: 32 * 1024 * 1024,
+            store_batch_bytes_max: 4 * 1024 * 1024,
             session_consumers_max: 1_024,
             prefetch_max: 4_096,
             services_max: 1_024,

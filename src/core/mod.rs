@@ -108,7 +108,7 @@ pub use access::{Access, TopicSettings};
 pub use broker::{Core, Refusal};
 pub use limits::Limits;
 pub use outbox::{Chunk, Outbox};
-pub use queues::{QueueSettings, WhenFull, Who};
+pub use queues::{Durability, QueueSettings, WhenFull, Who};
 pub(crate) use rings::ring_bytes;
 pub use services::ServiceSettings;
 pub use snapshot::Snapshot;
@@ -292,6 +292,29 @@ pub enum Action {
         session: SessionId,
         /// Its request's id, to be given back.
         request: Option<String>,
+    },
+    /// Have the store keep these changes, all or none, off the core's thread, then call [`Core::stored`]. There is no other
+    /// before that.
+    Store {
+        /// Its number.
+        batch: u64,
+        /// In this order.
+        changes: Vec<durable::Change>,
+    },
+    /// Read from the store, behind all batches so far, then call [`Core::loaded`].
+    Load {
+        /// Its number.
+        load: u64,
+        /// Of which queue.
+        queue: durable::QueueNumber,
+        /// From which shelf.
+        shelf: durable::Shelf,
+        /// Messages with higher numbers than this.
+        after: u64,
+        /// At most so many.
+        messages_max: usize,
+        /// No more once there are so many bytes; one in any case.
+        bytes_max: usize,
     },
     /// Read this paused proxy attachment again.
     ProxyResume {

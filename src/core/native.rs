@@ -220,7 +220,11 @@ impl Core {
                 page.into_iter().for_each(|page| self.release_fd(page));
                 accepted?;
             }
-            ToBroker::Push(push) => self.take_push(key, body, &push, now)?,
+            ToBroker::Push(push) => {
+                if !self.take_push(key, body, &push, now)? {
+                    return Ok(Step::NotYet);
+                }
+            }
             ToBroker::OpenQueue { req, alias, queue } => self.open_queue(key, req, alias, queue)?,
             ToBroker::DeclareQueue(declare) => self.declare_queue(key, &declare, now),
             ToBroker::Consume(consume) => self.take_consume(key, &consume)?,

@@ -87,7 +87,10 @@ impl Core {
         let shared = OnceCell::new();
         let handed =
             Handed { from: &from, topic, name: &name, bytes: &bytes, message, payload_length, shared };
-        self.enqueue(key, &handed, true, now);
+        let sink = self.subscriptions.get(key).and_then(|subscription| subscription.sink);
+        if sink.is_none_or(|queue| self.is_new_to_queue(queue, stream, read.seq, read.lost)) {
+            self.enqueue(key, &handed, true, now);
+        }
         self.scratch = bytes;
         self.totals.proxied_messages += 1;
         self.to_release.push_back(key);

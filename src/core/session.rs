@@ -49,6 +49,8 @@ pub(super) enum Pause {
     Slow(Key),
     /// Its own answers pile up.
     Answers,
+    /// Too much waits to be written to the store.
+    Store,
 }
 
 /// One connection.
@@ -109,6 +111,8 @@ pub(super) struct Session {
     pub(super) pushed_lines: u64,
     /// Pushes that are still to be answered.
     pub(super) pushes: Option<super::queues::Taken>,
+    /// Answers that wait for the store.
+    pub(super) storing: u32,
     /// Its consumers, by number.
     pub(super) consumers: BTreeMap<u32, super::queues::Place>,
     /// Those of them that wait for room in the outbox.
@@ -166,6 +170,7 @@ impl Session {
             queue_aliases: Vec::new(),
             pushed_lines: 0,
             pushes: None,
+            storing: 0,
             consumers: BTreeMap::new(),
             blocked: Vec::new(),
             requests: BTreeMap::new(),
@@ -183,6 +188,7 @@ impl Session {
     pub(super) fn is_finished(&self) -> bool {
         self.half_closed
             && self.statuses == 0
+            && !self.waits_for_store()
             && self.held_line.is_none()
             && self.subscriptions.is_empty()
             && self.requests.is_empty()

@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub queues: Vec<QueueStatus>,
     /// Services, by name.
     pub services: Vec<ServiceStatus>,
+    /// What keeps those on disk.
+    pub store: StoreStatus,
     /// Since the broker's start.
     pub totals: Totals,
     /// Every limit that something counts against.
@@ -332,6 +334,58 @@ pub struct QueueCounts {
     pub dead_purged: u64,
 }
 
+/// What keeps queues on disk.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct StoreStatus {
+    /// The file; none while there is no queue on disk.
+    pub file: Option<String>,
+    /// `writable`, `full` (queues on disk take nothing until there is room) or `failed` (until the broker is restarted).
+    pub state: &'static str,
+    /// Why it is not writable.
+    pub reason: Option<String>,
+    /// What waits to be written, in bytes.
+    pub waiting_bytes: u64,
+    /// Connections that are not read until less waits.
+    pub held_up: u64,
+    /// What was written.
+    #[serde(flatten)]
+    pub counts: StoreCounts,
+}
+
+/// What was written to the store since the broker began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StoreCounts {
+    /// Batches that were kept.
+    pub batches: u64,
+    /// Changes in them.
+    pub changes: u64,
+    /// The most changes in one.
+    pub changes_most: u64,
+    /// Batches that could not be kept.
+    pub failures: u64,
+    /// Time until the disk had them, all together, of the last one, and of the slowest, in nanoseconds.
+    pub nanos: u64,
+    /// Of the last one.
+    pub nanos_last: u64,
+    /// Of the slowest.
+    pub nanos_most: u64,
+    /// How large the file is.
+    pub file_bytes: u64,
+}
+
+impl StoreCounts {
+    /// One more batch was kept.
+    pub(super) fn note(&mut self, written: super::durable::Written, changes: u64) {
+        self.batches += 1;
+        self.changes += changes;
+        self.changes_most = self.changes_most.max(changes);
+        self.nanos += written.nanos;
+        self.nanos_last = written.nanos;
+        self.nanos_most = self.nanos_most.max(written.nanos);
+        self.file_bytes = written.file_bytes;
+    }
+}
+
 /// One queue.
 #[derive(Debug, Clone, Serialize)]
 pub struct QueueStatus {
@@ -339,6 +393,8 @@ pub struct QueueStatus {
     pub queue: String,
     /// `round_robin`, `load_balance` or `failover`.
     pub strategy: &'static str,
+    /// `none` or `disk`.
+    pub durability: &'static str,
     /// `refuse`, `drop_oldest` or `dead_letter`.
     pub when_full: &'static str,
     /// Filters it is bound to.
@@ -353,6 +409,8 @@ pub struct QueueStatus {
     pub delayed: u64,
     /// Those that consumers have.
     pub in_flight: u64,
+    /// Those that are on their way to the disk.
+    pub storing: u64,
     /// What they are counted for, in bytes.
     pub bytes: u64,
     /// Messages it may hold.

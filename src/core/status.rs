@@ -2,6 +2,7 @@
 
 use super::attachment::Attachment;
 use super::broker::Core;
+use super::queues::Account;
 use super::rings::{Stage, Stream, mode_text};
 use super::session::Session;
 use super::snapshot::{
@@ -61,6 +62,7 @@ impl Core {
             subscriptions,
             queues: self.queue_status(now),
             services: self.service_status(),
+            store: self.store_status(),
             totals: self.totals,
             limits: self.limit_status(),
         }
@@ -217,9 +219,22 @@ impl Core {
             LimitStatus {
                 name: "queued_bytes_max",
                 value: limits.queued_bytes_max,
-                used: Some(self.queues.charges.bytes),
+                used: Some(self.queues.charges.bytes(Account::Memory)),
             },
             LimitStatus { name: "user_queued_bytes_max", value: limits.user_queued_bytes_max, used: None },
+            LimitStatus {
+                name: "stored_bytes_max",
+                value: limits.stored_bytes_max,
+                used: Some(self.queues.charges.bytes(Account::Disk)),
+            },
+            LimitStatus { name: "user_stored_bytes_max", value: limits.user_stored_bytes_max, used: None },
+            LimitStatus { name: "queue_cache_bytes_max", value: limits.queue_cache_bytes_max, used: None },
+            LimitStatus {
+                name: "store_waiting_bytes_max",
+                value: limits.store_waiting_bytes_max,
+                used: Some(self.queues.ledger.waiting_bytes()),
+            },
+            LimitStatus { name: "store_batch_bytes_max", value: limits.store_batch_bytes_max, used: None },
             each("session_consumers_max", limits.session_consumers_max),
             each("prefetch_max", limits.prefetch_max),
             counted("services_max", limits.services_max, self.services.by_name.len()),

@@ -34,6 +34,8 @@ pub(super) enum Timer {
     Call(Key),
     /// An instance of a service comes back.
     Service(Key),
+    /// Something waits to be written to the store.
+    Store,
 }
 
 /// All timers, by time.

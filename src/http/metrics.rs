@@ -11,7 +11,7 @@
 mod services;
 
 use crate::core::Snapshot;
-use crate::core::snapshot::{QueueStatus, StreamStatus, TopicStatus};
+use crate::core::snapshot::{QueueStatus, StoreStatus, StreamStatus, TopicStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, text::encode,
@@ -21,6 +21,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
+use std::time::Duration;
 
 /// Topics, streams, queues, and services, that get series of their own.
 pub const LABELLED_MAX: usize = 256;
@@ -136,7 +137,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    fn counter<N: EncodeCounterValue>(&mut self, name: &str, help: &str, value: N) -> fmt::Result {
         let family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(value).encode(family)
     }
@@ -154,6 +155,7 @@ impl Collector for Moment {
         self.totals(&mut page)?;
         self.topics(&mut page)?;
         self.streams(&mut page)?;
+        self.store(&mut page)?;
         self.queues(&mut page)?;
         self.services(&mut page)
     }
@@ -320,6 +322,28 @@ impl Moment {
         page.gauge("streams_left_out", "Streams without series of their own here.", count(left_out))
     }
 
+    fn store(&self, page: &mut Page<'_>) -> fmt::Result {
+        let StoreStatus { file, state, waiting_bytes, held_up, counts, .. } = &self.0.store;
+        if file.is_none() {
+            return Ok(());
+        }
+        let seconds = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64();
+        page.gauge(
+            "store_writable",
+            "1 while queues on disk take messages.",
+            u64::from(*state == "writable"),
+        )?;
+        page.gauge("store_file_bytes", "How large the store's file is.", counts.file_bytes)?;
+        page.gauge("store_waiting_bytes", "Bytes that wait to be written to the store.", *waiting_bytes)?;
+        page.gauge("store_held_up", "Connections that are not read until less waits.", *held_up)?;
+        page.counter("store_batches", "Batches that were written.", counts.batches)?;
+        page.counter("store_changes", "Changes in them.", counts.changes)?;
+        page.counter("store_failures", "Batches that could not be written.", counts.failures)?;
+        page.counter("store_fsync_seconds", "Time until the disk had them.", seconds(counts.nanos))?;
+        page.gauge("store_fsync_last_seconds", "The same of the last one.", seconds(counts.nanos_last))?;
+        page.gauge("store_fsync_most_seconds", "The same of the slowest.", seconds(counts.nanos_most))
+    }
+
     fn queues(&self, page: &mut Page<'_>) -> fmt::Result {
         let shown = &self.0.queues[..self.0.queues.len().min(LABELLED_MAX)];
         type Value<N> = fn(&QueueStatus) -> N;
@@ -329,7 +353,7 @@ impl Moment {
         ) -> impl Iterator<Item = ([(&'static str, &str); 1], N)> {
             shown.iter().map(move |queue| ([("queue", queue.queue.as_str())], value(queue)))
         }
-        let gauges: [(&str, &str, Value<u64>); 8] = [
+        let gauges: [(&str, &str, Value<u64>); 10] = [
             ("queue_ready_messages", "Messages that could be given out now.", |queue| queue.ready),
             ("queue_delayed_messages", "Messages that are not due yet.", |queue| queue.delayed),
             ("queue_in_flight_messages", "Messages that consumers have.", |queue| queue.in_flight),
@@ -338,6 +362,8 @@ impl Moment {
             ("queue_dead_bytes", "What they are counted for.", |queue| queue.dead_bytes),
             ("queue_consumers", "Consumers.", |queue| count(queue.consumers.len())),
             ("queue_paused", "1 while it gives nothing out.", |queue| queue.paused.into()),
+            ("queue_durable", "1 if it is kept on disk.", |queue| (queue.durability == "disk").into()),
+            ("queue_storing_messages", "Messages on their way to the disk.", |queue| queue.storing),
         ];
         for (name, help, value) in gauges {
             page.gauges(name, help, series(shown, value))?;

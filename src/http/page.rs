@@ -69,7 +69,14 @@ async fn health(source: &SnapshotSource) -> Response<Full<Bytes>> {
     }
     // An answer from the core says more than that this thread lives.
     match source.snapshot().await {
-        Ok(_) => page(StatusCode::OK, JSON, "{\"status\":\"ready\"}\n"),
+        Ok(snapshot) if snapshot.store.reason.is_none() => {
+            page(StatusCode::OK, JSON, "{\"status\":\"ready\"}\n")
+        }
+        // Everything but queues on disk does what it should.
+        Ok(snapshot) => {
+            let state = snapshot.store.state;
+            page(StatusCode::OK, JSON, format!("{{\"status\":\"ready\",\"store\":\"{state}\"}}\n"))
+        }
         Err(NoSnapshot::Stopped) => {
             page(StatusCode::SERVICE_UNAVAILABLE, JSON, "{\"status\":\"stopping\"}\n")
         }

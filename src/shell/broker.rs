@@ -10,10 +10,12 @@ use super::proxy::Proxies;
 use super::session::{BUFFER_BYTES, Session};
 use super::settle::settle_always;
 use super::signals::{ReloadSignal, StopSignal};
+use super::store::Keeper;
 use super::wait::AdaptiveWait;
 use super::workers::{Verified, Workers};
 use super::{ServeError, clock, systemd};
 use crate::config::{Config, Overrides};
+use crate::core::durable::{QueueNumber, StoredQueue};
 use crate::core::{Access, Core, SessionId};
 use crate::http::{SnapshotRequests, Worker, snapshots};
 use std::cell::{Cell, RefCell};
@@ -28,16 +30,20 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 /// How long all sessions together may take to read their last bytes when the broker stops.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// How long the disk may take for what is to be written when the broker stops.
+const STORE_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// What all parts of the shell share.
 pub(super) struct Shell {
     pub(super) state: RefCell<State>,
     pub(super) settings: Config,
     pub(super) workers: Workers,
     pub(super) http: Worker,
+    pub(super) keeper: Keeper,
     pub(super) wait: AdaptiveWait,
     /// Wanted: actions carried out and outboxes written.
     pub(super) settling: Notify,
-    /// The last session has ended.
+    /// The last session has ended, or the store has done something.
     pub(super) all_gone: Notify,
     /// Connections of all languages, those included whose language is not known yet.
     pub(super) connections: Cell<usize>,
@@ -55,10 +61,16 @@ pub(super) struct State {
 }
 
 impl Shell {
-    fn new(settings: Config, workers: Workers, http: Worker) -> Result<Self, ServeError> {
+    fn new(
+        settings: Config,
+        workers: Workers,
+        http: Worker,
+        (keeper, found, last_queue): (Keeper, Vec<StoredQueue>, QueueNumber),
+    ) -> Result<Self, ServeError> {
         let mut core =
             Core::new(settings.limits.clone(), access(&settings), random()?, env!("CARGO_PKG_VERSION"))
                 .with_secret([random()?, random()?]);
+        core.restore(found, last_queue);
         for queue in &settings.queues {
             let name = queue.name.clone();
             core.add_queue(queue.clone(), clock::now())
@@ -69,6 +81,7 @@ impl Shell {
             core.add_service(service.clone())
                 .map_err(|(code, message)| ServeError::Service(format!("{name}: {code}: {message}")))?;
         }
+        core.restored(clock::now());
         let spin = Duration::from_micros(settings.wait.spin_micros.into());
         Ok(Self {
             state: RefCell::new(State {
@@ -82,6 +95,7 @@ impl Shell {
             settings,
             workers,
             http,
+            keeper,
             wait: AdaptiveWait::new(spin),
             settling: Notify::new(),
             all_gone: Notify::new(),
@@ -125,7 +139,7 @@ impl Shell {
                     Some(request) => {
                         // A stream that has just ended is among the open ones no more, and is to be counted first.
                         self.settle();
-                        let snapshot = self.state.borrow_mut().snapshot();
+                        let snapshot = self.snapshot(&mut self.state.borrow_mut());
                         request.send(snapshot);
                     }
                     None => return,
@@ -145,6 +159,7 @@ fn access(settings: &Config) -> Access {
         groups: settings.allow.groups.clone(),
         declare_queues: settings.allow.declare_queues.clone(),
         provide_services: settings.allow.provide_services.clone(),
+        declare_durable_queues: settings.allow.declare_durable_queues.clone(),
         topics: settings.topics.clone(),
     }
 }
@@ -169,13 +184,17 @@ pub(super) async fn serve(
     if let Some(address) = http.listens_on() {
         tracing::info!("HTTP on http://{address}/status");
     }
-    let shell = Rc::new(Shell::new(settings, workers, http)?);
+    let (kept, stored) = unbounded_channel();
+    let keeper = Keeper::start(&settings, kept)?;
+    let shell = Rc::new(Shell::new(settings, workers, http, keeper)?);
     let listener = net::UnixListener::from_std(listener)
         .map_err(|error| ServeError::System("wait for connections", error))?;
 
     let settling = tokio::task::spawn_local(settle_always(Rc::clone(&shell)));
     tokio::task::spawn_local(Rc::clone(&shell).take_verified(verified));
     tokio::task::spawn_local(Rc::clone(&shell).take_retained(retained));
+    tokio::task::spawn_local(Rc::clone(&shell).take_stored(stored));
+    shell.settle_soon();
     tokio::task::spawn_local(Rc::clone(&shell).reload_always(reload, overrides));
     let stopping = Rc::new(Notify::new());
     tokio::task::spawn_local(Rc::clone(&shell).answer_snapshots(requests, Rc::clone(&stopping)));
@@ -205,6 +224,20 @@ pub(super) async fn serve(
         let left = shell.state.borrow().sessions.len();
         tracing::warn!("{left} clients did not read their last bytes within {DRAIN_TIME_MAX:?}");
     }
+    shell.state.borrow_mut().core.flush_store();
+    shell.settle_soon();
+    let all_stored = async {
+        while !shell.state.borrow().core.is_all_stored() {
+            shell.all_gone.notified().await;
+            shell.state.borrow_mut().core.flush_store();
+        }
+    };
+    if tokio::time::timeout(STORE_TIME_MAX, all_stored).await.is_err() {
+        tracing::warn!(
+            "the disk did not take what consumers said last within {STORE_TIME_MAX:?}: that comes again"
+        );
+    }
+    shell.keeper.end();
     Ok(())
 }
 

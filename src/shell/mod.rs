@@ -11,6 +11,7 @@
 //! * `accept`, `opening`: taking connections in, and finding out what they speak; `peer`: who they are.
 //! * `session`: reading; `watch`: what sockets are watched for; `settle`: carrying out actions and writing; `socket_io`: one `recvmsg`, one `sendmsg`.
 //! * `proxy`: reading rings for those who cannot; `counters`: what rings say about themselves.
+//! * `store`: queues on disk.
 //! * `wait`, `signals`, `clock`, `workers`, `descriptors`, `open_files`: as they are called.
 
 pub mod socket;
@@ -47,6 +48,8 @@ mod workers;
 
 mod retain;
 
+mod store;
+
 mod descriptors;
 
 mod open_files;
@@ -74,6 +77,9 @@ pub enum ServeError {
     /// The broker met a state that it holds to be impossible; what it said before tells more.
     #[error("the broker failed and ends")]
     Failed,
+    /// Queues are to be kept on disk, and cannot be.
+    #[error("queues cannot be kept on disk: {0}")]
+    Store(String),
     /// A queue of the configuration cannot be made.
     #[error("queue {0}")]
     Queue(String),

@@ -140,7 +140,7 @@ impl Shell {
             Action::CloseSession(id) => self.close_session(id),
             Action::Status { session, request } => {
                 let mut state = self.state.borrow_mut();
-                let snapshot = state.snapshot();
+                let snapshot = self.snapshot(&mut state);
                 state.core.status_filled(session, request.as_deref(), &snapshot, clock::now());
             }
             Action::ProxyOffer { attach, link, stream } => self.proxy_offer(attach, link, stream),
@@ -152,6 +152,7 @@ impl Shell {
                 self.proxy_successor(attach, memory, generation, geometry);
             }
             Action::ProxyDetach { attach, drain } => self.proxy_detach(attach, drain),
+            action @ (Action::Store { .. } | Action::Load { .. }) => self.ask_store(action),
             Action::ProxyResume { attach } => self.proxy_resume(attach),
             Action::ProxyLinkEnded { link } => self.proxy_link_ended(link),
         }

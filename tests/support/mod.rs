@@ -105,7 +105,7 @@ const CONFIG: &str = "tramline.yaml";
 
 /// Makes `command` serve on `socket`, with the configuration that is in `home`.
 fn serving(mut command: Command, home: &TempDir, socket: &Path) -> Command {
-    command.arg("serve").arg("--socket").arg(socket);
+    command.arg("serve").arg("--socket").arg(socket).env("STATE_DIRECTORY", home.path());
     let config = home.path().join(CONFIG);
     if config.exists() {
         command.arg("--config").arg(config);

@@ -99,6 +99,8 @@ codes! {
     InstanceFailed = 33, "instance_failed";
     /// The service answered with an error of its own, which has its own number and words.
     ErrorReply = 34, "error_reply";
+    /// Nothing can be written to the store, so that queues on disk take nothing.
+    StoreReadOnly = 35, "store_read_only";
 }
 
 impl Code {

@@ -167,6 +167,7 @@ impl Stuff {
                 ack_timeout_millis: b,
                 attempts_max: self.short,
                 ttl_millis: c,
+                durable: self.other,
             }),
             ToBroker::Consume(Consume {
                 req: a,

@@ -1,4 +1,4 @@
-//! `tramline queue declare`: a queue that is there for as long as its broker runs.
+//! `tramline queue declare`: a queue that is there for as long as its broker runs, or longer.
 
 use crate::cli::Failure;
 use crate::cli::clock::seconds;
@@ -6,7 +6,8 @@ use crate::cli::connect::Socket;
 use std::time::Duration;
 use tramline_client::{Strategy, WhenFull};
 
-/// Makes a queue that lasts as long as the broker runs; those of its configuration are always there
+/// Makes a queue that lasts as long as the broker runs, or for good if it is durable; those of the configuration are
+/// always there
 #[derive(Debug, clap::Args)]
 pub(super) struct Declare {
     #[command(flatten)]
@@ -34,6 +35,9 @@ pub(super) struct Declare {
     /// Seconds for which a message may wait
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl: Option<Duration>,
+    /// Keep it and its messages on disk, so that they outlive the broker
+    #[arg(long)]
+    durable: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -84,6 +88,9 @@ impl Declare {
         }
         if let Some(ttl) = self.ttl {
             queue = queue.ttl(ttl);
+        }
+        if self.durable {
+            queue = queue.durable();
         }
         Ok(queue.declare()?)
     }

@@ -62,6 +62,7 @@ pub(super) fn queue(queue: &Value) -> String {
         line("bound to", bound.join(", "));
     }
     line("strategy", text(queue, "strategy"));
+    line("durability", text(queue, "durability"));
     line("paused", text(queue, "paused"));
     let [messages, most] = ["messages", "messages_max"].map(|key| text(queue, key));
     line("messages", format!("{messages} of {most}; when full: {}", text(queue, "when_full")));

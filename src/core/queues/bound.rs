@@ -103,7 +103,8 @@ impl Core {
     /// Whether a queue has no room, so that a ring that may be held up is not read on.
     pub(in crate::core) fn queue_holds_ring_up(&mut self, key: Key) -> bool {
         let Some(queue) = self.queues.table.get_mut(key) else { return false };
-        let full = queue.settings.when_full == WhenFull::Refuse && queue.is_full_for(0).is_some();
+        let stuck = queue.kept.is_some() && self.queues.ledger.is_stuck();
+        let full = stuck || (queue.settings.when_full == WhenFull::Refuse && queue.is_full_for(0).is_some());
         queue.holds_rings_up |= full;
         full
     }

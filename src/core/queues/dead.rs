@@ -45,12 +45,25 @@ impl DeadLetters {
         self.letters.iter()
     }
 
-    /// Takes one in; its number is given here.
-    pub(super) fn push(&mut self, mut dead: Dead) {
+    /// Takes one in; its number is given here, and returned.
+    pub(super) fn push(&mut self, mut dead: Dead) -> u64 {
         self.last += 1;
         dead.number = self.last;
         self.bytes += super::cost(dead.bytes.len());
         self.letters.push_back(dead);
+        self.last
+    }
+
+    /// New ones have higher numbers than this.
+    pub(super) fn begin_after(&mut self, last: u64) {
+        self.last = last;
+    }
+
+    /// Takes in one that has a number already.
+    pub(super) fn restore(&mut self, dead: Dead) {
+        self.bytes += super::cost(dead.bytes.len());
+        let place = self.letters.partition_point(|each| each.number < dead.number);
+        self.letters.insert(place, dead);
     }
 
     /// Whether there are more of them, or more bytes, than may be.

@@ -11,6 +11,7 @@ use super::queue::{Full, Incoming, PRIORITIES, Queue, TENTH};
 use super::slots::{NONE, Slot};
 use super::{Cause, cost};
 use crate::core::Now;
+use crate::core::durable::{Change, Shelf};
 use crate::core::strategy::Seat;
 
 /// Things that became due, or messages that are thrown away, that one turn deals with.
@@ -37,11 +38,17 @@ impl Queue {
         let mut taken_away = Vec::new();
         for _ in 0..TURN_MAX {
             if let Some(entry) = self.delayed.first_entry().filter(|each| each.key().0 <= now.monotonic) {
-                let slot = entry.remove();
-                if self.slots.get(slot).attempts == 0 {
-                    self.make_ready(slot)
+                let slot = *entry.get();
+                if self.slots.get(slot).attempts > 0 {
+                    entry.remove();
+                    self.count(slot, false);
+                    self.make_returned(slot);
+                } else if self.kept.is_some() {
+                    self.take_out(slot);
+                    self.move_to_waiting(slot);
                 } else {
-                    self.make_returned(slot)
+                    entry.remove();
+                    self.make_ready(slot);
                 }
             } else if let Some(((_, slot), ())) =
                 self.expiring.first_key_value().filter(|((at, _), ())| self.moment(*at) <= now.monotonic)
@@ -85,8 +92,10 @@ impl Queue {
     }
 
     /// Throws away everything that waits; what is given out stays. How many that were. Their memory is freed in turns.
-    pub(in crate::core) fn purge(&mut self) -> u64 {
-        let purged = self.messages() - self.out_count;
+    pub(in crate::core) fn purge(&mut self, charges: &mut Charges) -> u64 {
+        self.forget_purged();
+        let behind = self.purge_behind(charges);
+        let purged = self.messages() - self.out_count - self.storing();
         let mut single: Vec<Slot> = std::mem::take(&mut self.returned).into_values().collect();
         single.extend(std::mem::take(&mut self.delayed).into_values());
         for slot in single {
@@ -99,8 +108,21 @@ impl Queue {
         self.filled = 0;
         self.expiring.clear();
         self.trash_count += purged;
-        self.counts.purged += purged;
-        purged
+        self.counts.purged += purged + behind;
+        purged + behind
+    }
+
+    /// Has the store forget what is thrown away, as far as it is in memory.
+    fn forget_purged(&mut self) {
+        if self.kept.is_none() {
+            return;
+        }
+        let mut slots: Vec<Slot> = self.returned.values().chain(self.delayed.values()).copied().collect();
+        slots.extend(self.lanes.iter().flat_map(|lane| self.slots.iter(*lane)));
+        for slot in slots {
+            self.count(slot, false);
+            self.keep_no_more(slot);
+        }
     }
 
     /// The messages that would be given out next, first to last.
@@ -127,10 +149,11 @@ impl Queue {
         let delayed = self.delayed.values().next().copied();
         let since = heads.chain(returned).chain(delayed).filter(|slot| *slot != NONE);
         let since = since.map(|slot| u64::from(self.slots.get(slot).since) * TENTH).min()?;
-        Some(now.saturating_sub(self.made).saturating_sub(since))
+        Some(self.since_made(now).saturating_sub(since))
     }
 
-    /// Puts a dead letter back into the queue as if it had just been pushed. Whether there is one with this number.
+    /// Puts a dead letter back into the queue as if it had just been pushed. Whether there is one with this number; one that
+    /// is kept waits in `Kept::moving` for being written.
     pub(in crate::core) fn replay(
         &mut self,
         number: u64,
@@ -142,10 +165,16 @@ impl Queue {
             return Err(full);
         }
         let Some(Dead { bytes, origin, priority, .. }) = self.dead.remove(number) else { return Ok(false) };
-        charges.release(origin.from.uid, cost(bytes.len()));
+        charges.release(self.account(), origin.from.uid, cost(bytes.len()));
         let incoming = Incoming { bytes, priority, delay_millis: 0, ttl_millis: 0, id: b"" };
-        self.push(incoming, &origin, now, charges);
-        self.counts.pushed -= 1;
+        let slot = self.push(incoming, &origin, now, charges);
+        match &mut self.kept {
+            Some(kept) => {
+                kept.moving.push(slot);
+                kept.changes.push(Change::Remove { queue: kept.number, shelf: Shelf::Dead, number });
+            }
+            None => self.counts.pushed -= 1,
+        }
         self.counts.replayed += 1;
         Ok(true)
     }
@@ -153,7 +182,7 @@ impl Queue {
     /// Throws a dead letter away. Whether there was one with this number.
     pub(in crate::core) fn purge_dead(&mut self, number: u64, charges: &mut Charges) -> bool {
         let Some(dead) = self.dead.remove(number) else { return false };
-        charges.release(dead.origin.from.uid, cost(dead.bytes.len()));
+        self.dead_is_gone(&dead, charges);
         self.counts.dead_purged += 1;
         true
     }

@@ -4,9 +4,10 @@
 //! consumer says of jobs that it has not is answered with a code for each, and the session goes on.
 
 use super::bound::pushed_by;
+use super::ledger::Waiter;
 use super::queue::{Consumer, Incoming};
 use super::work::Place;
-use super::{ATTEMPTS_CEILING, QueueSettings, Right, WhenFull};
+use super::{ATTEMPTS_CEILING, Durability, QueueSettings, Right, WhenFull};
 use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::native::{DELIVER_HEAD_BYTES, Violation, check_message};
@@ -74,13 +75,14 @@ impl Core {
         }
     }
 
+    /// Takes a push. `false`: not now, its session is held up.
     pub(in crate::core) fn take_push(
         &mut self,
         key: Key,
         body: &[u8],
         push: &Push<'_>,
         now: Now,
-    ) -> Result<(), Violation> {
+    ) -> Result<bool, Violation> {
         let Push { queue: alias, priority, delay_millis, ttl_millis, id, message } = *push;
         check_message(&message)?;
         if priority > PRIORITY_MAX || id.len() > MESSAGE_ID_BYTES_MAX || message.after.is_some() {
@@ -100,17 +102,27 @@ impl Core {
             );
             return Err(Violation::new(Code::FrameTooLarge, message));
         }
-        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
+        let queue = self.aliased_queue(key, alias);
+        if queue.as_ref().is_ok_and(|queue| self.store_holds_up(key, *queue)) {
+            return Ok(false);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return Ok(true) };
         session.traffic.messages_in += 1;
         session.traffic.bytes_in += message.payload.len() as u64;
         let from = session.identity.clone();
-        let pushed = self.aliased_queue(key, alias).and_then(|queue| {
+        let pushed = queue.and_then(|queue| {
             let incoming = Incoming { bytes: bytes.into(), priority, delay_millis, ttl_millis, id };
             let origin = pushed_by(&from, &self.nameless);
-            self.push_to(queue, incoming, &origin, now)
+            self.push_to(queue, incoming, &origin, now)?;
+            Ok(self.queues.table.get(queue).is_some_and(|queue| queue.kept.is_some()))
         });
         match pushed {
-            Ok(()) => self.pushes_taken(key, alias, message.seq, message.seq),
+            Ok(is_kept) => {
+                let waiter = Waiter::Pushes { session: key, alias, first: message.seq, last: message.seq };
+                if !is_kept || !self.wait_for_store(key, waiter) {
+                    self.pushes_taken(key, alias, message.seq, message.seq);
+                }
+            }
             Err(Refused { code, message: text, limit }) => {
                 self.answer_pushes(key);
                 self.totals.requests_refused += 1;
@@ -119,7 +131,7 @@ impl Core {
                 self.answer(key, &ToClient::PushRefused { queue: alias, seq, code, message: &text, limit });
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Pushes of these numbers were taken, to be answered with others.
@@ -148,7 +160,9 @@ impl Core {
 
     pub(in crate::core) fn declare_queue(&mut self, key: Key, declare: &DeclareQueue<'_>, now: Now) {
         let declared = self.declare(key, declare, now);
+        let waiter = Waiter::Declared { session: key, req: declare.req };
         match declared {
+            Ok(()) if declare.durable && self.wait_for_store(key, waiter) => {}
             Ok(()) => self.answer(key, &ToClient::Done { req: declare.req }),
             Err(refused) => self.refuse(key, declare.req, &refused),
         }
@@ -163,6 +177,19 @@ impl Core {
             );
             return Err(Refused::new(Code::Denied, message));
         }
+        if declare.durable && !self.access.may_declare_durable(&session.peer) {
+            let message = format!(
+                "{} may not declare queues on disk: only the broker's own user and root may, and whoever \
+                 allow.declare_durable_queues names",
+                session.identity
+            );
+            return Err(Refused::new(Code::Denied, message));
+        }
+        if declare.durable
+            && let Some(refused) = self.is_read_only(declare.queue)
+        {
+            return Err(refused);
+        }
         if declare.attempts_max > ATTEMPTS_CEILING {
             let message =
                 format!("{} attempts are asked for; at most {ATTEMPTS_CEILING} can be", declare.attempts_max);
@@ -173,6 +200,7 @@ impl Core {
         let settings = QueueSettings {
             name: declare.queue.to_owned(),
             bind: declare.bind.split(' ').filter(|each| !each.is_empty()).map(str::to_owned).collect(),
+            durability: if declare.durable { Durability::Disk } else { Durability::None },
             strategy: match declare.strategy {
                 wire::Strategy::RoundRobin => Strategy::RoundRobin,
                 wire::Strategy::LoadBalance => Strategy::LoadBalance,
@@ -194,7 +222,7 @@ impl Core {
             ttl_millis: declare.ttl_millis,
             ..default
         };
-        self.make_queue(settings, now)
+        self.make_queue(settings, true, now)
     }
 
     pub(in crate::core) fn take_consume(&mut self, key: Key, frame: &Consume<'_>) -> Result<(), Violation> {

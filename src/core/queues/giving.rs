@@ -49,6 +49,9 @@ impl Queue {
         if self.paused || (self.filled == 0 && self.returned.is_empty()) {
             return None;
         }
+        if self.kept.is_some() {
+            self.next_ready()?;
+        }
         self.group.choose()
     }
 
@@ -70,6 +73,7 @@ impl Queue {
             consumer.has.add(slot);
             consumer.has.remove(tag);
             self.counts.acked += 1;
+            self.keep_no_more(slot);
             self.free(slot, charges);
         } else {
             consumer.has.add(slot);
@@ -117,6 +121,7 @@ impl Queue {
         self.take_out(slot);
         self.no_longer_has(seat, tag);
         self.counts.acked += 1;
+        self.keep_no_more(slot);
         self.free(slot, charges);
     }
 
@@ -220,5 +225,6 @@ impl Queue {
             self.make_returned(slot);
         }
         self.watch_expiry(slot);
+        self.keep_attempts(slot, now);
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Right;
 use super::bound::pushed_by;
+use super::ledger::Waiter;
 use super::queue::{Consumer, Incoming};
 use super::work::{Place, refused_by};
 use crate::core::Now;
@@ -63,6 +64,13 @@ impl Core {
         }
     }
 
+    /// Whether a line has to wait, because too much waits for the store that it pushes to. Its session is held up then.
+    pub(in crate::core) fn holds_line_up(&mut self, key: Key, op: &Op<'_>) -> bool {
+        let Op::Push(push) = op else { return false };
+        let queue = self.queues.by_name.get(&*push.queue).copied();
+        queue.is_some_and(|queue| self.store_holds_up(key, queue))
+    }
+
     fn push_line(&mut self, key: Key, push: &Push<'_>, id: Option<&str>, now: Now) -> Checked<()> {
         let queue = self.queue_for(key, &push.queue, Right::Push)?;
         let publish = &push.message;
@@ -84,6 +92,13 @@ impl Core {
         };
         let origin = pushed_by(&from, &self.nameless);
         self.push_to(queue, incoming, &origin, now)?;
+        let kept = self.queues.table.get(queue).filter(|queue| queue.kept.is_some());
+        if let Some(name) = kept.map(|queue| queue.name.clone()) {
+            let waiter = Waiter::Line { session: key, id: id.map(Into::into), queue: name };
+            if self.wait_for_store(key, waiter) {
+                return Ok(());
+            }
+        }
         self.answer_json(key, |out| json::write_ok(out, "push", id, &[("queue", Value::Text(&push.queue))]));
         Ok(())
     }
@@ -113,7 +128,7 @@ impl Core {
             }
         }
         let Some(queue) = self.queues.table.get(queue) else { return Ok(()) };
-        let waiting = queue.messages() - queue.in_flight() - queue.delayed();
+        let waiting = queue.messages() - queue.in_flight() - queue.delayed() - queue.storing();
         let members = [("queue", Value::Text(&pull.queue)), ("waiting", Value::Number(waiting))];
         self.answer_json(key, |out| json::write_ok(out, "pull", id, &members));
         Ok(())
@@ -132,6 +147,12 @@ impl Core {
     fn administer(&mut self, key: Key, name: &str, admin: Admin, id: Option<&str>, now: Now) -> Checked<()> {
         let queue_key = self.queue_for(key, name, Right::Administer)?;
         let json_max = self.limits.json_payload_bytes_max as usize;
+        let is_kept = self.queues.table.get(queue_key).is_some_and(|queue| queue.kept.is_some());
+        if let Some(refused) =
+            self.is_read_only(name).filter(|_| is_kept && matches!(admin, Admin::Replay(_)))
+        {
+            return Err(refused);
+        }
         let queues = &mut self.queues;
         let Some(queue) = queues.table.get_mut(queue_key) else { return Ok(()) };
         let mut count = 0;
@@ -139,7 +160,7 @@ impl Core {
         match admin {
             Admin::Pause => queue.paused = true,
             Admin::Resume => queue.paused = false,
-            Admin::Purge => count = queue.purge(),
+            Admin::Purge => count = queue.purge(&mut queues.charges),
             Admin::Peek { max } => {
                 let mut list = List::default();
                 for (bytes, origin, priority, attempts) in queue.peek(SHOWN_MAX.min(max as usize)) {

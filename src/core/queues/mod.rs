@@ -1,8 +1,8 @@
 //! Queues: each message goes to one consumer, which settles it, or it goes to another.
 //!
 //! A `queue::Queue` decides what becomes of each message and knows neither sessions nor frames. Around it stand the
-//! parts that do: who may, who pushes and who consumes, in both languages, and which topics are bound to it. All of it is
-//! in memory here: a queue is as old as its broker.
+//! parts that do: who may, who pushes and who consumes, in both languages, and which topics are bound to it. A queue is
+//! as old as its broker, unless it is kept on disk.
 //!
 //! # Layout
 //!
@@ -10,6 +10,8 @@
 //! * `queue`, `giving`, `due`: one queue; what comes in, what goes out and back, what time and administrators do.
 //! * `slots`, `origins`, `outstanding`, `recent`, `dead`: what one is made of.
 //! * `charges`, `dice`: what all share: accounts by user, and randomness.
+//! * `kept`: what of a queue on disk is in memory; `ledger`: what waits to be written, and who for; `keeping`, `restoring`:
+//!   what comes of it, and what was there before; `positions`: up to where it has rings.
 //! * `work`: queues in the core: made, pushed to, given out from, and when.
 //! * `bound`: messages published on topics that a queue is bound to.
 //! * `frames`, `lines`: what frames and JSON lines do with queues; `stretch`: many pushes at once.
@@ -33,6 +35,16 @@ mod recent;
 
 mod dead;
 
+mod kept;
+
+mod ledger;
+
+mod keeping;
+
+mod restoring;
+
+mod positions;
+
 mod charges;
 
 mod dice;
@@ -49,16 +61,20 @@ mod lines;
 
 mod report;
 
-pub use settings::{ATTEMPTS_CEILING, QueueSettings, Right, WhenFull, Who};
+pub use settings::{ATTEMPTS_CEILING, Durability, QueueSettings, Right, WhenFull, Who};
 
 pub(super) use frames::Taken;
 pub(super) use origins::Origin;
 pub(super) use queue::Queue;
 pub(super) use work::Place;
 
+use super::Limits;
 use super::table::{Key, Table};
+pub(super) use charges::Account;
 use charges::Charges;
 use dice::Dice;
+use ledger::Ledger;
+use restoring::Senders;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -99,6 +115,12 @@ impl Cause {
             Self::Overflow => "overflow",
         }
     }
+
+    /// What was written down so; something else that this version does not know is taken for the first.
+    pub(super) fn from_str(text: &str) -> Self {
+        let all = [Self::TimedOut, Self::Rejected, Self::Expired, Self::Overflow];
+        all.into_iter().find(|cause| cause.as_str() == text).unwrap_or(Self::Attempts)
+    }
 }
 
 /// All queues, and what they share.
@@ -108,6 +130,8 @@ pub(super) struct Queues {
     pub(super) by_name: BTreeMap<Arc<str>, Key>,
     pub(super) charges: Charges,
     pub(super) dice: Dice,
+    pub(super) ledger: Ledger,
+    pub(super) senders: Senders,
     /// Queues that have something to give out.
     pub(super) busy: VecDeque<Key>,
     /// Consumers whose sessions have ended.
@@ -117,12 +141,14 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, limits: &Limits) -> Self {
         Self {
             table: Table::default(),
             by_name: BTreeMap::new(),
             charges: Charges::default(),
             dice: Dice::new(seed),
+            ledger: Ledger::new(limits.store_batch_bytes_max, limits.store_waiting_bytes_max),
+            senders: Senders::default(),
             busy: VecDeque::new(),
             leaving: Vec::new(),
             own_session: None,

@@ -7,6 +7,7 @@
 
 use super::charges::Charges;
 use super::dead::{Dead, DeadLetters};
+use super::kept::{Kept, Oldest, sender};
 use super::origins::{Origin, OriginId, Origins};
 use super::outstanding::Outstanding;
 use super::recent::RecentIds;
@@ -14,6 +15,7 @@ use super::settings::{QueueSettings, WhenFull};
 use super::slots::{List, Slot, Slots, State};
 use super::{Cause, MILLI, cost};
 use crate::core::Now;
+use crate::core::durable::{Change, Obituary, Record, Shelf};
 use crate::core::session::Identity;
 use crate::core::snapshot::QueueCounts;
 use crate::core::strategy::Group;
@@ -115,7 +117,10 @@ pub(in crate::core) struct Queue {
     pub(super) is_busy: bool,
     /// Whether a ring is not read on because there was no room.
     pub(super) holds_rings_up: bool,
-    pub(super) made: u64,
+    /// Its part of the store, if it is kept on disk.
+    pub(super) kept: Option<Box<Kept>>,
+    /// When its own clock begins: when it was made, or long before if it may hold what is older.
+    pub(super) made: i64,
     pub(super) slots: Slots,
     pub(super) origins: Origins,
     pub(super) group: Group,
@@ -153,7 +158,8 @@ impl Queue {
             timer_at: None,
             is_busy: false,
             holds_rings_up: false,
-            made: now,
+            kept: None,
+            made: i64::try_from(now).unwrap_or(i64::MAX),
             slots: Slots::default(),
             origins: Origins::default(),
             recent: RecentIds::default(),
@@ -174,7 +180,8 @@ impl Queue {
 
     /// Messages it holds: waiting and given out.
     pub(in crate::core) fn messages(&self) -> u64 {
-        self.slots.used() as u64 - self.trash_count
+        let behind = self.kept.as_ref().map_or(0, |kept| kept.behind());
+        self.slots.used() as u64 - self.trash_count + behind
     }
 
     /// Messages that are given out.
@@ -184,7 +191,23 @@ impl Queue {
 
     /// Messages that are not due yet.
     pub(in crate::core) fn delayed(&self) -> u64 {
-        self.delayed.len() as u64
+        self.delayed.len() as u64 + self.kept.as_ref().map_or(0, |kept| kept.delayed_behind())
+    }
+
+    /// Messages that are being written to the store.
+    pub(in crate::core) fn storing(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| kept.storing)
+    }
+
+    /// Messages that were given out and wait to be given out again; and all that are in memory.
+    #[cfg(test)]
+    pub(in crate::core) fn returned(&self) -> u64 {
+        self.returned.len() as u64
+    }
+
+    #[cfg(test)]
+    pub(in crate::core) fn in_memory(&self) -> u64 {
+        self.slots.used() as u64 - self.trash_count
     }
 
     /// Whether it would not take a message of this length, and none that waits may go in its place.
@@ -217,33 +240,54 @@ impl Queue {
     ) -> Result<(), Full> {
         while let Some(full) = self.is_full_for(bytes) {
             let oldest = match self.settings.when_full {
-                WhenFull::Refuse => None,
+                // One that alone is too large must not empty the queue.
+                _ if cost(bytes) > self.settings.bytes_max => Oldest::Nothing,
+                WhenFull::Refuse => Oldest::Nothing,
                 WhenFull::DropOldest | WhenFull::DeadLetter => self.oldest_waiting(),
             };
-            // One that alone is too large must not empty the queue.
-            let Some(slot) = oldest.filter(|_| cost(bytes) <= self.settings.bytes_max) else {
-                self.counts.refused += 1;
-                return Err(full);
-            };
-            self.take_out(slot);
-            if self.settings.when_full == WhenFull::DeadLetter {
-                self.bury(slot, Cause::Overflow, "", None, now, charges);
-            } else {
-                self.counts.dropped += 1;
-                self.free(slot, charges);
+            match oldest {
+                Oldest::Here(slot) => self.drop_for_room(slot, now, charges),
+                // It goes as soon as it is here.
+                Oldest::NotHere => return Ok(()),
+                Oldest::Nothing => {
+                    self.counts.refused += 1;
+                    return Err(full);
+                }
             }
         }
         Ok(())
     }
 
-    /// Queues a message for which there is room.
+    fn drop_for_room(&mut self, slot: Slot, now: Now, charges: &mut Charges) {
+        self.take_out(slot);
+        if self.settings.when_full == WhenFull::DeadLetter {
+            self.bury(slot, Cause::Overflow, "", None, now, charges);
+        } else {
+            self.counts.dropped += 1;
+            self.keep_no_more(slot);
+            self.free(slot, charges);
+        }
+    }
+
+    /// Drops what was not there to be dropped when there was no room.
+    pub(super) fn make_up_for_room(&mut self, now: Now, charges: &mut Charges) {
+        let has_policy = self.settings.when_full != WhenFull::Refuse;
+        while has_policy
+            && (self.messages() > self.settings.messages_max || self.bytes > self.settings.bytes_max)
+        {
+            let Oldest::Here(slot) = self.oldest_waiting() else { return };
+            self.drop_for_room(slot, now, charges);
+        }
+    }
+
+    /// Queues a message for which there is room. One that is to be kept is not in the queue before it is stored: its place.
     pub(in crate::core) fn push(
         &mut self,
         incoming: Incoming<'_>,
         origin: &Origin,
         now: Now,
         charges: &mut Charges,
-    ) {
+    ) -> Slot {
         let Incoming { bytes, priority, delay_millis, ttl_millis, id } = incoming;
         let uid = origin.from.uid;
         if !id.is_empty() {
@@ -251,8 +295,7 @@ impl Queue {
         }
         let cost = cost(bytes.len());
         self.bytes += cost;
-        charges.add(uid, cost);
-        self.counts.pushed += 1;
+        charges.add(self.account(), uid, cost);
         let origin = self.origins.take(origin);
         let slot = self.slots.take(bytes, origin, priority.min(9));
         let due = now.monotonic + u64::from(delay_millis) * MILLI;
@@ -261,18 +304,25 @@ impl Queue {
             (own, 0) => own,
             (own, most) => own.min(most),
         };
-        let since = u32::try_from(now.monotonic.saturating_sub(self.made) / TENTH).unwrap_or(u32::MAX);
+        let since = u32::try_from(self.since_made(now.monotonic) / TENTH).unwrap_or(u32::MAX);
+        let expires = self.since_made(due).div_ceil(MILLI) + u64::from(ttl);
         let place = self.slots.get_mut(slot);
         place.since = since;
         if ttl > 0 {
-            place.set_expires((due - self.made).div_ceil(MILLI) + u64::from(ttl));
+            place.set_expires(expires);
         }
+        if self.kept.is_some() {
+            self.begin_storing(slot, if delay_millis > 0 { due } else { 0 });
+            return slot;
+        }
+        self.counts.pushed += 1;
         if delay_millis > 0 {
             self.delay(slot, due);
         } else {
             self.make_ready(slot);
         }
         self.watch_expiry(slot);
+        slot
     }
 
     pub(super) fn delay(&mut self, slot: Slot, due: u64) {
@@ -283,6 +333,15 @@ impl Queue {
         place.at = due;
         place.state = State::Delayed;
         self.delayed.insert((due, order), slot);
+        self.count(slot, true);
+    }
+
+    /// A message of a queue on disk enters or leaves the state that it is in.
+    pub(super) fn count(&mut self, slot: Slot, enters: bool) {
+        if let Some(kept) = &mut self.kept {
+            let place = self.slots.get(slot);
+            kept.count(place.state, place, enters);
+        }
     }
 
     fn next_order(&mut self) -> u64 {
@@ -292,7 +351,13 @@ impl Queue {
 
     /// A time given in milliseconds since the queue was made.
     pub(super) fn moment(&self, millis: u64) -> u64 {
-        self.made + millis * MILLI
+        let since = i64::try_from(millis.saturating_mul(MILLI)).unwrap_or(i64::MAX);
+        u64::try_from(self.made.saturating_add(since)).unwrap_or(0)
+    }
+
+    /// A time in nanoseconds since the queue was made.
+    pub(super) fn since_made(&self, at: u64) -> u64 {
+        u64::try_from(i64::try_from(at).unwrap_or(i64::MAX).saturating_sub(self.made)).unwrap_or(0)
     }
 
     pub(super) fn watch_expiry(&mut self, slot: Slot) {
@@ -304,13 +369,17 @@ impl Queue {
 
     /// Puts one that was never given out behind all others of its priority.
     pub(super) fn make_ready(&mut self, slot: Slot) {
-        let order = self.next_order();
+        let order = match self.kept {
+            Some(_) => self.slots.get(slot).order,
+            None => self.next_order(),
+        };
         let place = self.slots.get_mut(slot);
         place.order = order;
         place.state = State::Ready;
         let lane = usize::from(place.priority);
         self.slots.push_back(&mut self.lanes[lane], slot);
         self.filled |= 1 << lane;
+        self.count(slot, true);
     }
 
     /// Puts one that was given out before where it stood.
@@ -324,24 +393,37 @@ impl Queue {
     pub(super) fn next_ready(&self) -> Option<Slot> {
         let lane = self.filled.checked_ilog2();
         let returned = self.returned.first_key_value().map(|((rank, _), slot)| (u32::from(9 - rank), *slot));
+        // Of a higher priority there may be something that is not here yet.
+        let least = self.kept.as_ref().and_then(|kept| kept.highest_behind()).unwrap_or(0);
+        let holds_too_much = self.kept.as_ref().is_some_and(|kept| kept.holds_too_much());
         match (returned, lane) {
-            (Some((priority, slot)), lane) if lane.is_none_or(|lane| priority >= lane) => Some(slot),
-            (_, Some(lane)) => Some(self.lanes[lane as usize].head),
+            (Some((priority, slot)), lane) if lane.is_none_or(|lane| priority >= lane) => {
+                (priority as usize >= least).then_some(slot)
+            }
+            (_, Some(lane)) => {
+                (lane as usize >= least && !holds_too_much).then_some(self.lanes[lane as usize].head)
+            }
             (_, None) => None,
         }
     }
 
     /// The oldest of the lowest priority that is not given out.
-    fn oldest_waiting(&self) -> Option<Slot> {
+    fn oldest_waiting(&self) -> Oldest {
         let lane = (self.filled != 0).then(|| self.filled.trailing_zeros());
         let returned = self.returned.last_key_value().map(|((rank, _), _)| u32::from(9 - rank));
-        match (returned, lane) {
+        let here = match (returned, lane) {
             (Some(priority), lane) if lane.is_none_or(|lane| priority <= lane) => {
-                let rank = u8::try_from(9 - priority).ok()?;
-                self.returned.range((rank, 0)..).next().map(|(_, slot)| *slot)
+                let rank = u8::try_from(9 - priority).unwrap_or(0);
+                self.returned.range((rank, 0)..).next().map(|(_, slot)| (priority, *slot))
             }
-            (_, Some(lane)) => Some(self.lanes[lane as usize].head),
-            (_, None) => self.delayed.first_key_value().map(|(_, slot)| *slot),
+            (_, Some(lane)) => Some((lane, self.lanes[lane as usize].head)),
+            (_, None) => None,
+        };
+        let behind = self.kept.as_ref().and_then(|kept| kept.lowest_behind());
+        match (here, behind) {
+            (here, Some(behind)) if here.is_none_or(|(lane, _)| behind < lane as usize) => Oldest::NotHere,
+            (Some((_, slot)), _) => Oldest::Here(slot),
+            (None, _) => self.delayed.values().next().map_or(Oldest::Nothing, |slot| Oldest::Here(*slot)),
         }
     }
 
@@ -351,6 +433,7 @@ impl Queue {
         let (at, order, expires, priority, state) =
             (place.at, place.order, place.expires(), place.priority, place.state);
         let lane = usize::from(priority);
+        self.count(slot, false);
         match state {
             State::Ready => {
                 self.slots.unlink(&mut self.lanes[lane], slot);
@@ -372,7 +455,7 @@ impl Queue {
                 self.extended.remove(&(at, slot));
                 self.out_count -= 1;
             }
-            State::Free => {}
+            State::Free | State::Pending => {}
         }
         if expires > 0 && !matches!(state, State::Out | State::Extended) {
             self.expiring.remove(&(expires, slot));
@@ -389,7 +472,7 @@ impl Queue {
         let uid = self.origins.get(origin).from.uid;
         self.origins.release(origin);
         self.bytes -= cost(bytes);
-        charges.release(uid, cost(bytes));
+        charges.release(self.account(), uid, cost(bytes));
     }
 
     /// Makes a dead letter of a message that stands nowhere any more. Its sender goes on to be charged for it.
@@ -402,30 +485,58 @@ impl Queue {
         now: Now,
         charges: &mut Charges,
     ) {
+        self.keep_no_more(slot);
         let place = self.slots.get(slot);
         let (priority, attempts) = (place.priority, u16::from(place.attempts));
+        let since_millis = self.unix_millis(u64::from(place.since) * (TENTH / MILLI), now);
         let (bytes, id) = self.slots.free(slot);
         let origin = self.origins.get(id).clone();
         self.origins.release(id);
         self.bytes -= cost(bytes.len());
         self.counts.dead += 1;
-        let reason = reason.into();
-        self.dead.push(Dead {
-            number: 0,
-            bytes,
-            origin,
+        let reason: Box<str> = reason.into();
+        let record = self.kept.is_some().then(|| Record {
+            bytes: bytes.clone(),
             priority,
-            cause,
-            reason,
-            when: now.unix,
-            attempts,
-            by,
+            attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
+            since_millis,
+            due_millis: 0,
+            expires_millis: 0,
+            from: sender(&origin.from),
+            topic: origin.name.clone(),
+            dead: Some(Obituary {
+                cause: cause.as_str().into(),
+                reason: (&*reason).into(),
+                when: now.unix,
+                by: by.as_deref().map(sender),
+            }),
         });
+        let when = now.unix;
+        let dead = Dead { number: 0, bytes, origin, priority, cause, reason, when, attempts, by };
+        let number = self.dead.push(dead);
+        if let (Some(kept), Some(record)) = (&mut self.kept, record) {
+            let record = Arc::new(record);
+            kept.changes.push(Change::Put { queue: kept.number, shelf: Shelf::Dead, number, record });
+        }
+        self.trim_dead(charges);
+    }
+
+    /// Drops the oldest dead letters while there are more than may be.
+    pub(super) fn trim_dead(&mut self, charges: &mut Charges) {
         let (messages, bytes) = (u64::from(self.settings.dead_messages_max), self.settings.dead_bytes_max);
         while self.dead.is_over(messages, bytes) {
             let Some(oldest) = self.dead.pop_oldest() else { break };
             self.counts.dead_dropped += 1;
-            charges.release(oldest.origin.from.uid, cost(oldest.bytes.len()));
+            self.dead_is_gone(&oldest, charges);
+        }
+    }
+
+    /// A dead letter was taken out for good.
+    pub(super) fn dead_is_gone(&mut self, dead: &Dead, charges: &mut Charges) {
+        charges.release(self.account(), dead.origin.from.uid, cost(dead.bytes.len()));
+        if let Some(kept) = &mut self.kept {
+            let (queue, number) = (kept.number, dead.number);
+            kept.changes.push(Change::Remove { queue, shelf: Shelf::Dead, number });
         }
     }
 }

@@ -6,7 +6,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-type Id = (u32, Arc<[u8]>);
+/// A user, and an id of its own.
+pub(super) type Id = (u32, Arc<[u8]>);
 
 /// Ids seen within the window.
 #[derive(Debug, Default)]
@@ -43,6 +44,12 @@ impl RecentIds {
             self.forget_oldest();
             self.forgotten += 1;
         }
+    }
+
+    /// Forgets ids whose messages were not queued after all.
+    pub(super) fn forget(&mut self, ids: &HashSet<Id>) {
+        self.known.retain(|id| !ids.contains(id));
+        self.by_age.retain(|(_, id)| !ids.contains(id));
     }
 
     fn forget_oldest(&mut self) {

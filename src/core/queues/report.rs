@@ -2,31 +2,45 @@
 
 use crate::core::Now;
 use crate::core::broker::Core;
-use crate::core::snapshot::{ConsumerStatus, QueueStatus};
+use crate::core::snapshot::{ConsumerStatus, QueueStatus, StoreStatus};
 use std::time::Duration;
 
 impl Core {
+    pub(in crate::core) fn store_status(&self) -> StoreStatus {
+        let ledger = &self.queues.ledger;
+        StoreStatus {
+            file: None,
+            state: ledger.failure.as_ref().map_or("writable", |it| if it.full { "full" } else { "failed" }),
+            reason: ledger.failure.as_ref().map(|failure| failure.message.clone()),
+            waiting_bytes: ledger.waiting_bytes(),
+            held_up: ledger.held.len() as u64,
+            counts: ledger.counts,
+        }
+    }
+
     pub(in crate::core) fn queue_status(&self, now: Now) -> Vec<QueueStatus> {
         let queues = self.queues.by_name.values().filter_map(|key| self.queues.table.get(*key));
         queues
             .map(|queue| QueueStatus {
                 queue: queue.name.to_string(),
                 strategy: queue.settings.strategy.as_str(),
+                durability: queue.settings.durability.as_str(),
                 when_full: queue.settings.when_full.as_str(),
                 bind: queue.settings.bind.clone(),
                 paused: queue.paused,
                 messages: queue.messages(),
-                ready: queue.messages() - queue.in_flight() - queue.delayed(),
+                ready: queue.messages() - queue.in_flight() - queue.delayed() - queue.storing(),
                 delayed: queue.delayed(),
                 in_flight: queue.in_flight(),
+                storing: queue.storing(),
                 bytes: queue.bytes,
                 messages_max: queue.settings.messages_max,
                 bytes_max: queue.settings.bytes_max,
                 oldest_seconds: queue
                     .oldest_age(now.monotonic)
                     .map(|nanos| Duration::from_nanos(nanos).as_secs_f64()),
-                dead_letters: queue.dead.len() as u64,
-                dead_bytes: queue.dead.bytes,
+                dead_letters: queue.dead.len() as u64 + dead_behind(queue).0,
+                dead_bytes: queue.dead.bytes + dead_behind(queue).1,
                 ids: queue.recent.len() as u64,
                 ids_forgotten: queue.recent.forgotten,
                 counts: queue.counts,
@@ -47,4 +61,9 @@ impl Core {
             })
             .collect()
     }
+}
+
+/// Dead letters that are not loaded yet: how many, and what they are counted for.
+fn dead_behind(queue: &super::Queue) -> (u64, u64) {
+    queue.kept.as_ref().map_or((0, 0), |kept| kept.dead_behind())
 }

@@ -27,6 +27,27 @@ impl WhenFull {
     }
 }
 
+/// What is left of a queue when its broker has died.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: it is in memory.
+    #[default]
+    None,
+    /// Everything that was confirmed: it is on disk.
+    Disk,
+}
+
+impl Durability {
+    /// As configurations and people write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Disk => "disk",
+        }
+    }
+}
+
 /// The most that [`QueueSettings::attempts_max`] may be.
 pub const ATTEMPTS_CEILING: u16 = 254;
 
@@ -76,6 +97,8 @@ pub struct QueueSettings {
     pub name: String,
     /// Messages published on topics that one of these filters matches land in it.
     pub bind: Vec<String>,
+    /// What is left of it when its broker has died.
+    pub durability: Durability,
     /// Who of its consumers gets the next message.
     pub strategy: Strategy,
     /// Messages it may hold, waiting and given out.
@@ -115,6 +138,7 @@ impl Default for QueueSettings {
         Self {
             name: String::new(),
             bind: Vec::new(),
+            durability: Durability::default(),
             strategy: Strategy::default(),
             messages_max: 1_000_000,
             bytes_max: 256 * 1024 * 1024,

@@ -25,6 +25,8 @@ pub(super) type Slot = u32;
 pub(super) enum State {
     /// The place is empty.
     Free,
+    /// Being written to the store.
+    Pending,
     /// In the lane of its priority.
     Ready,
     /// Was given out before, and is to be given out again, before those in its lane.
@@ -42,9 +44,10 @@ pub(super) enum State {
 pub(super) struct Place {
     /// The message as it travels, shared between all queues that hold it.
     pub(super) bytes: Arc<[u8]>,
-    /// Its number in the order of the queue.
+    /// Its number in the order of the queue, and in the store.
     pub(super) order: u64,
-    /// When it is due, or has to be acknowledged; nanoseconds of the monotonic clock.
+    /// When it is due, or has to be acknowledged; nanoseconds of the monotonic clock. One that is being written: when it is
+    /// due, or 0.
     pub(super) at: u64,
     /// The lower half of its number at the consumer that has it.
     pub(super) tag: u32,

@@ -38,7 +38,10 @@ impl Core {
         let Some(Some((_, Some(queue_key)))) = session.queue_aliases.get(alias as usize) else { return 0 };
         let queue_key = *queue_key;
         let queues = &mut self.queues;
-        let Some(queue) = queues.table.get_mut(queue_key) else { return 0 };
+        // What is to be stored first is answered later.
+        let Some(queue) = queues.table.get_mut(queue_key).filter(|queue| queue.kept.is_none()) else {
+            return 0;
+        };
         let origin = pushed_by(&session.identity, &self.nameless);
         let uid = origin.from.uid;
         queue.has_seen(uid, b"", now);
@@ -56,7 +59,7 @@ impl Core {
                 || message_bytes.len() + PUSH_ROOM_BYTES > frame_bytes_max
                 || check_message(&message).is_err()
                 || queue.is_full_for(message_bytes.len()).is_some()
-                || queues.charges.fit(uid, cost(message_bytes.len()), &self.limits).is_err()
+                || queues.charges.fit(queue.account(), uid, cost(message_bytes.len()), &self.limits).is_err()
             {
                 break;
             }

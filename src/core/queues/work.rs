@@ -4,12 +4,14 @@
 //! the others then, so a queue with very much to give holds nobody up for longer than that. A consumer whose
 //! session does not read is passed over until it does.
 
+use super::ledger::Pushing;
 use super::origins::Origin;
 use super::outstanding::Tag;
 use super::queue::{Consumer, Full, Incoming, Queue};
-use super::{QueueSettings, Right, cost};
+use super::{Durability, QueueSettings, Right, cost};
 use crate::core::broker::Core;
 use crate::core::delivery::{Handed, line};
+use crate::core::durable::Change;
 use crate::core::gaps::{alias_of, note_gone};
 use crate::core::quota::{Checked, Refused, fits};
 use crate::core::session::{Session, Stage};
@@ -33,12 +35,12 @@ impl Core {
     /// # Errors
     /// When the name or a filter is not one, a queue of this name has other settings, or a limit is reached.
     pub fn add_queue(&mut self, settings: QueueSettings, now: Now) -> Result<(), (Code, String)> {
-        let made = self.make_queue(settings, now).map_err(|refused| (refused.code, refused.message));
+        let made = self.make_queue(settings, false, now).map_err(|refused| (refused.code, refused.message));
         self.settle(now);
         made
     }
 
-    pub(super) fn make_queue(&mut self, settings: QueueSettings, now: Now) -> Checked<()> {
+    pub(super) fn make_queue(&mut self, settings: QueueSettings, declared: bool, now: Now) -> Checked<()> {
         let name = Topic::parse(&settings.name).ok().filter(|topic| !topic.is_reserved());
         if name.is_none() {
             let message = format!("{:?} cannot be a queue's name: it is a topic without $", settings.name);
@@ -51,8 +53,11 @@ impl Core {
         }
         let used = self.queues.by_name.len() as u64;
         fits("queues_max", "queues", self.limits.queues_max.into(), used, 1)?;
+        self.may_be_made(&settings)?;
         let bind = settings.bind.clone();
-        let queue = Queue::new(settings, now.monotonic);
+        let is_kept = settings.durability == Durability::Disk;
+        let mut queue = Queue::new(settings, now.monotonic);
+        let kept = if is_kept { self.keep_queue(&mut queue, declared, now) } else { None };
         let name = queue.name.clone();
         let key = self.queues.table.insert(queue);
         self.queues.by_name.insert(name.clone(), key);
@@ -61,9 +66,11 @@ impl Core {
                 self.unbind_queue(key);
                 self.queues.table.remove(key);
                 self.queues.by_name.remove(&name);
+                self.queues.ledger.add(&mut kept.map(|queue| Change::Forget { queue }).into_iter().collect());
                 return Err(refused);
             }
         }
+        self.wants_attention(key);
         Ok(())
     }
 
@@ -89,7 +96,8 @@ impl Core {
         Err(Refused::new(Code::Denied, message))
     }
 
-    /// Queues a message, unless it was queued before under the same id.
+    /// Queues a message, unless it was queued before under the same id. One that is to be kept is queued when it is stored:
+    /// whoever is to be told then waits for the store.
     pub(super) fn push_to(
         &mut self,
         key: Key,
@@ -97,6 +105,13 @@ impl Core {
         origin: &Origin,
         now: Now,
     ) -> Checked<()> {
+        let kept = self.queues.table.get(key).filter(|queue| queue.kept.is_some());
+        if let Some(refused) = kept.and_then(|queue| self.is_read_only(&queue.name)) {
+            if let Some(queue) = self.queues.table.get_mut(key) {
+                queue.counts.refused += 1;
+            }
+            return Err(refused);
+        }
         let queues = &mut self.queues;
         let Some(queue) = queues.table.get_mut(key) else { return Ok(()) };
         let uid = origin.from.uid;
@@ -104,14 +119,32 @@ impl Core {
             queue.counts.duplicates += 1;
             return Ok(());
         }
-        if let Err(refused) = queues.charges.fit(uid, cost(incoming.bytes.len()), &self.limits) {
+        if let Err(refused) =
+            queues.charges.fit(queue.account(), uid, cost(incoming.bytes.len()), &self.limits)
+        {
             queue.counts.refused += 1;
             return Err(refused);
+        }
+        if incoming.delay_millis > 0
+            && let Some((value, used)) = queue.too_many_delayed(incoming.bytes.len())
+        {
+            queue.counts.refused += 1;
+            let (what, name) = ("delayed messages of a queue on disk", "queue_cache_bytes_max");
+            let message = format!("{what} would take {used} bytes of memory; limits.{name} is {value}");
+            return Err(Refused { code: Code::LimitReached, message, limit: Some((name, value, used)) });
         }
         queue
             .make_room(incoming.bytes.len(), now, &mut queues.charges)
             .map_err(|full| refused_by(&queue.name, full))?;
-        queue.push(incoming, origin, now, &mut queues.charges);
+        let (id, window) = (incoming.id, queue.settings.id_window_millis);
+        let slot = queue.push(incoming, origin, now, &mut queues.charges);
+        if let Some(put) = queue.put_of(slot, now) {
+            let number = queue.kept.as_ref().map_or(0, |kept| kept.number);
+            let until_millis = now.unix / 1_000_000 + i64::from(window);
+            let seen =
+                (!id.is_empty()).then(|| Change::Seen { queue: number, uid, id: id.into(), until_millis });
+            queues.ledger.push(Pushing { queue: key, slot, put, seen, is_new: true });
+        }
         self.wants_attention(key);
         Ok(())
     }
@@ -130,6 +163,7 @@ impl Core {
             let Some(queue) = self.queues.table.get_mut(key) else { continue };
             queue.is_busy = false;
             let more = self.give_out_of(key, now);
+            self.look_after(key, now);
             self.let_rings_go_on(key);
             self.arm(key, if more { Some(now.monotonic) } else { None });
         }
@@ -142,6 +176,9 @@ impl Core {
         for _ in 0..TURN_MESSAGES {
             let queues = &mut self.queues;
             let Some(queue) = queues.table.get_mut(key) else { return false };
+            if queue.kept.is_some() && queues.ledger.clogged {
+                return false;
+            }
             let Some(seat) = queue.next_consumer() else { return false };
             let Some(consumer) = queue.consumer(seat) else { return false };
             let (session_key, number) = (consumer.session, consumer.number);
@@ -387,7 +424,8 @@ impl Core {
     /// Reads rings again whose messages did not fit.
     fn let_rings_go_on(&mut self, key: Key) {
         let Some(queue) = self.queues.table.get_mut(key) else { return };
-        if !queue.holds_rings_up || queue.is_full_for(0).is_some() {
+        let stuck = queue.kept.is_some() && self.queues.ledger.is_stuck();
+        if !queue.holds_rings_up || queue.is_full_for(0).is_some() || stuck {
             return;
         }
         queue.holds_rings_up = false;

@@ -11,7 +11,8 @@ use super::{MILLI, Place, cost};
 use crate::core::broker::Core;
 use crate::core::delivery::{Handed, line};
 use crate::core::gaps::{alias_of, note_gone};
-use crate::core::queues::Origin;
+
+use crate::core::queues::{Account, Origin};
 use crate::core::quota::{Checked, Refused, fits};
 use crate::core::session::{Session, Stage};
 use crate::core::table::Key;
@@ -105,11 +106,11 @@ impl Core {
             return Err(Refused { code: Code::LimitReached, message, limit });
         }
         let cost = cost(ask.bytes.len());
-        if let Err(refused) = self.queues.charges.fit(identity.uid, cost, &self.limits) {
+        if let Err(refused) = self.queues.charges.fit(Account::Memory, identity.uid, cost, &self.limits) {
             service.counts.refused += 1;
             return Err(refused);
         }
-        self.queues.charges.add(identity.uid, cost);
+        self.queues.charges.add(Account::Memory, identity.uid, cost);
         let millis = if ask.timeout_millis == 0 { settings.timeout_millis } else { ask.timeout_millis };
         let deadline = now.monotonic + u64::from(millis) * MILLI;
         let order = service.next_order();
@@ -350,7 +351,7 @@ impl Core {
     pub(super) fn end_call(&mut self, key: Key) -> Option<Call> {
         let call = self.services.calls.remove(key)?;
         self.timers.cancel(call.timer_at, Timer::Call(key));
-        self.queues.charges.release(call.origin.from.uid, cost(call.bytes.len()));
+        self.queues.charges.release(Account::Memory, call.origin.from.uid, cost(call.bytes.len()));
         if let Some(service) = self.services.table.get_mut(call.service) {
             service.outstanding -= 1;
             if call.at.is_none() {

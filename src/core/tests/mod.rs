@@ -30,6 +30,9 @@ mod world;
 
 mod queues;
 
+mod model_store;
+mod queues_durable;
+mod queues_durable_world;
 mod queues_world;
 
 mod queues_stretch;

@@ -228,6 +228,7 @@ fn every_limit_is_reached_and_named() {
             ack_timeout_millis: 0,
             attempts_max: 0,
             ttl_millis: 0,
+            durable: false,
         })
     };
     shell.say(id, declare("more"));

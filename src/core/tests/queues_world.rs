@@ -7,6 +7,7 @@
 
 use super::harness::{Shell, each_frame, message};
 use super::world::Dice;
+use crate::core::queues::Account;
 use crate::core::{Limits, QueueSettings, SessionId, Strategy, WhenFull};
 use std::collections::{BTreeMap, BTreeSet};
 use tramline_wire::{Code, Consume, Push, ToBroker, ToClient, Verdict};
@@ -425,7 +426,7 @@ impl World {
             self.most = self.most.max(queue.messages);
         }
         let bytes: u64 = status.iter().map(|queue| queue.bytes + queue.dead_bytes).sum();
-        assert!(self.shell.core.queues.charges.bytes >= bytes);
+        assert!(self.shell.core.queues.charges.bytes(Account::Memory) >= bytes);
     }
 
     /// Everything that waits is worked off: then each confirmed message is acknowledged, or counted elsewhere.

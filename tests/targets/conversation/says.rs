@@ -174,6 +174,7 @@ impl Stage {
                 ack_timeout_millis: choices.number(),
                 attempts_max: u16::from(choices.byte()),
                 ttl_millis: choices.number(),
+                durable: number % 2 == 1,
             }),
             2 => ToBroker::Consume(Consume {
                 req: number,

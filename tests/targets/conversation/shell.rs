@@ -1,6 +1,7 @@
 //! The shell of a conversation: carries out what the core asks for, at once or later, well or not.
 
 use super::{Choices, Stage, WAITING_BYTES_MAX};
+use tramline::core::durable::{StoreFailure, Written};
 use tramline::core::snapshot::RingCounts;
 use tramline::core::{Action, Bells, RetainedCopy, RingMessage, SessionId};
 use tramline_wire::{Geometry, PageDeclaration};
@@ -52,6 +53,8 @@ impl Stage {
                 | Action::MakePipes { .. }
                 | Action::Retain { .. }
                 | Action::ProxyOffer { .. }
+                | Action::Store { .. }
+                | Action::Load { .. }
                 | Action::Status { .. }
                     if self.busy =>
                 {
@@ -130,6 +133,16 @@ impl Stage {
                 let snapshot = self.core.snapshot(self.now);
                 self.core.status_filled(session, request.as_deref(), &snapshot, self.now);
             }
+            Action::Store { batch, .. } => {
+                let failure = |full| StoreFailure { full, message: "the store q: no".to_owned() };
+                let result = match batch % 8 {
+                    5 => Err(failure(true)),
+                    7 => Err(failure(false)),
+                    _ => Ok(Written::default()),
+                };
+                self.core.stored(batch, result, self.now);
+            }
+            Action::Load { load, .. } => self.core.loaded(load, Ok(Vec::new()), self.now),
             Action::ProxyOffer { attach, link, .. } if link % 5 == 4 => {
                 self.core.proxy_refuse(attach, "no memory", self.now);
             }

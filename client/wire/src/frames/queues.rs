@@ -69,6 +69,8 @@ pub struct DeclareQueue<'a> {
     pub attempts_max: u16,
     /// How long a message may wait, in milliseconds.
     pub ttl_millis: u32,
+    /// Whether it and its messages outlive the broker: they are kept on disk.
+    pub durable: bool,
 }
 
 /// A client that takes messages from a queue.
