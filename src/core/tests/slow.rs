@@ -1,7 +1,7 @@
 //! Subscribers that do not keep up: what waits, who is held up, what is lost, and that it is told.
 
 use super::harness::{Shell, each_frame, publish, subscribe};
-use crate::core::{Flow, Limits, SessionId};
+use crate::core::{Access, Flow, Limits, SessionId};
 use tramline_wire::{Code, SlowPolicy, Subscribe, ToBroker, ToClient};
 
 const PAYLOAD: [u8; 100] = [0; 100];
@@ -411,5 +411,40 @@ fn a_client_that_never_reads_its_control_frames_is_disconnected() {
     }
     shell.hang_up(stuck);
     shell.hang_up(other);
+    shell.is_empty();
+}
+
+#[test]
+fn no_time_is_waited_for_whose_session_has_ended() {
+    let mut shell = shell();
+    let json = shell.json();
+    // What is answered later piles up unseen until the next line.
+    assert_eq!(shell.line(json, r#"{"op":"status"}"#), Flow::Continue);
+    shell.core.change_access(Access { own_uid: 77, ..Access::default() }, shell.now);
+    shell.act();
+    assert!(shell.closing.contains(&json));
+    assert_eq!(shell.core.line_too_long(json, 5_000, shell.now), Flow::Close);
+    shell.hang_up(json);
+    shell.is_empty();
+}
+
+#[test]
+fn answers_are_waited_for_once_at_a_time() {
+    let mut shell = shell();
+    let (from, to) = subscriber(&mut shell, SlowPolicy::Block { millis: 40 });
+    publish_until_paused(&mut shell, from, 1);
+    let json = shell.json();
+    assert_eq!(shell.line(json, r#"{"op":"status"}"#), Flow::Continue);
+    assert_eq!(shell.line(json, r#"{"op":"ping"}"#), Flow::Pause);
+    shell.pass(1);
+    // A shell that had this line already: now a subscriber is waited for, and then nobody, though the answers are unread.
+    let line = format!(r#"{{"op":"pub","topic":"t","text":"{}"}}"#, "x".repeat(PAYLOAD.len()));
+    assert_eq!(shell.line(json, &line), Flow::Pause);
+    shell.read(to);
+    assert!(shell.resumed.contains(&json));
+    assert_eq!(shell.line(json, r#"{"op":"ping"}"#), Flow::Pause);
+    for id in [from, to, json] {
+        shell.hang_up(id);
+    }
     shell.is_empty();
 }
