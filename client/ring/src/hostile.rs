@@ -9,9 +9,10 @@ mod growth;
 use crate::layout::low;
 use crate::protocol::note;
 use crate::scribble::{Random, RingScribbler, SlotScribbler};
+use crate::view::note_constants;
 use crate::{
-    Body, Meta, Next, Observer, PageObserver, ReadMode, Reader, ReaderLink, RingError, RingSpec, SendError,
-    Writer, WriterLink,
+    Body, Meta, Next, Observer, PageObserver, Pinned, ReadMode, Reader, ReaderLink, RingError, RingSpec,
+    SendError, Writer, WriterLink,
 };
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -111,6 +112,58 @@ fn ring_nonsense(bell: &OwnedFd, rng: &mut Random) {
     let _ = rustix::io::write(bell, &bytes[..length]);
 }
 
+/// What came of a look at a ring that somebody scribbles over.
+enum Seen {
+    Message {
+        lost: bool,
+    },
+    Nothing,
+    /// Its end, and which generation carries on.
+    Awaits(u32),
+    End,
+    /// Nonsense that showed.
+    Fault,
+}
+
+/// Who reads what is scribbled, and holds some of it.
+#[derive(Default)]
+struct Victim {
+    scratch: Vec<u8>,
+    held: Vec<Pinned>,
+}
+
+impl Victim {
+    /// One look. Whatever is there, numbers add up, nothing outside is touched, and an error says that somebody lied.
+    fn look(&mut self, reader: &mut Reader) -> Seen {
+        let last = reader.last_seq();
+        match reader.try_next(&mut self.scratch) {
+            Ok(Next::Message(message)) => {
+                assert_eq!(message.seq, last + message.lost + 1, "numbers add up");
+                match message.body {
+                    Body::Copied { payload, head } => {
+                        assert!(payload.end <= self.scratch.len() && head.end <= self.scratch.len());
+                    }
+                    Body::Pinned(pinned) => {
+                        // In place is for trusted publishers; reading must stay within bounds all the same.
+                        let bytes = pinned.payload().iter().chain(pinned.head());
+                        std::hint::black_box(bytes.fold(0_u8, |sum, byte| sum ^ byte));
+                        self.held.push(pinned);
+                        self.held.truncate(20);
+                    }
+                }
+                Seen::Message { lost: message.lost > 0 }
+            }
+            Ok(Next::Empty) => Seen::Nothing,
+            Ok(Next::Successor(generation)) => Seen::Awaits(generation),
+            Ok(Next::Ended { .. }) => Seen::End,
+            Err(error) => {
+                assert!(error.is_claim(), "{error}");
+                Seen::Fault
+            }
+        }
+    }
+}
+
 fn reader_against_scribbling_writer(in_place: bool) {
     let _watchdog = watchdog();
     let mut pair = pair();
@@ -135,43 +188,28 @@ fn reader_against_scribbling_writer(in_place: bool) {
     });
 
     let (mut messages, mut losses, mut faults, mut ends, mut id) = (0_u64, 0_u64, 0_u64, 0_u64, 1);
-    let (mut scratch, mut held, mut rung) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut victim, mut rung) = (Victim::default(), Vec::new());
     let until = Instant::now() + duration();
     while Instant::now() < until || messages == 0 || faults == 0 || ends == 0 {
         for _ in 0..64 {
-            let last = reader.last_seq();
-            let over = match reader.try_next(&mut scratch) {
-                Ok(Next::Message(message)) => {
+            let over = match victim.look(&mut reader) {
+                Seen::Message { lost } => {
                     messages += 1;
-                    losses += u64::from(message.lost > 0);
-                    assert_eq!(message.seq, last + message.lost + 1, "numbers add up");
-                    match message.body {
-                        Body::Copied { payload, head } => {
-                            assert!(payload.end <= scratch.len() && head.end <= scratch.len());
-                        }
-                        Body::Pinned(pinned) => {
-                            // In place is for trusted publishers; reading must stay within bounds all the same.
-                            let bytes = pinned.payload().iter().chain(pinned.head());
-                            std::hint::black_box(bytes.fold(0_u8, |sum, byte| sum ^ byte));
-                            held.push(pinned);
-                            held.truncate(20);
-                        }
-                    }
+                    losses += u64::from(lost);
                     false
                 }
-                Ok(Next::Empty) => false,
-                Ok(Next::Ended { .. } | Next::Successor(_)) => {
+                Seen::Nothing => false,
+                Seen::End | Seen::Awaits(_) => {
                     ends += 1;
                     true
                 }
-                Err(error) => {
-                    assert!(error.is_claim(), "{error}");
+                Seen::Fault => {
                     faults += 1;
                     true
                 }
             };
             if over {
-                held.clear();
+                victim.held.clear();
                 pair.writer.remove_reader(id);
                 note(&ring.header().end.state, 0);
                 drop(reader);
@@ -194,7 +232,7 @@ fn reader_against_scribbling_writer(in_place: bool) {
                 rung.clear();
                 pair.reader_side.drain(&mut rung);
             }
-            2 => drop(held.pop()),
+            2 => drop(victim.held.pop()),
             3 => reader.writer_gone(),
             _ => {}
         }
@@ -208,16 +246,7 @@ fn reader_against_scribbling_writer(in_place: bool) {
 
 /// Writes the constants of a ring's header as they were.
 fn restore(writer: &Writer) {
-    let (ring, spec) = (writer.ring(), writer.spec());
-    let header = ring.header();
-    note(&header.magic, crate::layout::RING_MAGIC);
-    note(&header.version, crate::layout::LAYOUT_VERSION);
-    note(&header.stream, spec.stream);
-    note(&header.generation, spec.generation.into());
-    note(&header.descriptors, spec.descriptors.into());
-    note(&header.arena_bytes, spec.arena_bytes);
-    note(&header.first_position, spec.first_position);
-    note(&header.first_seq, spec.first_seq);
+    note_constants(writer.ring().header(), writer.spec());
 }
 
 #[test]

@@ -61,6 +61,18 @@ pub(crate) struct Ring {
     extent: Extent,
 }
 
+/// Writes what never changes in a generation's header.
+pub(crate) fn note_constants(header: &Header, spec: &RingSpec) {
+    note(&header.magic, RING_MAGIC);
+    note(&header.version, LAYOUT_VERSION);
+    note(&header.stream, spec.stream);
+    note(&header.generation, spec.generation.into());
+    note(&header.descriptors, spec.descriptors.into());
+    note(&header.arena_bytes, spec.arena_bytes);
+    note(&header.first_position, spec.first_position);
+    note(&header.first_seq, spec.first_seq);
+}
+
 impl Ring {
     /// Makes a generation's memory, written and sealed.
     pub(crate) fn create(spec: &RingSpec) -> Result<(OwnedFd, Self), RingError> {
@@ -69,14 +81,7 @@ impl Ring {
         let (fd, mapping) = memory::create_sealed("tramline-ring", extent.memory_bytes(), |mapping| {
             // SAFETY: the mapping is at least a page long, page-aligned, zeroed, and lives through this call.
             let header = unsafe { mapping.base().cast::<Header>().as_ref() };
-            note(&header.magic, RING_MAGIC);
-            note(&header.version, LAYOUT_VERSION);
-            note(&header.stream, spec.stream);
-            note(&header.generation, spec.generation.into());
-            note(&header.descriptors, spec.descriptors.into());
-            note(&header.arena_bytes, spec.arena_bytes);
-            note(&header.first_position, spec.first_position);
-            note(&header.first_seq, spec.first_seq);
+            note_constants(header, spec);
             note(&header.counters.head, spec.first_position);
             note(&header.counters.oldest, spec.first_position);
         })?;
