@@ -8,6 +8,7 @@
 use crate::error::{Error, Result, ring_code};
 use crate::inbound::Inbound;
 use crate::inbox::{Inbox, Item, NewStream};
+use crate::message::Source;
 use crate::reactor::lock;
 use crate::session::{Admission, Reading, ReadingLink, Session};
 use crate::shared::Shared;
@@ -45,6 +46,54 @@ impl Inbound {
             }
         }
         Ok(Some(fds.into_iter()))
+    }
+}
+
+/// An attachment whose memory has come.
+struct Coming {
+    inbox: Arc<Inbox>,
+    token: u64,
+    stream: u64,
+    slot: u32,
+    in_place: bool,
+    source: Arc<Source>,
+    mode: Mode,
+    retained: bool,
+    link: Arc<ReaderLink>,
+    link_token: u64,
+}
+
+impl Coming {
+    /// Takes the bells of its link into use.
+    fn watch(&self, (doorbell, space): (OwnedFd, OwnedFd)) -> Result<(), RingError> {
+        self.link.set_bells(doorbell, space)?;
+        step!("attach: bells set");
+        let Some(doorbell) = self.link.doorbell() else { return Ok(()) };
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&self.inbox.epoll, doorbell, epoll::EventData::new_u64(self.link_token), flags)
+            .map_err(|errno| RingError::Os { what: "watching a doorbell", error: errno.into() })
+    }
+}
+
+impl Session {
+    /// Notes that the memory of an attachment has come. `None`: this side has ended it.
+    fn attach(&mut self, attach: &Attach) -> Option<Coming> {
+        let reading = self.readings.get_mut(&attach.attach)?;
+        let known = self.reading_links.get(&reading.link)?;
+        reading.attached = true;
+        reading.generation = attach.generation;
+        Some(Coming {
+            inbox: Arc::clone(&reading.inbox),
+            token: reading.token,
+            stream: reading.stream,
+            slot: reading.slot,
+            in_place: reading.in_place,
+            source: Arc::clone(&reading.source),
+            mode: reading.mode,
+            retained: reading.retained,
+            link: Arc::clone(&known.link),
+            link_token: known.token,
+        })
     }
 }
 
@@ -132,90 +181,89 @@ impl Shared {
         let Some(memory) = memory else { return Ok(()) };
         let bells = doorbell.zip(space);
         step!("attach: memory came");
-        let mut session = lock(&self.session);
-        let Some(reading) = session.readings.get_mut(&attach.attach) else {
-            drop(session);
+        let Some(coming) = lock(&self.session).attach(attach) else {
             self.answer(&ToBroker::Detach { attach: attach.attach, code: 0 });
             return Ok(());
         };
-        reading.attached = true;
-        reading.generation = attach.generation;
-        let inbox = Arc::clone(&reading.inbox);
-        let (token, stream, slot, in_place) = (reading.token, reading.stream, reading.slot, reading.in_place);
-        let (source, link_number, mode) = (Arc::clone(&reading.source), reading.link, reading.mode);
-        let retained = reading.retained;
-        let Some(known) = session.reading_links.get(&link_number) else { return Ok(()) };
-        let (link, link_token) = (Arc::clone(&known.link), known.token);
-        drop(session);
-        if bells.is_none() && link.doorbell().is_none() && !retained {
+        if bells.is_none() && coming.link.doorbell().is_none() && !coming.retained {
             // They came with an attachment that could not be taken. (What a publisher left behind rings no bell.)
             self.cannot_take(inbound, attach.attach);
             return Ok(());
         }
-        let identity = RingIdentity {
-            stream,
-            generation: attach.generation,
-            descriptors: attach.geometry.descriptors,
-            arena_bytes: attach.geometry.arena_bytes,
-        };
-        let reader = (|| {
-            if let Some((doorbell, space)) = bells {
-                link.set_bells(doorbell, space)?;
-                step!("attach: bells set");
-                if let Some(doorbell) = link.doorbell() {
-                    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-                    let token = epoll::EventData::new_u64(link_token);
-                    epoll::add(&inbox.epoll, doorbell, token, flags).map_err(|errno| RingError::Os {
-                        what: "watching a doorbell",
-                        error: errno.into(),
-                    })?;
-                }
-            }
-            let start = Start { position: attach.start, seq: attach.start_seq };
-            // For a reader of an earlier connection that may wait for just this generation.
-            let again = attach.generation > 0 && lock(&self.outbound).epoch() > 1;
-            let copy = again.then(|| memory.try_clone()).transpose();
-            let copy =
-                copy.map_err(|error| RingError::Os { what: "duplicating a ring's descriptor", error })?;
-            let carry = copy.map(|copy| Successor::open(copy, &identity)).transpose()?;
-            Ok::<_, RingError>((Reader::attach(memory, &identity, &link, slot, start, in_place)?, carry))
-        })();
-        match reader {
-            Ok((mut reader, carry)) => {
-                let attach = attach.attach;
-                inbox.live_readers.fetch_add(1, Ordering::AcqRel);
-                let (weak, reader_of) = (self.weak.clone(), Arc::clone(&inbox));
-                reader.on_release(Box::new(move || {
-                    if let Some(shared) = weak.upgrade() {
-                        shared.released(attach, token, &reader_of);
-                    }
-                }));
-                reader.on_let_go(self.on_let_go(attach, token));
-                let first_seq = reader.last_seq() + 1;
-                let stream = NewStream {
-                    attach,
-                    token,
-                    stream,
-                    first_seq,
-                    reader,
-                    carry,
-                    source,
-                    mode,
-                    retained,
-                    link,
-                    link_token,
-                };
-                inbound.add(&inbox, Item::Stream(Box::new(stream)));
-                self.answer(&ToBroker::Attached { attach });
+        match bells
+            .map_or(Ok(()), |bells| coming.watch(bells))
+            .and_then(|()| self.map(attach, &coming, memory))
+        {
+            Ok((reader, carry)) => {
+                self.begin_reading(inbound, attach.attach, coming, reader, carry);
+                self.answer(&ToBroker::Attached { attach: attach.attach });
                 step!("attach: confirmed");
             }
             Err(error) => {
                 lock(&self.session).readings.remove(&attach.attach);
                 self.refuse(attach.attach, ring_code(&error));
-                inbound.add(&inbox, Item::Fault(Box::new(error.into())));
+                inbound.add(&coming.inbox, Item::Fault(Box::new(error.into())));
             }
         }
         Ok(())
+    }
+
+    /// Checks and maps the memory of an attachment; once more for a reader of an earlier connection that may wait for just
+    /// this generation.
+    fn map(
+        &self,
+        attach: &Attach,
+        coming: &Coming,
+        memory: OwnedFd,
+    ) -> Result<(Reader, Option<Successor>), RingError> {
+        let identity = RingIdentity {
+            stream: coming.stream,
+            generation: attach.generation,
+            descriptors: attach.geometry.descriptors,
+            arena_bytes: attach.geometry.arena_bytes,
+        };
+        let again = attach.generation > 0 && lock(&self.outbound).epoch() > 1;
+        let copy = again.then(|| memory.try_clone()).transpose();
+        let copy = copy.map_err(|error| RingError::Os { what: "duplicating a ring's descriptor", error })?;
+        let carry = copy.map(|copy| Successor::open(copy, &identity)).transpose()?;
+        let start = Start { position: attach.start, seq: attach.start_seq };
+        let reader = Reader::attach(memory, &identity, &coming.link, coming.slot, start, coming.in_place)?;
+        Ok((reader, carry))
+    }
+
+    /// Hands a reader to its subscription, behind everything that came before it.
+    fn begin_reading(
+        &self,
+        inbound: &mut Inbound,
+        attach: u64,
+        coming: Coming,
+        mut reader: Reader,
+        carry: Option<Successor>,
+    ) {
+        let Coming { inbox, token, stream, source, mode, retained, link, link_token, .. } = coming;
+        inbox.live_readers.fetch_add(1, Ordering::AcqRel);
+        let (weak, reader_of) = (self.weak.clone(), Arc::clone(&inbox));
+        reader.on_release(Box::new(move || {
+            if let Some(shared) = weak.upgrade() {
+                shared.released(attach, token, &reader_of);
+            }
+        }));
+        reader.on_let_go(self.on_let_go(attach, token));
+        let first_seq = reader.last_seq() + 1;
+        let stream = NewStream {
+            attach,
+            token,
+            stream,
+            first_seq,
+            reader,
+            carry,
+            source,
+            mode,
+            retained,
+            link,
+            link_token,
+        };
+        inbound.add(&inbox, Item::Stream(Box::new(stream)));
     }
 
     /// This process had no room for what came with an attachment: it is refused, its user is told, and everything else
