@@ -139,3 +139,25 @@ impl Shell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_who_sent_little_last_are_read_first_and_who_sends_much_is_not() {
+        let wait = AdaptiveWait::new(Duration::ZERO);
+        let heard = |id, bytes| {
+            wait.note_talker(id, bytes);
+            wait.talkers.get()
+        };
+        assert_eq!(heard(1, 64), [Some(1), None]);
+        assert_eq!(heard(2, SMALL_BYTES_MAX), [Some(1), None], "much");
+        assert_eq!(heard(2, 64), [Some(2), Some(1)]);
+        assert_eq!(heard(1, 64), [Some(2), Some(1)], "known already");
+        assert_eq!(heard(3, 64), [Some(3), Some(2)], "the one before last goes");
+        assert_eq!(heard(2, SMALL_BYTES_MAX), [Some(3), None], "who begins to send much");
+        wait.forget_talker(3);
+        assert_eq!(wait.talkers.get(), [None, None]);
+    }
+}
