@@ -390,6 +390,27 @@ fn the_async_publisher_grows_without_blocking() {
 }
 
 #[test]
+fn a_broker_that_does_not_answer_is_not_waited_for_without_end() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let builder = || Client::builder().socket(broker.socket()).request_timeout(Duration::from_millis(300));
+    let blocking = builder().connect().unwrap();
+    let mut p = blocking.publisher("t").capacity(1_000, 8).open().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let a = runtime.block_on(builder().connect_async()).unwrap();
+    let mut q = runtime.block_on(async { a.publisher("u").capacity(1_000, 8).await.unwrap() });
+    broker.signal(rustix::process::Signal::STOP);
+    for error in
+        [p.send(bytes(1, 100_000)).unwrap_err(), runtime.block_on(q.send(bytes(1, 100_000))).unwrap_err()]
+    {
+        assert!(matches!(error, Error::TimedOut { .. }) && error.to_string().contains("growth"), "{error:?}");
+    }
+    // What fits goes on.
+    assert_eq!((p.send(b"x").unwrap(), runtime.block_on(q.send(b"x")).unwrap()), (1, 1));
+    broker.signal(rustix::process::Signal::CONT);
+}
+
+#[test]
 fn a_reader_that_holds_too_much_is_detached_and_keeps_it_while_the_stream_goes_on() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config("limits:\n  gate_budget_millis_max: 50\n");

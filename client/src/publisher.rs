@@ -132,32 +132,31 @@ impl Sender {
                 return act(announce);
             }
         };
-        let shared = &self.handle.shared;
-        let is_growing = |error: &Error| matches!(error, Error::Full(full) if full.is_growing());
         loop {
-            // Readers may take their time, the broker may not.
-            let growing = is_growing(&full);
-            let answer_by = if growing { deadline_after(shared.options.request_timeout) } else { None };
-            let until = deadline.into_iter().chain(answer_by).min();
-            let found = shared.wait_until(until, || match act(true) {
-                Ok(value) => Ok(Some(Ok(value))),
-                Err(error @ Error::Full(_)) if is_growing(&error) == growing => {
-                    full = error;
-                    Ok(None)
-                }
-                Err(error @ Error::Full(_)) => Ok(Some(Err(error))),
-                Err(error) => Err(error),
-            })?;
-            match found {
+            let until = self.until(&full, deadline);
+            match self.handle.shared.wait_until(until, || again(&mut full, act(true)))? {
                 Some(Ok(value)) => return Ok(value),
                 Some(Err(changed)) => full = changed,
-                None if growing && deadline.is_none_or(|deadline| Instant::now() < deadline) => {
-                    let after = shared.options.request_timeout;
-                    return Err(Error::TimedOut { what: "answer to the growth of a ring", after });
-                }
-                None => return Err(full),
+                None => return Err(self.in_vain(full, deadline)),
             }
         }
+    }
+
+    /// Until when to wait before looking at the clock: readers may take their time, the broker, which makes a ring grow, may
+    /// not.
+    pub(crate) fn until(&self, full: &Error, deadline: Option<Instant>) -> Option<Instant> {
+        let answer_by =
+            if is_growing(full) { deadline_after(self.handle.shared.options.request_timeout) } else { None };
+        deadline.into_iter().chain(answer_by).min()
+    }
+
+    /// Why nothing came of waiting.
+    pub(crate) fn in_vain(&self, full: Error, deadline: Option<Instant>) -> Error {
+        if is_growing(&full) && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            let after = self.handle.shared.options.request_timeout;
+            return Error::TimedOut { what: "answer to the growth of a ring", after };
+        }
+        full
     }
 
     pub(crate) fn try_send(&self, wait: bool, meta: Meta, head: &[u8], payload: &[u8]) -> Result<u64> {
@@ -213,6 +212,24 @@ impl Sender {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+fn is_growing(error: &Error) -> bool {
+    matches!(error, Error::Full(full) if full.is_growing())
+}
+
+/// What one more attempt came to, which is waited for after `full`: nothing yet, or what ended the wait. That may be that the
+/// ring is full for another reason, so that others are waited for.
+pub(crate) fn again<T>(full: &mut Error, attempt: Result<T>) -> Result<Option<Result<T>>> {
+    match attempt {
+        Ok(value) => Ok(Some(Ok(value))),
+        Err(error @ Error::Full(_)) if is_growing(&error) == is_growing(full) => {
+            *full = error;
+            Ok(None)
+        }
+        Err(error @ Error::Full(_)) => Ok(Some(Err(error))),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,17 +1,18 @@
 //! A publisher that waits for room without blocking.
 
 use super::driver::wait_until;
+use crate::clock::deadline_after;
 use crate::draft::Draft;
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::loan::Loan;
-use crate::publisher::{OnFull, Publisher, PublisherBuilder, Sender};
+use crate::publisher::{OnFull, Publisher, PublisherBuilder, Sender, again};
 use crate::reactor::lock;
 use crate::topics;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tramline_ring::Meta;
 use tramline_wire::GatedBy;
 
@@ -97,26 +98,26 @@ impl AsyncPublisher {
 
     /// Repeats `act` until there is room, as `on_full` says.
     async fn insist<T>(&self, act: impl Fn(bool) -> Result<T>) -> Result<T> {
-        let timeout = match self.on_full {
+        let deadline = match self.on_full {
             OnFull::Wait => None,
-            OnFull::Timeout(timeout) => Some(timeout),
+            OnFull::Timeout(timeout) => deadline_after(timeout),
             OnFull::Fail | OnFull::Drop => return act(false),
         };
         let mut full = match act(true) {
             Err(error @ Error::Full(_)) => error,
             done => return done,
         };
-        let look = || match act(true) {
-            Ok(value) => Ok(Some(value)),
-            Err(error @ Error::Full(_)) => {
-                full = error;
-                Ok(None)
+        let sender = self.sender();
+        loop {
+            let until = sender.until(&full, deadline);
+            let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let look = || again(&mut full, act(true));
+            match wait_until(&sender.handle.shared, timeout, "room in the ring", look).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(changed)) => full = changed,
+                Err(Error::TimedOut { .. }) => return Err(sender.in_vain(full, deadline)),
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
-        };
-        match wait_until(&self.sender().handle.shared, timeout, "room in the ring", look).await {
-            Err(Error::TimedOut { .. }) => Err(full),
-            done => done,
         }
     }
 
