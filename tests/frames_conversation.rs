@@ -294,6 +294,15 @@ impl Pair {
         }
     }
 
+    /// The subscriber is there first.
+    fn subscribed_and_declared(broker: &Broker) -> Self {
+        let mut pair = Self::new(broker);
+        pair.subscribe();
+        pair.reader.expect(&ToClient::Subscribed { req: 1, sub: 1, streams: 0, pending: 0 });
+        pair.declare();
+        pair
+    }
+
     fn subscribe(&mut self) {
         let wanted = Subscribe { rings: true, mode: Mode::Gated, history: 4, ..subscription(1, "cam") };
         self.reader.send(&ToBroker::Subscribe(wanted));
@@ -369,6 +378,13 @@ impl Pair {
         start
     }
 
+    /// Both agree to the attachment.
+    fn meet(&mut self) -> (u64, u32, Start) {
+        let (attach, link, slot, page) = self.offer_and_accept();
+        let start = self.admit(attach, link, slot, page);
+        (attach, slot, start)
+    }
+
     /// The subscriber gets the memory, and reads.
     fn attach(&mut self, attach: u64, slot: u32, start: Start) -> Reader {
         self.reader.expect(&ToClient::Attach(Attach {
@@ -408,12 +424,8 @@ fn next(reader: &mut Reader) -> Option<(u64, Vec<u8>)> {
 #[test]
 fn a_stream_reaches_a_subscriber_that_was_there_before() {
     let broker = Broker::start();
-    let mut pair = Pair::new(&broker);
-    pair.subscribe();
-    pair.reader.expect(&ToClient::Subscribed { req: 1, sub: 1, streams: 0, pending: 0 });
-    pair.declare();
-    let (attach, link, slot, page) = pair.offer_and_accept();
-    let start = pair.admit(attach, link, slot, page);
+    let mut pair = Pair::subscribed_and_declared(&broker);
+    let (attach, slot, start) = pair.meet();
     assert_eq!((start.position, start.seq), (0, 1));
     pair.writer.expect(&ToClient::StreamOpened { req: 5, stream: STREAM, readers: 1, pending: 0 });
     let mut reader = pair.attach(attach, slot, start);
@@ -457,8 +469,7 @@ fn a_stream_reaches_a_subscriber_that_comes_later_with_the_past_it_asks_for() {
         pair.ring.try_send(Meta::default(), b"", &[number]).unwrap();
     }
     pair.subscribe();
-    let (attach, link, slot, page) = pair.offer_and_accept();
-    let start = pair.admit(attach, link, slot, page);
+    let (attach, slot, start) = pair.meet();
     let mut reader = pair.attach(attach, slot, start);
     pair.reader.expect(&ToClient::Subscribed { req: 1, sub: 1, streams: 1, pending: 0 });
     for number in 3..=6_u8 {
@@ -475,12 +486,8 @@ fn a_stream_reaches_a_subscriber_that_comes_later_with_the_past_it_asks_for() {
 #[test]
 fn a_publisher_that_dies_is_told_of_and_what_it_published_is_read() {
     let broker = Broker::start();
-    let mut pair = Pair::new(&broker);
-    pair.subscribe();
-    pair.reader.expect(&ToClient::Subscribed { req: 1, sub: 1, streams: 0, pending: 0 });
-    pair.declare();
-    let (attach, link, slot, page) = pair.offer_and_accept();
-    let start = pair.admit(attach, link, slot, page);
+    let mut pair = Pair::subscribed_and_declared(&broker);
+    let (attach, slot, start) = pair.meet();
     let mut reader = pair.attach(attach, slot, start);
     pair.ring.try_send(Meta::default(), b"", b"whole").unwrap();
     drop(pair.writer);
@@ -492,12 +499,8 @@ fn a_publisher_that_dies_is_told_of_and_what_it_published_is_read() {
 #[test]
 fn a_subscriber_that_dies_is_told_of() {
     let broker = Broker::start();
-    let mut pair = Pair::new(&broker);
-    pair.subscribe();
-    pair.reader.expect(&ToClient::Subscribed { req: 1, sub: 1, streams: 0, pending: 0 });
-    pair.declare();
-    let (attach, link, slot, page) = pair.offer_and_accept();
-    pair.admit(attach, link, slot, page);
+    let mut pair = Pair::subscribed_and_declared(&broker);
+    let (attach, ..) = pair.meet();
     pair.writer.expect(&ToClient::StreamOpened { req: 5, stream: STREAM, readers: 1, pending: 0 });
     drop(pair.reader);
     pair.writer.expect(&ToClient::Detach { attach, code: Code::PeerGone.number() });
@@ -506,15 +509,11 @@ fn a_subscriber_that_dies_is_told_of() {
 #[test]
 fn nobody_waits_for_ever_for_the_other_side() {
     let broker = Broker::with_config("limits:\n  attach_timeout_millis: 50\n");
-    let mut pair = Pair::new(&broker);
     // The subscriber does not answer the offer: the publisher goes on.
-    pair.subscribe();
-    pair.reader.expect(&ToClient::Subscribed { req: 1, sub: 1, streams: 0, pending: 0 });
-    pair.declare();
+    let mut pair = Pair::subscribed_and_declared(&broker);
     pair.writer.expect(&ToClient::StreamOpened { req: 5, stream: STREAM, readers: 0, pending: 1 });
     // It answers after all, and is attached; the publisher is slow this time, and the second subscription goes on.
-    let (attach, link, slot, page) = pair.offer_and_accept();
-    let start = pair.admit(attach, link, slot, page);
+    let (attach, slot, start) = pair.meet();
     let mut reader = pair.attach(attach, slot, start);
     pair.ring.try_send(Meta::default(), b"", b"late but there").unwrap();
     assert_eq!(next(&mut reader), Some((1, b"late but there".to_vec())));
@@ -528,10 +527,7 @@ fn nobody_waits_for_ever_for_the_other_side() {
 #[test]
 fn either_side_may_refuse_an_attachment() {
     let broker = Broker::start();
-    let mut pair = Pair::new(&broker);
-    pair.subscribe();
-    pair.reader.expect(&ToClient::Subscribed { req: 1, sub: 1, streams: 0, pending: 0 });
-    pair.declare();
+    let mut pair = Pair::subscribed_and_declared(&broker);
     let (attach, ..) = pair.offer_and_accept();
     let body = pair.writer.body();
     assert!(matches!(ToClient::decode(&body), Ok(ToClient::Admit(_))), "{}", shown(&body));

@@ -226,7 +226,8 @@ impl Shared {
                     }
                 }
                 Restoring::Stream(stream) => {
-                    // Its readers of before go on; new ones cannot come. The next publish says so.
+                    // Its readers of before go on until the broker ends what they alone name; new ones cannot come. The
+                    // next publish says so.
                     session.streams.remove(&stream);
                     session.never_grows(stream, &error);
                     session.fault = Some(error);

@@ -24,7 +24,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Connects and waits until the session is open. With `background` a thread is started then.
+    /// Connects and waits until the session is open; then a thread of its own drives it.
     pub(crate) fn connect(options: Options, candidates: &[PathBuf]) -> Result<Arc<Self>> {
         let (path, socket) = find(candidates, |path| Socket::connect_within(path, options.request_timeout))?;
         Self::open(options, path, socket)

@@ -83,7 +83,6 @@ impl PublisherBuilder {
     pub fn open(self) -> Result<Publisher> {
         let shared = &self.handle.shared;
         shared.check_process()?;
-        topics::check(&self.topic)?;
         let topic = shared.topics.get(&self.topic)?;
         let deadline = deadline_after(shared.options.request_timeout);
         loop {

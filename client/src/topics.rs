@@ -68,7 +68,7 @@ impl Topics {
     }
 }
 
-pub(crate) fn check(name: &str) -> Result<()> {
+fn check(name: &str) -> Result<()> {
     let topic =
         tramline_wire::Topic::parse(name).map_err(|source| Error::Topic { text: name.into(), source })?;
     if topic.is_reserved() {
