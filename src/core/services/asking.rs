@@ -171,6 +171,10 @@ impl Core {
         let service = services.table.get_mut(key)?;
         let (order, call_key) = service.waiting.range(from..).next().map(|(order, call)| (*order, *call))?;
         let call = services.calls.get_mut(call_key)?;
+        if call.deadline <= now.monotonic {
+            // Its time is up in this very moment; its timer says so.
+            return Some(order + 1);
+        }
         let Some(seat) = service.choose(&call.tried) else {
             return (!call.tried.is_empty()).then_some(order + 1);
         };

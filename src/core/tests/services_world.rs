@@ -425,7 +425,8 @@ fn whatever_happens_every_request_has_one_outcome_in_time() {
     let number = |text: Option<&str>| text.and_then(|value| value.parse::<u64>().ok());
     let steps = number(option_env!("TRAMLINE_SERVICE_STEPS")).unwrap_or(STEPS);
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
-    for seed in [1, 2, number(option_env!("TRAMLINE_SEED")).unwrap_or(random)] {
+    // In one of these somebody is free for a request in the moment in which its time is up.
+    for seed in [1, 2, 3_506_326_108_315_748_828, number(option_env!("TRAMLINE_SEED")).unwrap_or(random)] {
         let result = std::panic::catch_unwind(|| live(seed, steps));
         assert!(result.is_ok(), "with TRAMLINE_SEED={seed}, see above");
     }
