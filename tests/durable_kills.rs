@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Broker, Watchdog, is_root};
-use tramline_client::{Client, Code, Error};
+use tramline_client::{Client, Code, Error, OnFull};
 
 /// How often the broker is killed unless the environment says otherwise.
 const KILLS: u64 = 20;
@@ -80,9 +80,9 @@ fn produce(client: &Client, producer: u64, books: &Books) {
 }
 
 /// Takes and acknowledges until it is told to stop; begins anew whenever the broker has gone.
-fn consume(client: &Client, books: &Books) {
+fn consume(client: &Client, queue: &str, books: &Books) {
     while !books.done.load(Ordering::Acquire) {
-        let Ok(mut jobs) = client.consume("jobs").prefetch(32).start() else {
+        let Ok(mut jobs) = client.consume(queue).prefetch(32).start() else {
             std::thread::yield_now();
             continue;
         };
@@ -130,7 +130,7 @@ fn no_confirmed_message_is_lost_however_often_the_broker_is_killed() {
     let consumers: Vec<_> = (0..CONSUMERS)
         .map(|_| {
             let (client, books) = (broker.client("consumes"), Arc::clone(&books));
-            std::thread::spawn(move || consume(&client, &books))
+            std::thread::spawn(move || consume(&client, "jobs", &books))
         })
         .collect();
     for _ in 0..kills {
@@ -205,6 +205,39 @@ fn a_queue_is_there_again_with_all_that_is_known_of_its_messages() {
     assert_eq!((job.text().unwrap(), job.message_type(), job.priority()), ("low", Some("t"), 1));
     assert_eq!((job.publisher().name.as_str(), job.publisher().pid), ("declares", std::process::id()));
     job.ack().unwrap();
+}
+
+#[test]
+fn a_queue_that_is_bound_to_a_ring_goes_on_behind_what_it_has() {
+    let _watchdog = Watchdog::start();
+    let mut broker = Broker::with_config("queues: [{name: log, durability: disk, bind: [log.>]}]");
+    let books = Arc::new(Books::default());
+    let (client, taken) = (broker.client("consumes"), Arc::clone(&books));
+    let consumer = std::thread::spawn(move || consume(&client, "log", &taken));
+    let client = broker.client("publishes");
+    let ring = client.publisher("log.app").capacity(64, 4096).on_full(OnFull::Wait);
+    let mut publisher = ring.open().unwrap();
+    let mut last = 0;
+    for _ in 0..3 {
+        for _ in 0..200 {
+            last = publisher.send((last + 1_u64).to_le_bytes()).unwrap();
+        }
+        while !books.received.lock().unwrap().contains(&(last - 100)) {
+            std::thread::yield_now();
+        }
+        broker.kill();
+        for _ in 0..200 {
+            last = publisher.send((last + 1_u64).to_le_bytes()).unwrap();
+        }
+        broker = broker.again();
+    }
+    while (books.received.lock().unwrap().len() as u64) < last {
+        std::thread::yield_now();
+    }
+    let shown = status(&broker, "log");
+    assert_eq!(shown["lost"], 0, "{shown}");
+    books.done.store(true, Ordering::Release);
+    consumer.join().unwrap();
 }
 
 #[test]

@@ -9,19 +9,23 @@ use super::{ServeError, clock};
 use crate::config::Config;
 use crate::core::durable::{Change, QueueNumber, Record, Shelf, StoreFailure, StoredQueue, Written};
 use crate::core::{Action, Durability, Snapshot};
-use crate::store::{Opened, Store, StoreOptions};
+use crate::store::{Compacted, Opened, Store, StoreOptions};
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 /// The file's name where only a folder is known.
 const FILE: &str = "queues.store";
+
+/// After how long without anything to do the file is looked at, and compacted if that is worth it.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// What the thread is to do.
 #[derive(Debug)]
@@ -107,7 +111,17 @@ impl Keeper {
         let done = self.done.clone();
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             let mut store = store();
-            for job in jobs {
+            loop {
+                let job = match jobs.recv_timeout(QUIET) {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => {
+                        compact(&mut store);
+                        // Nothing more to do until somebody asks.
+                        let Ok(job) = jobs.recv() else { return };
+                        job
+                    }
+                };
                 let asked = job.name();
                 // Whoever waits for an answer gets one.
                 let worked = std::panic::catch_unwind(AssertUnwindSafe(|| work(&mut store, job)));
@@ -160,6 +174,20 @@ impl Keeper {
                 tracing::error!("the store's thread failed");
             }
         }
+    }
+}
+
+/// Gives room back to the disk, if there is much of it.
+fn compact(store: &mut Result<Store, String>) {
+    let Ok(store) = store else { return };
+    if !store.wants_compaction() {
+        return;
+    }
+    match store.compact() {
+        Ok(Compacted { before_bytes, after_bytes, took }) => {
+            tracing::info!("the store was compacted from {before_bytes} to {after_bytes} bytes in {took:?}");
+        }
+        Err(failure) => tracing::error!("the store was not compacted: {}", failure.message),
     }
 }
 
