@@ -39,8 +39,8 @@ fn latency_is_measured_beside_its_limits() {
     for limit in report["baselines"].as_array().unwrap() {
         assert!(limit["value"].as_f64().unwrap() > 0.0, "{limit}");
     }
-    // Two paths, free and on one core.
-    assert_eq!(measurements(&report).len(), 4);
+    // Three paths, free and on one core.
+    assert_eq!(measurements(&report).len(), 6);
     for measurement in measurements(&report) {
         let received = measurement["received"].as_array().unwrap();
         assert_eq!(measurement["sent"], received[0]);

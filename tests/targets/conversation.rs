@@ -9,7 +9,8 @@ mod shell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tramline::core::{
-    Access, Action, Core, FdId, Flow, Language, Limits, Now, Peer, QueueSettings, SessionId, TopicSettings,
+    Access, Action, Core, FdId, Flow, Language, Limits, Now, Peer, QueueSettings, ServiceSettings, SessionId,
+    TopicSettings,
 };
 use tramline_wire::codec::{Framed, split_frame};
 use tramline_wire::{Code, ToBroker, ToClient};
@@ -118,7 +119,7 @@ fn access(denied: bool) -> Access {
     Access { own_uid: 1000, own_pid: 1, users, topics: topics.into(), ..Access::default() }
 }
 
-/// A core with two queues, one of which is bound.
+/// A core with two queues, one of which is bound, and a service that leaves instances out soon.
 fn core() -> Core {
     let mut core = Core::new(limits(), access(false), 0xfeed, "9.9.9");
     let now = Now { monotonic: 1_000_000_000, unix: 1_700_000_000_000_000_000 };
@@ -133,6 +134,15 @@ fn core() -> Core {
         };
         core.add_queue(queue, now).expect("the first two queues can be made");
     }
+    let service = ServiceSettings {
+        name: ">".to_owned(),
+        attempt_timeout_millis: 40,
+        outstanding_max: 20,
+        eject_failures: 1,
+        eject_millis: 100,
+        ..ServiceSettings::default()
+    };
+    core.add_service(service).expect("a filter for services");
     core
 }
 
@@ -367,7 +377,7 @@ impl Stage {
         }
         assert_eq!(self.core.deadline(), None, "a timer of nobody");
         let snapshot = self.core.snapshot(self.now);
-        assert!(snapshot.sessions.is_empty() && snapshot.streams.is_empty());
+        assert!(snapshot.sessions.is_empty() && snapshot.streams.is_empty() && snapshot.services.is_empty());
     }
 }
 

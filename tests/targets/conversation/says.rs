@@ -3,9 +3,9 @@
 use super::{Choices, FILTERS, Stage, TOPICS};
 use tramline::core::SessionId;
 use tramline_wire::{
-    Accept, Consume, DeclareQueue, Encoding, GatedBy, Geometry, GrowStream, Message, MessageFlags, Mode,
-    ModeChanged, OpenStream, PageDeclaration, Publish, Push, SlowPolicy, StillAdmits, StillReads, Strategy,
-    Subscribe, ToBroker, Verdict, WhenFull,
+    Accept, Consume, DeclareQueue, Encoding, ErrorReply, GatedBy, Geometry, GrowStream, Message,
+    MessageFlags, Mode, ModeChanged, OpenStream, Outcome, PageDeclaration, Provide, Publish, Push, Reply,
+    Request, SlowPolicy, StillAdmits, StillReads, Strategy, Subscribe, ToBroker, Verdict, WhenFull,
 };
 
 impl Stage {
@@ -93,7 +93,8 @@ impl Stage {
                 self.say(id, &ToBroker::CloseStream { req, stream, last_seq: 0 }, 0);
             }
             22 => self.lasting_frame(id, choices),
-            24..=27 => self.queue_frame(id, choices),
+            24..=26 => self.queue_frame(id, choices),
+            27 => self.service_frame(id, choices),
             19 => self.say(id, &ToBroker::Ping { req: choices.number() }, 0),
             _ => {
                 let payload = vec![b'x'; choices.number() as usize % 2000];
@@ -227,11 +228,54 @@ impl Stage {
         self.say(id, &frame, 0);
     }
 
+    /// A frame about services.
+    fn service_frame(&mut self, id: SessionId, choices: &mut Choices<'_>) {
+        let (number, small) = (choices.number(), choices.byte());
+        let payload = vec![b'x'; usize::from(small) * 3];
+        let message = Message {
+            flags: MessageFlags::new(Encoding::Binary),
+            seq: u64::from(small % 16),
+            time: 1,
+            source_time: 0,
+            after: None,
+            head: &[],
+            payload: &payload,
+        };
+        let provider = number % 3;
+        let frame = match choices.byte() % 8 {
+            0 => ToBroker::Provide(Provide {
+                req: number,
+                provider,
+                service: choices.pick(&TOPICS),
+                concurrency: choices.number() % 5,
+                weight: choices.number(),
+                priority: choices.number(),
+            }),
+            1 => ToBroker::EndProvide { req: number, provider },
+            2 => ToBroker::CancelRequest { request: message.seq },
+            3 | 4 => {
+                let outcome = match choices.byte() % 3 {
+                    0 => Outcome::Done,
+                    1 => Outcome::Error(ErrorReply { number, text: "e" }),
+                    _ => Outcome::Failed { text: "f" },
+                };
+                ToBroker::Reply(Reply { provider, call: u64::from(small % 8), outcome, message })
+            }
+            _ => ToBroker::Request(Request {
+                service: choices.pick(&TOPICS),
+                timeout_millis: number % 200,
+                idempotent: choices.one_in(2),
+                message,
+            }),
+        };
+        self.say(id, &frame, 0);
+    }
+
     /// A line that makes some sense.
     pub(super) fn line(&mut self, id: SessionId, choices: &mut Choices<'_>) {
         let (topic, filter, number) = (choices.pick(&TOPICS), choices.pick(&FILTERS), choices.byte());
         let queue = choices.pick(&TOPICS);
-        let line = match choices.byte() % 13 {
+        let line = match choices.byte() % 16 {
             8 => format!(r#"{{"op":"push","queue":"{queue}","data":{number}}}"#),
             9 => format!(r#"{{"op":"pull","queue":"{queue}","max":{number},"ack":{}}}"#, number % 2 == 0),
             10 => format!(r#"{{"op":"nack","queue":"{queue}","tag":{number}}}"#),
@@ -240,6 +284,9 @@ impl Stage {
                 let doing = ["pause", "resume", "purge", "peek", "dead", "replay", "purge_dead"];
                 format!(r#"{{"op":"queue","queue":"{queue}","do":"{}"}}"#, doing[usize::from(number % 7)])
             }
+            13 => format!(r#"{{"op":"req","service":"{queue}","data":{number},"timeout_millis":{number}}}"#),
+            14 => format!(r#"{{"op":"provide","service":"{queue}","concurrency":{}}}"#, number % 3),
+            15 => format!(r#"{{"op":"reply","service":"{queue}","call":{},"data":{number}}}"#, number % 5),
             0 => format!(r#"{{"op":"pub","topic":"{topic}","data":{number},"id":{number}}}"#),
             1 => format!(
                 r#"{{"op":"pub","topic":"{topic}","text":"{}"}}"#,
