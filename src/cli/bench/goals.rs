@@ -44,6 +44,7 @@ pub(super) fn compare(measurements: &[Measurement], baselines: &[Baseline]) -> V
     let mut found = Found { measurements, baselines, goals: Vec::new() };
     found.rings();
     found.sockets();
+    found.services();
     found.goals
 }
 
@@ -131,6 +132,15 @@ impl Found<'_> {
             let trip = self.latency(Path::Socket, SMALL_BYTES, Wait::Adaptive, pin, false);
             let what = format!("socket 64 B, {}, round trip", place(pin));
             self.at_most(&what, "the smallest blocking relay", trip, relay, bound);
+        }
+    }
+
+    fn services(&mut self) {
+        for pin in [Pin::One, Pin::None] {
+            let relay = self.limit(Limit::RelayPingPong, SMALL_BYTES, pin, 1).map(|trip| 2.0 * trip);
+            let trip = self.latency(Path::Service, SMALL_BYTES, Wait::Adaptive, pin, false);
+            let what = format!("request and reply 64 B, {}", place(pin));
+            self.at_most(&what, "two round trips over the smallest blocking relay", trip, relay, 1.3);
         }
     }
 

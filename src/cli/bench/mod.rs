@@ -9,6 +9,8 @@ mod measure;
 
 mod roles;
 
+mod service;
+
 mod payload;
 
 mod baseline;
@@ -168,7 +170,8 @@ impl Bench {
         let plan = Plan { cores: &cores, duration: self.duration, progress: &step };
         if self.what == What::Isolation {
             let paths = or(&self.path, &[Path::Ring, Path::Socket]);
-            let paths: Vec<Path> = paths.iter().copied().filter(|path| *path != Path::Queue).collect();
+            let paths: Vec<Path> =
+                paths.iter().copied().filter(|path| matches!(path, Path::Ring | Path::Socket)).collect();
             isolation::run(&paths, &cores, self.duration, self.rounds, self.json, &step)?;
             progress.finish_and_clear();
             return Ok(());
@@ -234,7 +237,8 @@ impl Bench {
 
     /// The other ways to wait, where they make sense, and messages that are only passed on.
     fn add_ways_to_wait(&self, cases: &mut Vec<Case>) {
-        let adaptive: Vec<Case> = cases.iter().filter(|case| case.pin == Pin::None).cloned().collect();
+        let plain = |case: &&Case| case.pin == Pin::None && case.path != Path::Service;
+        let adaptive: Vec<Case> = cases.iter().filter(plain).cloned().collect();
         for case in adaptive {
             let with = |wait, pin| Case { wait, pin, ..case.clone() };
             cases.push(with(Wait::Park, Pin::Split));
@@ -254,7 +258,7 @@ impl Bench {
     fn add(&self, cases: &mut Vec<Case>, kind: Kind, sizes: &[usize], readers: &[usize], pins: &[Pin]) {
         let several = kind == Kind::Throughput || self.rate.is_some();
         let paths: &[Path] = match kind {
-            Kind::Latency => &[Path::Ring, Path::Socket],
+            Kind::Latency => &[Path::Ring, Path::Socket, Path::Service],
             Kind::Throughput => &[Path::Ring, Path::Socket, Path::Queue],
         };
         for path in or(&self.path, paths) {
@@ -264,7 +268,11 @@ impl Bench {
                 {
                     continue;
                 }
-                if *path == Path::Socket && *bytes > SOCKET_BYTES_MAX {
+                if *path == Path::Service && (kind != Kind::Latency || self.rate.is_some()) {
+                    // A request and its answer are one round trip; anything else measures callers.
+                    continue;
+                }
+                if matches!(path, Path::Socket | Path::Service) && *bytes > SOCKET_BYTES_MAX {
                     // Such payloads never go through the broker.
                     continue;
                 }

@@ -123,7 +123,9 @@ fn belongs(case: &Case, baseline: &Baseline) -> bool {
         _ if case.rate.is_some() => false,
         (Kind::Latency, Path::Ring, Limit::SharedMemoryPingPong) => same_size && case.pin != Pin::One,
         (Kind::Latency, Path::Ring, Limit::UnixPingPong) => same_size && same_pin,
-        (Kind::Latency, Path::Socket, Limit::UnixPingPong | Limit::RelayPingPong) => same_size && same_pin,
+        (Kind::Latency, Path::Socket | Path::Service, Limit::UnixPingPong | Limit::RelayPingPong) => {
+            same_size && same_pin
+        }
         (Kind::Throughput, Path::Ring, Limit::UnixStream) => same_size && same_pin,
         (Kind::Throughput, Path::Socket, Limit::UnixStream | Limit::RelayStream) => same_size && same_pin,
         (Kind::Throughput, Path::Ring, Limit::Memcpy) => same_size,

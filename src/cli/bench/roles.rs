@@ -53,6 +53,8 @@ pub(in crate::cli) enum Path {
     Socket,
     /// Through a queue, acknowledged
     Queue,
+    /// A request and its answer, by a service
+    Service,
 }
 
 /// How a process waits for messages.
@@ -74,6 +76,7 @@ impl Path {
             Self::Ring => "ring",
             Self::Socket => "socket",
             Self::Queue => "queue",
+            Self::Service => "service",
         }
     }
 }
@@ -203,6 +206,10 @@ impl BenchRole {
     /// Plays the role to its end.
     pub(in crate::cli) fn run(self) -> Result<(), Failure> {
         let tally = match self {
+            Self::Ping { common, millis } if common.path == Path::Service => {
+                super::service::ping(&common, Duration::from_millis(millis))?
+            }
+            Self::Pong { common } if common.path == Path::Service => super::service::pong(&common)?,
             Self::Ping { common, millis } => ping(&common, Duration::from_millis(millis))?,
             Self::Pong { common } => pong(&common)?,
             Self::Send { common, millis, readers, batch, rate } => {
@@ -216,7 +223,7 @@ impl BenchRole {
 }
 
 impl Common {
-    fn touch(&self) -> Touch {
+    pub(super) fn touch(&self) -> Touch {
         match (self.untouched, self.copied) {
             (true, _) => Touch::StampOnly,
             (false, true) => Touch::Copied,
@@ -225,13 +232,13 @@ impl Common {
     }
 
     /// Room to write messages in that are not filled in place.
-    fn room(&self, messages: usize) -> Vec<u8> {
+    pub(super) fn room(&self, messages: usize) -> Vec<u8> {
         let mut room = vec![0; self.bytes * messages];
         room.chunks_exact_mut(self.bytes).for_each(payload::prepare);
         room
     }
 
-    fn connect(&self, name: &str) -> Result<Client, Failure> {
+    pub(super) fn connect(&self, name: &str) -> Result<Client, Failure> {
         if let Some(core) = self.core {
             pin_to(core)?;
         }
@@ -242,7 +249,7 @@ impl Common {
             Wait::Park => builder.spin(Duration::ZERO),
         };
         let builder = match self.path {
-            Path::Ring | Path::Queue => builder,
+            Path::Ring | Path::Queue | Path::Service => builder,
             // However large: what is measured is the way through the broker.
             Path::Socket => builder.ring_payload_bytes_min(usize::MAX),
         };
@@ -272,7 +279,9 @@ impl Common {
                 let told = Box::new(self.subscribe(client, BACK, false)?);
                 Ok(Outlet::Queue { client: client.clone(), told, taken: 0 })
             }
-            Path::Socket => Ok(Outlet::Socket { client: client.clone(), batch: client.batch(), topic }),
+            Path::Socket | Path::Service => {
+                Ok(Outlet::Socket { client: client.clone(), batch: client.batch(), topic })
+            }
         }
     }
 }
@@ -516,7 +525,7 @@ fn consume(client: &Client, touch: Touch) -> Result<Tally, Failure> {
 }
 
 impl Tally {
-    fn count(&mut self, message: MessageRef<'_>, touch: Touch) -> Result<payload::Stamp, Failure> {
+    pub(super) fn count(&mut self, message: MessageRef<'_>, touch: Touch) -> Result<payload::Stamp, Failure> {
         let stamp = payload::read(message.payload(), touch).ok_or_else(|| {
             Failure::software(format!("a message of {} bytes in a benchmark", message.payload().len()))
         })?;
