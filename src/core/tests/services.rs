@@ -356,6 +356,23 @@ fn with_failover_the_next_one_comes_only_when_the_first_has_gone_or_is_left_out(
 }
 
 #[test]
+fn nothing_is_given_out_in_the_moment_of_its_deadline() {
+    let mut shell = shell(ServiceSettings { strategy: Strategy::Failover, eject_failures: 1, ..settings() });
+    let from = shell.native("c");
+    let first = instance(&mut shell, Provide { priority: 1, ..provide(1, 1) });
+    let second = instance(&mut shell, Provide { priority: 2, ..provide(1, 1) });
+    ask(&mut shell, from, request(1));
+    ask(&mut shell, from, request(2));
+    // The first is left out when the first request is due, so that the second could be given to the other, too late.
+    shell.pass(1000);
+    assert_eq!(status(&shell).counts.ejections, 1);
+    assert!(given(&mut shell, second).is_empty());
+    let late = Some(Code::TimedOut);
+    assert_eq!(outcomes(&mut shell, from), BTreeMap::from([(1, late), (2, late)]));
+    all_go(shell, &[from, first, second]);
+}
+
+#[test]
 fn who_fails_again_and_again_is_left_out_and_comes_back_on_trial() {
     let mut shell = shell(settings());
     let from = shell.native("c");
