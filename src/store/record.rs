@@ -23,8 +23,9 @@ const CHECKSUM_BYTES: usize = 8;
 const FLAG_DEAD: u8 = 1;
 const FLAG_BY: u8 = 2;
 
-/// Longest message that is kept, in bytes, with everything that belongs to it.
-pub const RECORD_BYTES_MAX: usize = 1 << 28;
+/// Longest message that is kept, in bytes, with everything that belongs to it: more than one user may have waiting unless
+/// `limits.user_queued_bytes_max` is raised.
+pub const RECORD_BYTES_MAX: usize = 640 << 20;
 
 /// What is wrong with bytes that were to be a kept thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
