@@ -60,6 +60,12 @@ struct Known {
     replayed: bool,
     /// Whether it had to wait at some time, so that nothing is known of its place.
     out_of_order: bool,
+    /// Whether its place is not that of its number, because it was delayed or replayed.
+    delayed: bool,
+    /// Whether it has ever been given out.
+    given: bool,
+    /// Which one was given out although this one stood before it: it must not turn out to have been there all the time.
+    skipped: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -87,8 +93,22 @@ struct World {
     given: BTreeMap<(usize, u8), u64>,
     /// What was given out for the first time in this step, to whomever: who hears it first says nothing.
     fresh: Vec<(usize, u8, u64)>,
+    /// What came back and could be given out again at once, since which step; for the order of what comes back.
+    back: BTreeMap<u64, u64>,
+    /// What was given out in this step, and whether it was one of those.
+    given_now: Vec<(u64, Place)>,
+    steps: u64,
+    redelivered: u64,
     refused: u64,
     most: u64,
+}
+
+/// Where a message stood that was given out.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Fresh,
+    Back,
+    Unknown,
 }
 
 fn names() -> Vec<String> {
@@ -110,6 +130,10 @@ impl World {
             last: 0,
             given: BTreeMap::new(),
             fresh: Vec::new(),
+            back: BTreeMap::new(),
+            given_now: Vec::new(),
+            steps: 0,
+            redelivered: 0,
             refused: 0,
             most: 0,
         }
@@ -122,6 +146,7 @@ impl World {
     }
 
     fn step(&mut self) {
+        self.steps += 1;
         match self.dice.roll(32) {
             0 => self.arrive(),
             1..=9 => self.push(),
@@ -187,6 +212,7 @@ impl World {
                     queue,
                     priority,
                     out_of_order: delay_millis > 0,
+                    delayed: delay_millis > 0,
                     ..Known::default()
                 });
                 self.shell.say(id, ToBroker::Push(push));
@@ -246,7 +272,12 @@ impl World {
         // Whatever was taken away meanwhile has been heard of: the broker has it as this client knows it.
         match verdict {
             Verdict::Ack => known.acked = true,
-            Verdict::Nack { .. } => known.out_of_order = true,
+            Verdict::Nack { delay_millis } => {
+                known.out_of_order = true;
+                if delay_millis == Some(0) {
+                    self.back.insert(number, self.steps);
+                }
+            }
             _ => {}
         }
         self.shell.say(id, ToBroker::Settle { req: 0, consumer, first: tag, last: tag, verdict });
@@ -308,6 +339,7 @@ impl World {
         client.jobs.retain(|(consumer, _), number| {
             if gone(*consumer) {
                 self.known.get_mut(number).unwrap().out_of_order = true;
+                self.back.insert(*number, self.steps);
             }
             !gone(*consumer)
         });
@@ -335,7 +367,10 @@ impl World {
                     // Replayed: the attempts are counted anew, and its place is another.
                     known.out_of_order = true;
                     known.replayed = true;
+                    (known.delayed, known.skipped) = (true, None);
                 }
+                let of_queue = |number: &u64| self.known[number].queue == queue;
+                self.back.retain(|number, _| !of_queue(number));
                 format!(r#"{{"op":"queue","queue":"{name}","do":"replay"}}"#)
             }
             2 => format!(r#"{{"op":"queue","queue":"{name}","do":"pause"}}"#),
@@ -349,16 +384,17 @@ impl World {
     }
 
     fn hear(&mut self) {
-        for id in self.clients.keys().copied().collect::<Vec<_>>() {
-            self.hear_one(id);
-        }
+        // Whoever reads makes room, and that may bring something to one that was heard already.
+        let ids: Vec<SessionId> = self.clients.keys().copied().collect();
+        while ids.iter().any(|id| self.hear_one(*id)) {}
     }
 
-    fn hear_one(&mut self, id: SessionId) {
-        loop {
+    /// Whether there was something.
+    fn hear_one(&mut self, id: SessionId) -> bool {
+        for round in 0.. {
             let bytes = self.shell.read(id);
             if bytes.is_empty() {
-                return;
+                return round > 0;
             }
             let client = self.clients.get_mut(&id).unwrap();
             each_frame(&bytes, |frame| match frame {
@@ -382,6 +418,15 @@ impl World {
                     if known.replayed && job.attempt == 1 {
                         (known.attempts, known.replayed) = (0, false);
                     }
+                    assert_eq!(known.skipped, None, "message {number} stood before that one");
+                    let place = match (self.back.remove(&number), known.given) {
+                        (Some(_), _) => Place::Back,
+                        (None, false) => Place::Fresh,
+                        (None, true) => Place::Unknown,
+                    };
+                    self.redelivered += u64::from(place == Place::Back);
+                    known.given = true;
+                    self.given_now.push((number, place));
                     known.attempts += 1;
                     assert_eq!(job.attempt, known.attempts, "of message {number}");
                     assert!(job.attempt <= u32::from(ATTEMPTS_MAX));
@@ -402,9 +447,28 @@ impl World {
                 _ => {}
             });
         }
+        false
+    }
+
+    /// What came back stands before what was never given out, and among its own kind where it stood.
+    fn check_places(&mut self) {
+        for (number, place) in std::mem::take(&mut self.given_now) {
+            let &Known { queue, priority, delayed, .. } = &self.known[&number];
+            for (before, _) in self.back.iter().filter(|(_, since)| **since < self.steps) {
+                let known = self.known.get_mut(before).unwrap();
+                let behind = *before < number && !delayed && !known.delayed;
+                let first = known.priority > priority
+                    || (known.priority == priority
+                        && (place == Place::Fresh || (place == Place::Back && behind)));
+                if known.queue == queue && first {
+                    known.skipped = Some(number);
+                }
+            }
+        }
     }
 
     fn check(&mut self) {
+        self.check_places();
         let mut fresh = std::mem::take(&mut self.fresh);
         fresh.sort_unstable();
         for (queue, priority, number) in fresh {
@@ -522,18 +586,10 @@ fn live(seed: u64, steps: u64) {
     let status = world.shell.core.queue_status(world.shell.now);
     // A world in which nothing happened would prove nothing.
     for queue in &status {
-        let counts = queue.counts;
-        for count in [
-            counts.acked,
-            counts.nacked,
-            counts.rejected,
-            counts.timed_out,
-            counts.returned,
-            counts.duplicates,
-        ] {
-            assert!(count > 0, "{queue:?}");
-        }
+        let of = queue.counts;
+        let all = [of.acked, of.nacked, of.rejected, of.timed_out, of.returned, of.duplicates];
+        assert!(all.iter().all(|count| *count > 0), "{queue:?}");
     }
-    assert!(world.refused > 0 && world.most == 60);
+    assert!(world.refused > 0 && world.most == 60 && world.redelivered > 0);
     assert!(status[1].counts.dropped > 0 && status[3].counts.expired > 0);
 }
