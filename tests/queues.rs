@@ -206,6 +206,32 @@ fn a_worker_killed_half_way_loses_nothing() {
     assert_eq!(now["acked"].as_u64().unwrap() + now["messages"].as_u64().unwrap(), 300);
 }
 
+#[path = "../client/examples/workers.rs"]
+mod example;
+
+/// The example's own process, and its workers': they are this program once more.
+#[test]
+fn example_process() {
+    if std::env::var_os("QUEUES_EXAMPLE").is_some() {
+        example::main().unwrap();
+    }
+}
+
+#[test]
+fn the_example_loses_nothing_of_a_worker_that_is_killed() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(QUEUES);
+    let example = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "example_process", "--nocapture"])
+        .env("QUEUES_EXAMPLE", "yes")
+        .env("TRAMLINE_SOCKET", broker.socket())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(example.stdout).unwrap();
+    assert!(example.status.success() && said.contains("60 of 60 jobs done"), "{said}");
+    assert_eq!(status(&broker, "example.jobs")["dead"].as_u64(), Some(0));
+}
+
 #[test]
 fn what_a_killed_process_held_comes_back_at_once() {
     let _watchdog = Watchdog::start();
