@@ -76,7 +76,7 @@ impl Bench {
                 rings: false,
                 history: 0,
                 slow: SlowPolicy::DropOldest,
-                queue_bytes_max: 0,
+                backlog_bytes_max: 0,
                 gated_only: false,
             }),
         );

@@ -171,7 +171,7 @@ fn a_reliable_client_by_lines_that_does_not_read_is_told_too() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(
         "limits:\n  gate_budget_millis_max: 200\n  gate_publisher_millis_max: 200\n  gate_window_millis: 200\n  \
-         outbox_bytes_max: 16KiB\n  queue_bytes_max: 16KiB\n",
+         outbox_bytes_max: 16KiB\n  backlog_bytes_max: 16KiB\n",
     );
     let a = broker.client("a");
     let mut lines = broker.json();

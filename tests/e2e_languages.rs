@@ -257,7 +257,7 @@ fn what_one_language_publishes_the_others_receive() {
 
 #[test]
 fn a_slow_viewer_by_json_is_told_what_it_missed_and_holds_nobody_up() {
-    let broker = Broker::with_config("limits:\n  outbox_bytes_max: 16KiB\n  queue_bytes_max: 64KiB\n");
+    let broker = Broker::with_config("limits:\n  outbox_bytes_max: 16KiB\n  backlog_bytes_max: 64KiB\n");
     let mut viewer = broker.json();
     assert_eq!(viewer.ask(r#"{"op":"sub","topic":"flood"}"#)["ok"], true);
     let (mut publisher, _) = Raw::open(broker.socket(), "publisher");

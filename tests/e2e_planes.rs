@@ -188,7 +188,7 @@ fn a_reliable_viewer_without_rings_gets_every_message_of_a_ring() {
 
 #[test]
 fn a_viewer_that_does_not_read_never_holds_a_ring_up_and_is_told_exactly() {
-    let broker = Broker::with_config("limits:\n  outbox_bytes_max: 16KiB\n  queue_bytes_max: 64KiB\n");
+    let broker = Broker::with_config("limits:\n  outbox_bytes_max: 16KiB\n  backlog_bytes_max: 64KiB\n");
     let mut viewer = subscribed(&broker, r#"{"op":"sub","topic":"cam.*"}"#);
     const COUNT: u64 = 5_000;
     let mut ringer = Ringer::open(publisher(&broker, "cam.front"), spec(16, 64 * 1024, 1), 1);

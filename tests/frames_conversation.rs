@@ -169,7 +169,7 @@ fn account(reader: &mut Raw, last: u64) -> (u64, u64) {
 }
 
 const SMALL_QUEUES: &str =
-    "limits:\n  outbox_bytes_max: 16KiB\n  queue_bytes_max: 64KiB\n  block_millis_max: 60000\n";
+    "limits:\n  outbox_bytes_max: 16KiB\n  backlog_bytes_max: 64KiB\n  block_millis_max: 60000\n";
 
 /// Publishes `count` messages of 1 KiB on "a.b" and waits until the broker has taken all.
 fn flood(broker: &Broker, count: u64) -> Raw {
@@ -231,7 +231,7 @@ fn who_wants_to_be_disconnected_is() {
             ToClient::Deliver(_) | ToClient::Source(_) => {}
             ToClient::Close { code, message } => {
                 assert_eq!(code, Code::SlowSubscriber.number());
-                assert!(message.contains("limits.queue_bytes_max"), "{message}");
+                assert!(message.contains("limits.backlog_bytes_max"), "{message}");
                 break;
             }
             other => panic!("{other:?}"),

@@ -179,7 +179,7 @@ fn a_message_that_cannot_be_ends_the_session() {
 #[test]
 fn limits_are_named_with_value_use_and_key() {
     let yaml = "limits:\n  session_subscriptions_max: 2\n  session_streams_max: 1\n  ring_bytes_max: 512KiB\n  \
-                history_messages_max: 10\n  queue_bytes_max: 100KiB\n  frame_bytes_max: 32KiB\n";
+                history_messages_max: 10\n  backlog_bytes_max: 100KiB\n  frame_bytes_max: 32KiB\n";
     let mut stage = Stage::new(yaml);
     let mut client = stage.client();
     client.subscribe(1, "a");
@@ -196,8 +196,8 @@ fn limits_are_named_with_value_use_and_key() {
     client.expect(&ToClient::Done { req: 4 });
     client.send(&ToBroker::Subscribe(Subscribe { history: 11, ..subscription(5, "c") }));
     assert!(client.expect_error(5, Code::LimitReached).contains("limits.history_messages_max"));
-    client.send(&ToBroker::Subscribe(Subscribe { queue_bytes_max: 1 << 20, ..subscription(6, "c") }));
-    assert!(client.expect_error(6, Code::LimitReached).contains("limits.queue_bytes_max"));
+    client.send(&ToBroker::Subscribe(Subscribe { backlog_bytes_max: 1 << 20, ..subscription(6, "c") }));
+    assert!(client.expect_error(6, Code::LimitReached).contains("limits.backlog_bytes_max"));
     // What was refused has left nothing behind.
     client.subscribe(7, "c");
 

@@ -83,7 +83,7 @@ fn snapshot(streams: u64) -> Snapshot {
             streams: 1,
             traffic: Traffic::default(),
             outbox_bytes: 10,
-            queued_bytes: 0,
+            backlog_bytes: 0,
             paused: false,
         }],
         topics: vec![TopicStatus {

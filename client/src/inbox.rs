@@ -34,7 +34,7 @@ pub(crate) struct Wish {
     pub(crate) rings: bool,
     pub(crate) history: u32,
     pub(crate) slow: SlowPolicy,
-    pub(crate) queue_bytes_max: u32,
+    pub(crate) backlog_bytes_max: u32,
     /// Whether to read in place: as the broker advises, or as the program insists.
     pub(crate) in_place: Option<bool>,
 }

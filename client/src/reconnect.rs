@@ -177,7 +177,7 @@ impl Shared {
                 // What was there before the loss was read, or is being read, already.
                 history: 0,
                 slow: wish.slow,
-                queue_bytes_max: wish.queue_bytes_max,
+                backlog_bytes_max: wish.backlog_bytes_max,
                 gated_only: wish.gated_only,
             }));
         }

@@ -40,7 +40,7 @@ impl SubscriptionBuilder {
             rings: true,
             history: 0,
             slow: SlowPolicy::Block { millis: BLOCK_MILLIS },
-            queue_bytes_max: 0,
+            backlog_bytes_max: 0,
             in_place: None,
         };
         Self { handle, wish }
@@ -81,8 +81,8 @@ impl SubscriptionBuilder {
 
     /// Bytes that may wait for this subscription in the broker before [`on_slow`](Self::on_slow) applies;
     /// the broker's default unless set.
-    pub fn queue_bytes(mut self, bytes: u32) -> Self {
-        self.wish.queue_bytes_max = bytes;
+    pub fn backlog_bytes(mut self, bytes: u32) -> Self {
+        self.wish.backlog_bytes_max = bytes;
         self
     }
 
@@ -162,7 +162,7 @@ impl Subscription {
             rings: wish.rings,
             history: wish.history,
             slow: wish.slow,
-            queue_bytes_max: wish.queue_bytes_max,
+            backlog_bytes_max: wish.backlog_bytes_max,
             gated_only: wish.gated_only,
         }));
         outbound.flush();

@@ -199,7 +199,7 @@ fn subscriptions(rows: &[Value]) -> Table {
     for row in rows {
         let [filter, session, mode, messages, lost, streams] =
             ["filter", "session", "mode", "messages", "lost", "streams"].map(|key| text(row, key));
-        table.row([filter, session, mode, messages, lost, bytes(row, "queued_bytes"), streams]);
+        table.row([filter, session, mode, messages, lost, bytes(row, "backlog_bytes"), streams]);
     }
     table
 }

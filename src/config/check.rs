@@ -166,7 +166,7 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         rings_bytes_max: 64 * 1024..=1 << 50;
         retained_bytes_max: 0..=1 << 50;
         retained_topics_max: 0..=U32;
-        queue_bytes_max: 4096..=U32;
+        backlog_bytes_max: 4096..=U32;
         outbox_bytes_max: 4096..=U32;
         session_fds_in_flight_max: u64::from(FRAME_FDS_MAX)..=253;
         topics_max: 1..=U32;

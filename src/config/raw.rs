@@ -76,7 +76,7 @@ section! {
         rings_bytes_max: Bytes,
         retained_bytes_max: Bytes,
         retained_topics_max: Count,
-        queue_bytes_max: Bytes,
+        backlog_bytes_max: Bytes,
         outbox_bytes_max: Bytes,
         session_fds_in_flight_max: Count,
         topics_max: Count,

@@ -121,12 +121,12 @@ fn a_file_may_say_nothing() {
 #[test]
 fn sizes_modes_and_accounts_are_read_as_people_write_them() {
     let config = parse(
-        "limits: {frame_bytes_max: 64 KiB, queue_bytes_max: 1MB, outbox_bytes_max: '8192'}\n\
+        "limits: {frame_bytes_max: 64 KiB, backlog_bytes_max: 1MB, outbox_bytes_max: '8192'}\n\
          socket: {mode: 0660, group: root}\nallow: {users: [root, 1000], groups: [7]}\n\
          http: {listen: '[::1]:80'}\nlog: {level: off}\nwait: {spin_micros: 0}",
     );
     assert_eq!(config.limits.frame_bytes_max, 65_536);
-    assert_eq!(config.limits.queue_bytes_max, 1_000_000);
+    assert_eq!(config.limits.backlog_bytes_max, 1_000_000);
     assert_eq!(config.socket, Socket { path: None, mode: 0o660, group: Some(0) });
     assert_eq!(config.allow, Allow { users: vec![0, 1000], groups: vec![7], ..Allow::default() });
     assert_eq!(config.http.listen, Some("[::1]:80".parse().unwrap()));
@@ -152,10 +152,13 @@ fn faults_have_file_line_column_key_and_what_is_allowed() {
         ),
         ("limits:\n  topics_max: 3\n  frame_byte_max: 3\n", "t.yaml:3:3: limits: unknown field"),
         ("sockets: 1\n", "t.yaml:1:1: unknown field `sockets`, expected one of `socket`"),
-        ("limits:\n  queue_bytes_max: 4 Mb\n", "t.yaml:2:20: limits.queue_bytes_max: \"4 Mb\" is not a size"),
         (
-            "limits:\n  queue_bytes_max: -4\n",
-            "t.yaml:2:20: limits.queue_bytes_max: invalid type: integer `-4`",
+            "limits:\n  backlog_bytes_max: 4 Mb\n",
+            "t.yaml:2:22: limits.backlog_bytes_max: \"4 Mb\" is not a size",
+        ),
+        (
+            "limits:\n  backlog_bytes_max: -4\n",
+            "t.yaml:2:22: limits.backlog_bytes_max: invalid type: integer `-4`",
         ),
         ("limits: [1]\n", "t.yaml:1:9: limits: invalid type: sequence, expected keys with values"),
         (

@@ -173,10 +173,10 @@ impl Core {
         if !reliable && subscription.is_full_for(cost) {
             if subscription.slow == SlowPolicy::Disconnect {
                 let (session, number) = (subscription.session, subscription.number);
-                let (filter, max) = (&subscription.filter, subscription.queue_bytes_max);
+                let (filter, max) = (&subscription.filter, subscription.backlog_bytes_max);
                 let message = format!(
                     "subscription {number} to {filter} did not keep up: {max} bytes wait for it, which is the most \
-                     (limits.queue_bytes_max), and its policy is to be disconnected"
+                     (limits.backlog_bytes_max), and its policy is to be disconnected"
                 );
                 self.totals.slow_disconnects += 1;
                 self.doom(session, Code::SlowSubscriber, message);
@@ -186,7 +186,7 @@ impl Core {
             self.count_lost(key, dropped);
         }
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        subscription.queue_bytes += cost;
+        subscription.backlog_bytes += cost;
         let waiting = handed.waiting();
         if hold || (!from_ring && !subscription.held.is_empty()) {
             subscription.held.push_back((waiting, handed.message.after));
@@ -209,7 +209,7 @@ impl Core {
             "{} lost {lost} of {}: its queue of {} bytes is full",
             session.identity,
             subscription.filter,
-            subscription.queue_bytes_max
+            subscription.backlog_bytes_max
         );
     }
 
@@ -309,7 +309,7 @@ impl Core {
                 }
                 Some(Entry::Message(waiting)) => waiting,
             };
-            subscription.queue_bytes -= waiting.cost();
+            subscription.backlog_bytes -= waiting.cost();
             let Some(handed) = waiting.handed() else { continue };
             let defined = append(session, subscription, &handed, json_max, now);
             if defined {
@@ -324,7 +324,7 @@ impl Core {
     /// Lets those go on who were held up for want of room in this queue.
     pub(super) fn room_made(&mut self, key: Key) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        let (used, max) = (subscription.queue_bytes, subscription.queue_bytes_max);
+        let (used, max) = (subscription.backlog_bytes, subscription.backlog_bytes_max);
         if used <= max / 2 {
             subscription.dropping = false;
         }

@@ -280,7 +280,7 @@ impl Core {
             rings: false,
             history: wanted.history,
             slow,
-            queue_bytes_max: 0,
+            backlog_bytes_max: 0,
             gated_only: false,
             sink: None,
         };

@@ -29,7 +29,7 @@ pub struct Limits {
     /// Topics of which such a copy is kept.
     pub retained_topics_max: u32,
     /// Bytes that wait for one subscription before its slow-subscriber policy applies.
-    pub queue_bytes_max: u32,
+    pub backlog_bytes_max: u32,
     /// Bytes that wait in one session's outbox before its subscriptions queue up.
     pub outbox_bytes_max: u32,
     /// File descriptors in flight to or from one session.
@@ -111,7 +111,7 @@ impl Default for Limits {
             rings_bytes_max: 4 * 1024 * 1024 * 1024,
             retained_bytes_max: 64 * 1024 * 1024,
             retained_topics_max: 256,
-            queue_bytes_max: 4 * 1024 * 1024,
+            backlog_bytes_max: 4 * 1024 * 1024,
             outbox_bytes_max: 256 * 1024,
             session_fds_in_flight_max: 16,
             topics_max: 262_144,

@@ -396,7 +396,7 @@ impl Core {
             rings: frame.rings,
             history: frame.history,
             slow: frame.slow,
-            queue_bytes_max: frame.queue_bytes_max,
+            backlog_bytes_max: frame.backlog_bytes_max,
             gated_only: frame.gated_only,
             sink: None,
         };

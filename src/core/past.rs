@@ -122,7 +122,7 @@ impl Core {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         for past in self.pasts.by_topic.values() {
             let chosen = past.messages.iter().rev().take(subscription.history as usize);
-            let mut room = subscription.queue_bytes_max.saturating_sub(subscription.queue_bytes);
+            let mut room = subscription.backlog_bytes_max.saturating_sub(subscription.backlog_bytes);
             let fits = |waiting: &&Waiting| {
                 let cost = waiting.cost();
                 let fits = cost <= room;
@@ -140,7 +140,7 @@ impl Core {
                     bytes: bytes.clone(),
                     payload_length: *payload_length,
                 };
-                subscription.queue_bytes += copy.cost();
+                subscription.backlog_bytes += copy.cost();
                 if subscription.retained_pending > 0 {
                     subscription.held.push_back((copy, None));
                 } else {

@@ -127,12 +127,12 @@ impl Core {
             }
             return Flow::Pause;
         }
-        let max = subscription.queue_bytes_max;
+        let max = subscription.backlog_bytes_max;
         let full = match subscription.mode {
-            Mode::Gated => subscription.queue_bytes >= max,
+            Mode::Gated => subscription.backlog_bytes >= max,
             // One that is to be disconnected for being slow has to come to that.
             Mode::Lossy if subscription.slow == SlowPolicy::Disconnect => false,
-            Mode::Lossy => subscription.queue_bytes > max - max / 8,
+            Mode::Lossy => subscription.backlog_bytes > max - max / 8,
         };
         if !full || subscription.queue.is_empty() {
             return Flow::Continue;

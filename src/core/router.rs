@@ -110,7 +110,7 @@ impl Core {
             }
             let Some(subscription) = self.subscriptions.get_mut(key) else { return };
             if subscription.sink.is_some() {
-                subscription.queue_bytes -= waiting.cost();
+                subscription.backlog_bytes -= waiting.cost();
                 if let Some(handed) = waiting.handed() {
                     self.enqueue(key, &handed, true, now);
                 }

@@ -88,14 +88,14 @@ impl Subscription {
     pub(super) fn queue_run(&mut self, mut run: Run) -> u64 {
         let mut dropped = 0;
         let cost = run.cost();
-        if cost > self.queue_bytes_max {
+        if cost > self.backlog_bytes_max {
             // Everything before it, and its own beginning. The last message is taken whatever it costs.
             while let lost @ 1.. = self.drop_oldest(usize::MAX) {
                 dropped += lost;
             }
             let mut left = cost;
             let mut own = 0;
-            while left > self.queue_bytes_max && run.len() > 1 {
+            while left > self.backlog_bytes_max && run.len() > 1 {
                 left -= run.front_cost();
                 run.next += 1;
                 own += 1;
@@ -108,7 +108,7 @@ impl Subscription {
         } else {
             dropped += self.make_room(cost);
         }
-        self.queue_bytes += run.cost();
+        self.backlog_bytes += run.cost();
         self.queue.push_back(Entry::Run(run));
         dropped
     }

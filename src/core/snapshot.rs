@@ -81,7 +81,7 @@ pub struct SessionStatus {
     /// Bytes that wait to be written.
     pub outbox_bytes: u64,
     /// Bytes that wait for it in the queues of its subscriptions.
-    pub queued_bytes: u64,
+    pub backlog_bytes: u64,
     /// Whether the broker has stopped reading from it for now.
     pub paused: bool,
 }
@@ -288,9 +288,9 @@ pub struct SubscriptionStatus {
     /// Messages dropped in the broker because it did not keep up.
     pub lost: u64,
     /// Messages that wait for it.
-    pub queued_messages: u64,
+    pub backlog_messages: u64,
     /// Bytes that wait for it.
-    pub queued_bytes: u64,
+    pub backlog_bytes: u64,
     /// Streams attached to it.
     pub streams: u32,
 }

@@ -81,7 +81,7 @@ impl Core {
             streams: count(session.streams.len()),
             traffic: session.traffic,
             outbox_bytes: session.outbox.len() as u64,
-            queued_bytes: own.map(|subscription| subscription.queue_bytes as u64).sum(),
+            backlog_bytes: own.map(|subscription| subscription.backlog_bytes as u64).sum(),
             paused: session.paused.is_some(),
         }
     }
@@ -105,8 +105,8 @@ impl Core {
             },
             messages: subscription.messages,
             lost: subscription.lost,
-            queued_messages: (messages.sum::<usize>() + subscription.held.len()) as u64,
-            queued_bytes: subscription.queue_bytes as u64,
+            backlog_messages: (messages.sum::<usize>() + subscription.held.len()) as u64,
+            backlog_bytes: subscription.backlog_bytes as u64,
             streams: count(subscription.attachments.len()),
         })
     }
@@ -211,7 +211,7 @@ impl Core {
             each("session_subscriptions_max", limits.session_subscriptions_max),
             each("session_streams_max", limits.session_streams_max),
             each("session_fds_in_flight_max", limits.session_fds_in_flight_max),
-            each("queue_bytes_max", limits.queue_bytes_max),
+            each("backlog_bytes_max", limits.backlog_bytes_max),
             each("outbox_bytes_max", limits.outbox_bytes_max),
             each("match_cache_topics_max", limits.match_cache_topics_max),
             each("history_messages_max", limits.history_messages_max),

@@ -25,7 +25,7 @@ pub(super) struct Wanted<'a> {
     pub(super) rings: bool,
     pub(super) history: u32,
     pub(super) slow: SlowPolicy,
-    pub(super) queue_bytes_max: u32,
+    pub(super) backlog_bytes_max: u32,
     pub(super) gated_only: bool,
     /// The queue into which its messages go.
     pub(super) sink: Option<Key>,
@@ -44,14 +44,15 @@ impl Core {
         fits("subscriptions_max", "subscriptions", limits.subscriptions_max.into(), all, 1)?;
         let history_max = limits.history_messages_max.into();
         allows("history_messages_max", "past messages", history_max, wanted.history.into())?;
-        let queue_max = limits.queue_bytes_max;
-        allows("queue_bytes_max", "bytes of queue", queue_max.into(), wanted.queue_bytes_max.into())?;
+        let queue_max = limits.backlog_bytes_max;
+        allows("backlog_bytes_max", "bytes that wait", queue_max.into(), wanted.backlog_bytes_max.into())?;
         let streams = self.streams_of(filter);
         self.attachments_fit(streams.len())?;
         if wanted.gated_only {
             self.all_gated(&streams, session_key)?;
         }
-        let queue_bytes_max = if wanted.queue_bytes_max == 0 { queue_max } else { wanted.queue_bytes_max };
+        let backlog_bytes_max =
+            if wanted.backlog_bytes_max == 0 { queue_max } else { wanted.backlog_bytes_max };
         let deadline = now.monotonic + u64::from(self.limits.attach_timeout_millis) * MILLI;
         let confirmation = Confirmation { asker: wanted.asker, deadline, awaited: 0, attached: 0 };
         let Some(session) = self.sessions.get_mut(session_key) else { return Ok(()) };
@@ -65,10 +66,10 @@ impl Core {
             rings: wanted.rings,
             history: wanted.history,
             slow: wanted.slow,
-            queue_bytes_max: queue_bytes_max as usize,
+            backlog_bytes_max: backlog_bytes_max as usize,
             queue: VecDeque::new(),
             held: VecDeque::new(),
-            queue_bytes: 0,
+            backlog_bytes: 0,
             in_backlog: false,
             gaps: Gaps::default(),
             confirmation: Some(confirmation),

@@ -1,6 +1,6 @@
 //! One subscription: what it asked for, what waits for it, and what it has yet to be told.
 //!
-//! Everything that waits is counted in bytes against `queue_bytes_max`; each entry counts with a fixed
+//! Everything that waits is counted in bytes against `backlog_bytes_max`; each entry counts with a fixed
 //! overhead, so that empty messages are not free. This file holds state and its small invariants; the
 //! policies are in `delivery`.
 
@@ -83,12 +83,12 @@ pub(super) struct Subscription {
     pub(super) rings: bool,
     pub(super) history: u32,
     pub(super) slow: SlowPolicy,
-    pub(super) queue_bytes_max: usize,
+    pub(super) backlog_bytes_max: usize,
     pub(super) queue: VecDeque<Entry>,
     /// Socket messages that come behind ring messages which the broker is still reading on its behalf.
     pub(super) held: VecDeque<(Waiting, Option<After>)>,
     /// Cost of `queue` and `held` together.
-    pub(super) queue_bytes: usize,
+    pub(super) backlog_bytes: usize,
     /// Whether it stands in its session's backlog.
     pub(super) in_backlog: bool,
     pub(super) gaps: Gaps,
@@ -130,7 +130,7 @@ impl Subscription {
 
     /// Whether an entry of this cost exceeds what may wait. One entry is taken whatever it costs.
     pub(super) fn is_full_for(&self, cost: usize) -> bool {
-        self.queue_bytes > 0 && self.queue_bytes + cost > self.queue_bytes_max
+        self.backlog_bytes > 0 && self.backlog_bytes + cost > self.backlog_bytes_max
     }
 
     /// Whether publishers are to be held up for an entry of this cost.
@@ -168,7 +168,7 @@ impl Subscription {
     pub(super) fn make_room(&mut self, cost: usize) -> u64 {
         let mut dropped = 0;
         while self.is_full_for(cost)
-            && let lost @ 1.. = self.drop_oldest(self.queue_bytes + cost - self.queue_bytes_max)
+            && let lost @ 1.. = self.drop_oldest(self.backlog_bytes + cost - self.backlog_bytes_max)
         {
             dropped += lost;
         }
@@ -184,7 +184,7 @@ impl Subscription {
         if let Some(Entry::Run(run)) = self.queue.get_mut(place) {
             let freed;
             (lost, freed) = run.drop_front(excess);
-            self.queue_bytes -= freed;
+            self.backlog_bytes -= freed;
             let (from, topic, name) = (run.from.clone(), run.topic, run.name.clone());
             if run.len() == 0 {
                 self.queue.remove(place);
@@ -197,7 +197,7 @@ impl Subscription {
             };
             let Some(waiting) = dropped else { return 0 };
             lost = 1;
-            self.queue_bytes -= waiting.cost();
+            self.backlog_bytes -= waiting.cost();
             let Waiting { from, topic, name, .. } = waiting;
             self.lose(Gap { from, topic, name, lost });
         }

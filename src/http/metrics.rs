@@ -184,8 +184,8 @@ impl Moment {
         page.gauge("sessions_paused", "Clients held up by a slow subscriber right now.", count(paused))?;
         let outbox: u64 = now.sessions.iter().map(|session| session.outbox_bytes).sum();
         page.gauge("outbox_bytes", "Bytes that wait to be written to clients.", outbox)?;
-        let queued: u64 = now.sessions.iter().map(|session| session.queued_bytes).sum();
-        page.gauge("queued_bytes", "Bytes that wait in the queues of subscriptions.", queued)?;
+        let queued: u64 = now.sessions.iter().map(|session| session.backlog_bytes).sum();
+        page.gauge("backlog_bytes", "Bytes that wait for subscriptions that do not keep up.", queued)?;
         page.gauge("subscriptions", "Subscriptions.", count(now.subscriptions.len()))?;
         page.gauge("topics", "Topics in use.", count(now.topics.len()))?;
         page.gauge("streams", "Open streams.", count(now.streams.len()))?;

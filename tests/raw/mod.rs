@@ -258,7 +258,7 @@ pub(crate) fn subscription(sub: u32, filter: &str) -> Subscribe<'_> {
         rings: false,
         history: 0,
         slow: SlowPolicy::DropOldest,
-        queue_bytes_max: 0,
+        backlog_bytes_max: 0,
         gated_only: false,
     }
 }

@@ -97,7 +97,7 @@ fn limits() -> Limits {
         session_subscriptions_max: 8,
         session_streams_max: 4,
         outbox_bytes_max: 4096,
-        queue_bytes_max: 8192,
+        backlog_bytes_max: 8192,
         frame_bytes_max: 16 * 1024,
         attachments_max: 20,
         topics_max: 16,

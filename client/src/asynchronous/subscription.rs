@@ -46,9 +46,9 @@ impl AsyncSubscriptionBuilder {
         Self { inner: self.inner.history(messages) }
     }
 
-    /// As [`SubscriptionBuilder::queue_bytes`].
-    pub fn queue_bytes(self, bytes: u32) -> Self {
-        Self { inner: self.inner.queue_bytes(bytes) }
+    /// As [`SubscriptionBuilder::backlog_bytes`].
+    pub fn backlog_bytes(self, bytes: u32) -> Self {
+        Self { inner: self.inner.backlog_bytes(bytes) }
     }
 
     /// As [`SubscriptionBuilder::on_slow`].

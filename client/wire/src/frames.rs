@@ -97,7 +97,7 @@ pub struct Subscribe<'a> {
     /// What happens when it does not keep up with the socket.
     pub slow: SlowPolicy,
     /// Bytes that may wait for it in the broker; 0 takes the broker's default.
-    pub queue_bytes_max: u32,
+    pub backlog_bytes_max: u32,
     /// Whether it would rather not read a stream than read it lossily: refused with [`Code::GateRefused`] where a
     /// publisher does not let it hold it up.
     pub gated_only: bool,

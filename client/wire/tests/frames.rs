@@ -107,7 +107,7 @@ impl Stuff {
                 rings: self.flag,
                 history: c,
                 slow: self.slow(),
-                queue_bytes_max: self.small[5],
+                backlog_bytes_max: self.small[5],
                 gated_only: self.other,
             }),
             ToBroker::Unsubscribe { req: a, sub: b },

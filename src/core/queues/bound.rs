@@ -33,7 +33,7 @@ impl Core {
             rings: false,
             history: 0,
             slow: SlowPolicy::DropOldest,
-            queue_bytes_max: 0,
+            backlog_bytes_max: 0,
             gated_only: false,
             sink: Some(queue),
         };

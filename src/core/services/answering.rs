@@ -115,7 +115,7 @@ impl Core {
     ) {
         let Call { caller, request, asker, .. } = call;
         let outbox_bytes_max = self.limits.outbox_bytes_max as usize;
-        let held_max = self.limits.queue_bytes_max.into();
+        let held_max = self.limits.backlog_bytes_max.into();
         let Some(session) = self.sessions.get_mut(caller) else { return };
         let origin = Origin { from: by, topic: Key::NOBODY, name: self.nameless.clone() };
         let held = Held { request, asker, service: service.clone(), origin, error, bytes: bytes.into() };
@@ -128,9 +128,9 @@ impl Core {
             let Held { request, asker, .. } = held;
             let message = format!(
                 "the answer of service {service} was dropped, because this client does not read: with it {with_it} bytes would \
-                 wait for it, and limits.queue_bytes_max is {held_max}"
+                 wait for it, and limits.backlog_bytes_max is {held_max}"
             );
-            let limit = LimitInfo { name: "queue_bytes_max", value: held_max, used: with_it };
+            let limit = LimitInfo { name: "backlog_bytes_max", value: held_max, used: with_it };
             if let Some(key) = self.services.by_name.get(service).copied() {
                 service_mut(self, key, |service| service.counts.replies_dropped += 1);
             }

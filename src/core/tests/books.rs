@@ -231,10 +231,10 @@ impl World {
                 Entry::Attach(_) | Entry::Loss(_) => None,
             });
             let held = subscription.held.iter().map(|(waiting, _)| waiting.cost());
-            assert_eq!(waiting.chain(held).sum::<usize>(), subscription.queue_bytes);
+            assert_eq!(waiting.chain(held).sum::<usize>(), subscription.backlog_bytes);
             // What is read reliably on its behalf may exceed the queue by one message of each of its streams.
             let slack = subscription.attachments.len() * 500;
-            assert!(subscription.queue_bytes <= subscription.queue_bytes_max + slack);
+            assert!(subscription.backlog_bytes <= subscription.backlog_bytes_max + slack);
         }
         assert_eq!(backlogs, core.backlogs);
         for (_, session) in core.sessions.iter() {

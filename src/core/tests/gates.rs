@@ -174,7 +174,7 @@ fn many_that_never_read_hold_a_publisher_up_in_vain_for_no_longer_than_its_budge
     const WINDOW: u64 = 1_000;
     let mut shell = Shell::new(Limits {
         outbox_bytes_max: 2_000,
-        queue_bytes_max: 400_000,
+        backlog_bytes_max: 400_000,
         block_millis_max: 50,
         block_publisher_millis_max: 120,
         block_window_millis: 1_000,
@@ -186,7 +186,7 @@ fn many_that_never_read_hold_a_publisher_up_in_vain_for_no_longer_than_its_budge
     for size in 1..=20 {
         let other = shell.native("s");
         let slow = SlowPolicy::Block { millis: 1_000 };
-        let frame = Subscribe { slow, queue_bytes_max: size * 5_000, ..subscribe(1, 1, "t") };
+        let frame = Subscribe { slow, backlog_bytes_max: size * 5_000, ..subscribe(1, 1, "t") };
         shell.say(other, ToBroker::Subscribe(frame));
         shell.read(other);
     }
@@ -211,7 +211,10 @@ fn many_that_never_read_hold_a_publisher_up_in_vain_for_no_longer_than_its_budge
     shell.pass(WINDOW);
     let fresh = shell.native("fresh");
     let slow = SlowPolicy::Block { millis: 1_000 };
-    shell.say(fresh, ToBroker::Subscribe(Subscribe { slow, queue_bytes_max: 5_000, ..subscribe(1, 1, "t") }));
+    shell.say(
+        fresh,
+        ToBroker::Subscribe(Subscribe { slow, backlog_bytes_max: 5_000, ..subscribe(1, 1, "t") }),
+    );
     shell.read(fresh);
     let paused = (0..100).any(|more| shell.say(from, publish(0, seq + more, &[0; 100])) == Flow::Pause);
     assert!(paused);
@@ -224,7 +227,7 @@ fn many_that_never_read_hold_a_publisher_up_in_vain_for_no_longer_than_its_budge
 fn waiting_that_ends_with_room_costs_no_budget() {
     let mut shell = Shell::new(Limits {
         outbox_bytes_max: 2_000,
-        queue_bytes_max: 5_000,
+        backlog_bytes_max: 5_000,
         block_millis_max: 50,
         block_publisher_millis_max: 60,
         block_window_millis: 100_000,

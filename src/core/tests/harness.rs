@@ -299,7 +299,7 @@ pub(super) fn subscribe(req: u32, sub: u32, filter: &str) -> Subscribe<'_> {
         rings: true,
         history: 0,
         slow: SlowPolicy::DropOldest,
-        queue_bytes_max: 0,
+        backlog_bytes_max: 0,
         gated_only: false,
     }
 }

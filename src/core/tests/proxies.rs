@@ -142,7 +142,7 @@ fn what_the_ring_lost_at_its_end_does_not_hold_anything_for_ever() {
 
 #[test]
 fn who_does_not_read_stops_the_reading_and_a_lossy_one_learns_what_the_ring_lost_meanwhile() {
-    let limits = Limits { outbox_bytes_max: 1_000, queue_bytes_max: 2_000, ..Limits::default() };
+    let limits = Limits { outbox_bytes_max: 1_000, backlog_bytes_max: 2_000, ..Limits::default() };
     let mut shell = Shell::new(limits.clone());
     let (from, to) = proxied(&mut shell, Some(r#"{"op":"sub","topic":"t","reliable":true}"#));
     let mut seq = 0;
@@ -189,7 +189,7 @@ fn who_does_not_read_stops_the_reading_and_a_lossy_one_learns_what_the_ring_lost
 
 #[test]
 fn a_loss_in_the_ring_is_told_where_it_happened_and_not_ahead_of_what_waits() {
-    let limits = Limits { outbox_bytes_max: 500, queue_bytes_max: 2_000, ..Limits::default() };
+    let limits = Limits { outbox_bytes_max: 500, backlog_bytes_max: 2_000, ..Limits::default() };
     let mut shell = Shell::new(limits);
     let (from, to) = proxied(&mut shell, None);
     shell.read(to);

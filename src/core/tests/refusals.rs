@@ -198,9 +198,9 @@ fn subscriptions_are_limited() {
     let history = Subscribe { history: 6, ..subscribe(7, 4, "c") };
     let (_, _, limit) = refused(&mut shell, one, ToBroker::Subscribe(history), &[]);
     assert_eq!(limit, Some(("history_messages_max".to_owned(), 5, 6)));
-    let queue = Subscribe { queue_bytes_max: 1 << 30, ..subscribe(7, 4, "c") };
+    let queue = Subscribe { backlog_bytes_max: 1 << 30, ..subscribe(7, 4, "c") };
     let (_, _, limit) = refused(&mut shell, one, ToBroker::Subscribe(queue), &[]);
-    assert_eq!(limit, Some(("queue_bytes_max".to_owned(), 4 * 1024 * 1024, 1 << 30)));
+    assert_eq!(limit, Some(("backlog_bytes_max".to_owned(), 4 * 1024 * 1024, 1 << 30)));
     shell.hang_up(one);
     shell.hang_up(two);
     shell.is_empty();

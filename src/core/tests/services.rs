@@ -677,7 +677,7 @@ fn an_instance_that_does_not_read_is_passed_over() {
 
 #[test]
 fn answers_for_a_caller_that_does_not_read_wait_and_what_is_too_much_is_told() {
-    let limits = Limits { outbox_bytes_max: 4096, queue_bytes_max: 8192, ..Limits::default() };
+    let limits = Limits { outbox_bytes_max: 4096, backlog_bytes_max: 8192, ..Limits::default() };
     let mut shell = shell_with(limits, &[settings()]);
     let to = instance(&mut shell, provide(1, 99));
     let from = shell.native("c");

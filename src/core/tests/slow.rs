@@ -9,7 +9,7 @@ const PAYLOAD: [u8; 100] = [0; 100];
 fn shell() -> Shell {
     Shell::new(Limits {
         outbox_bytes_max: 2_000,
-        queue_bytes_max: 4_000,
+        backlog_bytes_max: 4_000,
         block_millis_max: 50,
         ..Limits::default()
     })
@@ -54,7 +54,7 @@ fn the_oldest_are_dropped_counted_and_told_before_the_next() {
     for seq in 1..=200 {
         assert_eq!(shell.say(from, publish(0, seq, &PAYLOAD)), Flow::Continue);
         let subscriptions = shell.core.snapshot(shell.now).subscriptions;
-        assert!(subscriptions[0].queued_bytes <= 4_000);
+        assert!(subscriptions[0].backlog_bytes <= 4_000);
     }
     let heard = heard(&shell.read(to));
     let gap = heard.iter().position(Result::is_err).unwrap();
@@ -156,7 +156,7 @@ fn a_subscriber_may_ask_to_be_disconnected() {
     assert!(shell.closing.contains(&to));
     let message = shell.is_closed_with(to, Code::SlowSubscriber);
     assert!(
-        message.contains("limits.queue_bytes_max") && message.contains("subscription 1 to t"),
+        message.contains("limits.backlog_bytes_max") && message.contains("subscription 1 to t"),
         "{message}"
     );
     let bytes = shell.read(watcher);

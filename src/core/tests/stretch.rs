@@ -43,8 +43,8 @@ struct Pair {
 impl Pair {
     fn new(seed: u64) -> Self {
         // With the smaller queue a stretch may be more than that holds.
-        let queue_bytes_max = [9_000, 1_500][usize::from(seed % 2 == 1)];
-        let limits = || Limits { outbox_bytes_max: 9_000, queue_bytes_max, ..limits() };
+        let backlog_bytes_max = [9_000, 1_500][usize::from(seed % 2 == 1)];
+        let limits = || Limits { outbox_bytes_max: 9_000, backlog_bytes_max, ..limits() };
         let mut shells = [Shell::new(limits()), Shell::new(limits())];
         shells[1].core.general_only = true;
         let mut dice = Dice::new(seed);
@@ -157,7 +157,7 @@ impl Pair {
             let snapshot = shell.core.snapshot(shell.now);
             let sessions: Vec<String> =
                 snapshot.sessions.iter().map(|it| format!("{:?} {}", it.traffic, it.paused)).collect();
-            let queued = |it: &SubscriptionStatus| (it.queued_bytes, it.queued_messages, it.lost);
+            let queued = |it: &SubscriptionStatus| (it.backlog_bytes, it.backlog_messages, it.lost);
             let subscriptions: Vec<_> = snapshot.subscriptions.iter().map(queued).collect();
             (format!("{:?}", snapshot.totals), sessions, subscriptions, shell.closing.clone())
         });

@@ -26,7 +26,7 @@ pub(super) const SOCKET_TIME: u64 = 7;
 pub(super) fn limits() -> Limits {
     Limits {
         outbox_bytes_max: 3_000,
-        queue_bytes_max: 6_000,
+        backlog_bytes_max: 6_000,
         connections_max: 24,
         session_subscriptions_max: 3,
         subscriptions_max: 30,

@@ -38,7 +38,7 @@ impl Stage {
                     rings: choices.one_in(2),
                     history: choices.number(),
                     slow,
-                    queue_bytes_max: choices.number(),
+                    backlog_bytes_max: choices.number(),
                     gated_only: choices.one_in(4),
                 };
                 self.say(id, &ToBroker::Subscribe(frame), 0);
