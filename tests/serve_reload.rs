@@ -83,3 +83,28 @@ fn who_has_lost_its_access_sees_nothing_more() {
     assert_eq!(line, "", "the reader is gone");
     assert!(broker.log().contains("has lost its access"), "{}", broker.log());
 }
+
+#[test]
+fn queues_are_as_the_file_says_now_and_one_that_it_names_no_more_is_emptied() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config("queues: [{name: old}]\n");
+    let client = broker.client("c");
+    let mut jobs = client.consume("old").start().unwrap();
+    client.push("old", b"last").confirm().unwrap();
+    configure(&broker, "queues: [{name: new, messages_max: 1}]\n");
+    wait_for_log(&broker, "queue old is not in the configuration any more");
+    client.push("new", b"first").confirm().unwrap();
+    let refused = client.push("old", b"more").confirm().unwrap_err();
+    assert_eq!(refused.code(), tramline_client::Code::UnknownQueue);
+    let job = jobs.recv().unwrap();
+    assert_eq!(job.payload(), b"last");
+    job.ack().unwrap();
+    let ended = jobs.recv().unwrap_err();
+    assert_eq!(ended.code(), tramline_client::Code::UnknownQueue, "{ended}");
+    wait_for_log(&broker, "queue old is empty and has gone");
+    configure(&broker, "queues: [{name: new, messages_max: 2}]\n");
+    wait_for_log(&broker, "queue new is as the configuration says now: messages_max 2");
+    client.push("new", b"second").confirm().unwrap();
+    let refused = client.push("new", b"third").confirm().unwrap_err();
+    assert_eq!((refused.code(), refused.limit().unwrap().value), (tramline_client::Code::QueueFull, 2));
+}

@@ -38,6 +38,16 @@ impl Shared {
                 self.push_refused(*queue, *seq, (*code, message), *limit);
                 Ok(())
             }
+            ToClient::JobLost { consumer, tag: 0, code } => {
+                inbound.hand_out_jobs(self);
+                if let Some(jobs) = lock(&self.session).consumers.remove(consumer) {
+                    let message = format!("the broker has ended this consumer of queue {}", jobs.wish.queue);
+                    jobs.begin(u64::MAX);
+                    jobs.close(End::of(&Error::refused(*code, &message, None)));
+                    self.reactor.changed();
+                }
+                Ok(())
+            }
             ToClient::JobLost { consumer, tag, .. } => {
                 inbound.hand_out_jobs(self);
                 if let Some(jobs) = lock(&self.session).consumers.get(consumer).cloned() {

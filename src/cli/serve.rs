@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Without any argument it listens on the user's own socket, which it prints. It stops on SIGTERM or SIGINT,
 /// after giving its clients a moment to read their last messages; a second signal ends it at once. On SIGHUP it
-/// reads `allow` and `topics` of its configuration again.
+/// reads `allow`, `topics` and `queues` of its configuration again.
 ///
 /// If the folder of the socket is missing it is made, private to the user; folders above it are not made.
 #[derive(Debug, clap::Args)]

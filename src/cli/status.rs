@@ -106,6 +106,7 @@ fn page(status: &Value, path: &Path) -> String {
     section(&mut page, "streams", streams(rows(status, "streams")));
     section(&mut page, "kept of publishers that have gone", retained(rows(status, "retained")));
     section(&mut page, "subscriptions", subscriptions(rows(status, "subscriptions")));
+    section(&mut page, "queues", super::queue::table(rows(status, "queues")));
     section(&mut page, "services", services(rows(status, "services")));
     section(&mut page, "limits in use", limits(rows(status, "limits")));
     page

@@ -401,6 +401,12 @@ pub struct QueueStatus {
     pub bind: Vec<String>,
     /// Whether it gives nothing out for now.
     pub paused: bool,
+    /// Whether it is not in the configuration any more, and goes when it is empty.
+    pub retiring: bool,
+    /// Messages taken in a second, since the shell last looked.
+    pub pushed_per_second: f64,
+    /// Messages given out a second, since the shell last looked.
+    pub delivered_per_second: f64,
     /// Messages it holds: waiting, not yet due, and in flight.
     pub messages: u64,
     /// Those of them that could be given out now.

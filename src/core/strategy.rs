@@ -96,6 +96,20 @@ impl Group {
         }
     }
 
+    /// Chooses by another rule from now on.
+    pub(super) fn set_strategy(&mut self, strategy: Strategy) {
+        self.strategy = strategy;
+        self.order.clear();
+        let seats: Vec<Seat> =
+            (0..).zip(&self.members).filter_map(|(seat, each)| each.as_ref().map(|_| seat)).collect();
+        for seat in seats {
+            if let Some(Some(member)) = self.members.get_mut(seat as usize) {
+                member.stands = None;
+            }
+            self.stand(seat);
+        }
+    }
+
     pub(super) fn set_ready(&mut self, seat: Seat, ready: bool) {
         if self.get(seat).is_none_or(|member| member.ready == ready) {
             return;

@@ -121,8 +121,12 @@ impl Shell {
             // Files and the user database may keep whoever asks waiting.
             match tokio::task::spawn_blocking(move || Config::load(overrides)).await {
                 Ok(Ok(read)) => {
-                    tracing::info!("the configuration was read again: allow and topics are as it says now");
-                    self.state.borrow_mut().core.change_access(access(&read), clock::now());
+                    tracing::info!(
+                        "the configuration was read again: allow, topics and queues are as it says now"
+                    );
+                    let core = &mut self.state.borrow_mut().core;
+                    core.change_access(access(&read), clock::now());
+                    core.change_queues(&read.queues, clock::now());
                     self.settle_soon();
                 }
                 Ok(Err(error)) => tracing::error!("{error}; the configuration stays as it was"),

@@ -7,7 +7,9 @@ use super::broker::State;
 use super::clock;
 use super::descriptors::Descriptors;
 use crate::core::FdId;
-use crate::core::snapshot::{ReaderStatus, RingCounts, RingPart, RingStatus, Snapshot, StreamStatus};
+use crate::core::snapshot::{
+    QueueStatus, ReaderStatus, RingCounts, RingPart, RingStatus, Snapshot, StreamStatus,
+};
 use std::collections::HashMap;
 use tramline_ring::{Counters as Header, Observer, PageObserver, RingIdentity};
 
@@ -16,6 +18,8 @@ use tramline_ring::{Counters as Header, Observer, PageObserver, RingIdentity};
 pub(super) struct Counters {
     rings: HashMap<FdId, Watched, foldhash::fast::RandomState>,
     pages: HashMap<FdId, Option<PageObserver>, foldhash::fast::RandomState>,
+    /// When queues were last looked at (nanoseconds), and the messages taken in and given out then.
+    queues: HashMap<String, (u64, u64, u64), foldhash::fast::RandomState>,
 }
 
 #[derive(Debug)]
@@ -30,6 +34,11 @@ struct Watched {
 pub(super) fn counts(header: &Header) -> RingCounts {
     let Header { messages, bytes, skipped, waits, .. } = *header;
     RingCounts { messages, bytes, dropped: skipped, waits }
+}
+
+fn per_second(count: u64, before: u64, now: u64, since: u64) -> f64 {
+    let seconds = now.saturating_sub(since) as f64 / 1e9;
+    if seconds > 0.0 { count.saturating_sub(before) as f64 / seconds } else { 0.0 }
 }
 
 impl Counters {
@@ -72,10 +81,7 @@ impl Counters {
         let (Some(depth), Some(current)) = (depth, stream.parts.last()) else { return uncounted };
         let watched = self.watched(stream.stream, current, descriptors);
         let last = watched.last.replace((now, all.messages, all.bytes));
-        let rate = |count: u64, before: u64, since: u64| {
-            let seconds = now.saturating_sub(since) as f64 / 1e9;
-            if seconds > 0.0 { count.saturating_sub(before) as f64 / seconds } else { 0.0 }
-        };
+        let rate = |count, before, since| per_second(count, before, now, since);
         stream.ring = Some(RingStatus {
             counts: all,
             depth,
@@ -86,6 +92,19 @@ impl Counters {
             self.fill_reader(reader, next_seq, descriptors);
         }
         uncounted
+    }
+
+    /// Fills in how much goes through queues now. Those that have gone are forgotten.
+    fn fill_queues(&mut self, queues: &mut [QueueStatus], now: u64) {
+        let before = std::mem::take(&mut self.queues);
+        for queue in queues {
+            let (pushed, delivered) = (queue.counts.pushed, queue.counts.delivered);
+            if let Some((since, pushed_then, delivered_then)) = before.get(&queue.queue).copied() {
+                queue.pushed_per_second = per_second(pushed, pushed_then, now, since);
+                queue.delivered_per_second = per_second(delivered, delivered_then, now, since);
+            }
+            self.queues.insert(queue.queue.clone(), (now, pushed, delivered));
+        }
     }
 
     fn fill_reader(&mut self, reader: &mut ReaderStatus, next_seq: u64, descriptors: &Descriptors) {
@@ -106,7 +125,8 @@ impl State {
     pub(super) fn snapshot(&mut self) -> Snapshot {
         let now = clock::now();
         let mut snapshot = self.core.snapshot(now);
-        let Snapshot { streams, topics, totals, .. } = &mut snapshot;
+        let Snapshot { streams, topics, totals, queues, .. } = &mut snapshot;
+        self.counters.fill_queues(queues, now.monotonic);
         for stream in streams {
             let uncounted = self.counters.fill(stream, &self.descriptors, now.monotonic);
             totals.rings.add(uncounted);

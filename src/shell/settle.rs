@@ -6,7 +6,7 @@
 
 use super::broker::{Shell, State};
 use super::descriptors::Descriptors;
-use super::session::Session;
+use super::session::{Session, step_aside};
 use super::workers::Verification;
 use super::{clock, socket_io};
 use crate::core::{Action, Bells, Chunk, SessionId};
@@ -41,16 +41,19 @@ enum Written {
 pub(super) async fn settle_always(shell: Rc<Shell>) {
     // There is none while the core waits for no time, so that an idle broker is not woken by one that was cancelled.
     let mut timer: Option<(u64, Pin<Box<Sleep>>)> = None;
+    let mut is_due = false;
     loop {
         let due = async {
             match &mut timer {
+                // A timer moves in steps of a millisecond; what is due already only lets others have their turn first.
+                _ if is_due => step_aside().await,
                 Some((_, sleep)) => sleep.await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            () = shell.settling.notified() => {}
+            () = shell.settling.notified(), if !is_due => {}
             () = due => {
                 timer = None;
                 shell.state.borrow_mut().core.tick(clock::now());
@@ -58,6 +61,7 @@ pub(super) async fn settle_always(shell: Rc<Shell>) {
         }
         shell.settle();
         let deadline = shell.state.borrow().core.deadline();
+        is_due = deadline.is_some_and(|due| due <= clock::now().monotonic);
         if deadline != timer.as_ref().map(|(due, _)| *due) {
             timer = deadline.map(|due| (due, Box::pin(tokio::time::sleep_until(clock::instant(due)))));
         }

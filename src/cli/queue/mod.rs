@@ -170,7 +170,7 @@ impl Queues {
                 if json {
                     output.line(Value::Array(queues))?;
                 } else {
-                    output.write(show::list(&queues).as_bytes())?;
+                    output.write(show::list(&queues).to_string().as_bytes())?;
                 }
             }
             Command::Info { queue, json } => {
@@ -232,6 +232,11 @@ fn dead(command: Dead, output: &mut Output) -> Result<(), Failure> {
             output.line(format_args!("purged: {count}"))
         }
     }
+}
+
+/// Queues of a status, one line each.
+pub(super) fn table(queues: &[Value]) -> super::table::Table {
+    show::list(queues)
 }
 
 /// Prints the messages of an answer, one a line.

@@ -11,12 +11,16 @@ fn seconds(row: &Value, key: &str) -> String {
     row[key].as_f64().map(|seconds| format!("{seconds:.1} s")).unwrap_or_default()
 }
 
+fn rate(row: &Value, key: &str) -> String {
+    row[key].as_f64().map(|rate| format!("{rate:.1}")).unwrap_or_default()
+}
+
 fn consumers(queue: &Value) -> &[Value] {
     queue["consumers"].as_array().map_or(&[], Vec::as_slice)
 }
 
 /// One line for each queue.
-pub(super) fn list(queues: &[Value]) -> String {
+pub(super) fn list(queues: &[Value]) -> Table {
     let columns = [
         "queue",
         ">ready",
@@ -24,6 +28,8 @@ pub(super) fn list(queues: &[Value]) -> String {
         ">in flight",
         ">bytes",
         ">oldest",
+        ">in/s",
+        ">out/s",
         ">consumers",
         ">acked",
         ">dead",
@@ -33,7 +39,11 @@ pub(super) fn list(queues: &[Value]) -> String {
     for queue in queues {
         let [name, ready, delayed, in_flight, acked, dead] =
             ["queue", "ready", "delayed", "in_flight", "acked", "dead_letters"].map(|key| text(queue, key));
-        let paused = if queue["paused"] == true { "paused" } else { "" };
+        let paused = match (queue["paused"] == true, queue["retiring"] == true) {
+            (true, _) => "paused",
+            (false, true) => "retiring",
+            (false, false) => "",
+        };
         table.row([
             name,
             ready,
@@ -41,13 +51,15 @@ pub(super) fn list(queues: &[Value]) -> String {
             in_flight,
             bytes(queue, "bytes"),
             seconds(queue, "oldest_seconds"),
+            rate(queue, "pushed_per_second"),
+            rate(queue, "delivered_per_second"),
             consumers(queue).len().to_string(),
             acked,
             dead,
             paused.to_owned(),
         ]);
     }
-    table.to_string()
+    table
 }
 
 /// All about one queue.
@@ -141,7 +153,7 @@ mod tests {
         let jobs = json!({"queue": "jobs", "ready": 3, "in_flight": 1, "bytes": 2048, "oldest_seconds": 1.25,
                           "paused": true, "messages": 4, "messages_max": 10, "acked": 7, "dead_letters": 2,
                           "bind": ["work.>"], "consumers": [{"name": "w\u{1b}", "pid": 5, "in_flight": 1}]});
-        let page = list(std::slice::from_ref(&jobs));
+        let page = list(std::slice::from_ref(&jobs)).to_string();
         assert!(page.contains("2 KiB") && page.contains("1.2 s") && page.contains("paused"), "{page}");
         let page = queue(&jobs);
         assert!(page.contains("4 of 10") && page.contains("work.>") && page.contains("7 acked"), "{page}");

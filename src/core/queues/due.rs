@@ -24,7 +24,7 @@ impl Queue {
         let delayed = self.delayed.first_key_value().map(|((at, _), _)| *at);
         let expiring = self.expiring.first_key_value().map(|((at, _), ())| self.moment(*at));
         let extended = self.extended.first_key_value().map(|((at, _), ())| *at);
-        let trash = (!self.trash.is_empty()).then_some(0);
+        let trash = (!self.trash.is_empty() || self.is_over_limits()).then_some(0);
         [out, delayed, expiring, extended, trash].into_iter().flatten().min()
     }
 
@@ -71,14 +71,15 @@ impl Queue {
                 });
                 self.counts.timed_out += 1;
                 self.give_back(slot, delay, Cause::TimedOut, by, now, charges);
-            } else if self.trash.is_empty() {
-                break;
+            } else if let Some(thrown) = self.next_thrown() {
+                if let Some(slot) = thrown {
+                    self.trash.count -= 1;
+                    self.free(slot, charges);
+                }
+            } else if self.is_over_limits() {
+                self.drop_one(now, charges);
             } else {
-                let slot = self.trash.head;
-                self.slots.unlink(&mut self.trash, slot);
-                self.trash_count -= 1;
-                let (bytes, origin) = self.slots.free(slot);
-                self.release(bytes.len(), origin, charges);
+                break;
             }
         }
         taken_away
@@ -91,23 +92,30 @@ impl Queue {
         extended.or_else(|| (head != NONE && self.slots.get(head).at <= now).then_some(head))
     }
 
+    /// The next of what was thrown away; `Some(None)` was no message of its own.
+    fn next_thrown(&mut self) -> Option<Option<Slot>> {
+        let slot = self.trash.list.head;
+        if slot == NONE {
+            return self.trash.next_of_others();
+        }
+        self.slots.unlink(&mut self.trash.list, slot);
+        Some(Some(slot))
+    }
+
     /// Throws away everything that waits; what is given out stays. How many that were. Their memory is freed in turns.
     pub(in crate::core) fn purge(&mut self, charges: &mut Charges) -> u64 {
         self.forget_purged();
         let behind = self.purge_behind(charges);
         let purged = self.messages() - self.out_count - self.storing();
-        let mut single: Vec<Slot> = std::mem::take(&mut self.returned).into_values().collect();
-        single.extend(std::mem::take(&mut self.delayed).into_values());
-        for slot in single {
-            self.slots.push_back(&mut self.trash, slot);
-        }
+        self.trash.throw(std::mem::take(&mut self.returned).into_values().map(Some));
+        self.trash.throw(std::mem::take(&mut self.delayed).into_values().map(Some));
+        self.trash.throw(std::mem::take(&mut self.expiring).into_keys().map(|_| None));
         for lane in 0..PRIORITIES {
             let list = std::mem::take(&mut self.lanes[lane]);
-            self.slots.append(&mut self.trash, list);
+            self.slots.append(&mut self.trash.list, list);
         }
         self.filled = 0;
-        self.expiring.clear();
-        self.trash_count += purged;
+        self.trash.count += purged;
         self.counts.purged += purged + behind;
         purged + behind
     }

@@ -315,3 +315,14 @@ pub(super) fn cannot_be_in_memory(settings: &QueueSettings, messages: u64) -> Re
     );
     Refused::new(Code::QueueExists, message)
 }
+
+/// Whoever makes a queue while the broker runs does not get what the store has of another one of that name: it may be for
+/// others only.
+pub(super) fn is_left_over(settings: &QueueSettings, messages: u64) -> Refused {
+    let message = format!(
+        "{messages} messages of a queue {} are in the store from before the broker's start: it is there again when the broker \
+         is started with it in its configuration",
+        settings.name
+    );
+    Refused::new(Code::QueueExists, message)
+}

@@ -110,8 +110,9 @@ pub(in crate::core) struct Ledger {
     /// Whether queues give nothing out until less waits.
     pub(super) clogged: bool,
     last_queue: QueueNumber,
-    /// What was found at the start and belongs to no queue yet.
+    /// What was found at the start and belongs to no queue yet; or to none in this run, once all is restored.
     pub(super) found: BTreeMap<Arc<str>, StoredQueue>,
+    pub(super) is_restored: bool,
     pub(in crate::core) counts: StoreCounts,
 }
 
@@ -133,6 +134,7 @@ impl Ledger {
             clogged: false,
             last_queue: 0,
             found: BTreeMap::new(),
+            is_restored: false,
             counts: StoreCounts::default(),
         }
     }

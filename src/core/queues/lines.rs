@@ -209,6 +209,12 @@ impl Core {
             return Err(Refused::new(Code::BadId, message));
         }
         self.wants_attention(queue_key);
+        match admin {
+            Admin::Pause => self.queue_event(queue_key, "paused"),
+            Admin::Resume => self.queue_event(queue_key, "resumed"),
+            Admin::Purge => self.queue_event(queue_key, "purged"),
+            _ => {}
+        }
         let mut members = vec![("queue", Value::Text(name)), ("do", Value::Text(admin.name()))];
         if !matches!(admin, Admin::Pause | Admin::Resume) {
             members.push(("count", Value::Number(count)));

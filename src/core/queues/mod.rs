@@ -8,14 +8,14 @@
 //!
 //! * `settings`: what an operator says about a queue.
 //! * `queue`, `giving`, `due`: one queue; what comes in, what goes out and back, what time and administrators do.
-//! * `slots`, `origins`, `outstanding`, `recent`, `dead`: what one is made of.
+//! * `slots`, `origins`, `outstanding`, `recent`, `dead`, `trash`: what one is made of.
 //! * `charges`, `dice`: what all share: accounts by user, and randomness.
 //! * `kept`: what of a queue on disk is in memory; `ledger`: what waits to be written, and who for; `keeping`, `restoring`:
 //!   what comes of it, and what was there before; `positions`: up to where it has rings.
 //! * `work`: queues in the core: made, pushed to, given out from, and when.
 //! * `bound`: messages published on topics that a queue is bound to.
 //! * `frames`, `lines`: what frames and JSON lines do with queues; `stretch`: many pushes at once.
-//! * `report`: for the status.
+//! * `reload`: a configuration that was read again; `news`: what is told of queues; `report`: for the status.
 
 mod settings;
 
@@ -24,6 +24,8 @@ mod queue;
 mod giving;
 
 mod due;
+
+mod trash;
 
 mod slots;
 
@@ -58,6 +60,10 @@ mod frames;
 mod stretch;
 
 mod lines;
+
+mod reload;
+
+mod news;
 
 mod report;
 

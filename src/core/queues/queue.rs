@@ -8,11 +8,13 @@
 use super::charges::Charges;
 use super::dead::{Dead, DeadLetters};
 use super::kept::{Kept, Oldest, sender};
+use super::news::Told;
 use super::origins::{Origin, OriginId, Origins};
 use super::outstanding::Outstanding;
 use super::recent::RecentIds;
 use super::settings::{QueueSettings, WhenFull};
 use super::slots::{List, Slot, Slots, State};
+use super::trash::Trash;
 use super::{Cause, MILLI, cost};
 use crate::core::Now;
 use crate::core::durable::{Change, Obituary, Record, Shelf};
@@ -137,8 +139,12 @@ pub(in crate::core) struct Queue {
     pub(super) out: List,
     pub(super) extended: BTreeMap<(u64, Slot), ()>,
     pub(super) out_count: u64,
-    pub(super) trash: List,
-    pub(super) trash_count: u64,
+    pub(super) trash: Trash,
+    /// Whether the configuration names it.
+    pub(super) configured: bool,
+    /// It is not in the configuration any more, and goes when it is empty.
+    pub(in crate::core) retiring: bool,
+    pub(super) told: Told,
     /// What is counted against `bytes_max`.
     pub(in crate::core) bytes: u64,
     last_order: u64,
@@ -171,8 +177,10 @@ impl Queue {
             out: List::default(),
             extended: BTreeMap::new(),
             out_count: 0,
-            trash: List::default(),
-            trash_count: 0,
+            trash: Trash::default(),
+            configured: false,
+            retiring: false,
+            told: Told::default(),
             bytes: 0,
             last_order: 0,
         }
@@ -181,7 +189,7 @@ impl Queue {
     /// Messages it holds: waiting and given out.
     pub(in crate::core) fn messages(&self) -> u64 {
         let behind = self.kept.as_ref().map_or(0, |kept| kept.behind());
-        self.slots.used() as u64 - self.trash_count + behind
+        self.slots.used() as u64 - self.trash.count + behind
     }
 
     /// Messages that are given out.
@@ -207,7 +215,7 @@ impl Queue {
 
     #[cfg(test)]
     pub(in crate::core) fn in_memory(&self) -> u64 {
-        self.slots.used() as u64 - self.trash_count
+        self.slots.used() as u64 - self.trash.count
     }
 
     /// Whether it would not take a message of this length, and none that waits may go in its place.
@@ -258,7 +266,7 @@ impl Queue {
         Ok(())
     }
 
-    fn drop_for_room(&mut self, slot: Slot, now: Now, charges: &mut Charges) {
+    pub(super) fn drop_for_room(&mut self, slot: Slot, now: Now, charges: &mut Charges) {
         self.take_out(slot);
         if self.settings.when_full == WhenFull::DeadLetter {
             self.bury(slot, Cause::Overflow, "", None, now, charges);
@@ -408,7 +416,7 @@ impl Queue {
     }
 
     /// The oldest of the lowest priority that is not given out.
-    fn oldest_waiting(&self) -> Oldest {
+    pub(super) fn oldest_waiting(&self) -> Oldest {
         let lane = (self.filled != 0).then(|| self.filled.trailing_zeros());
         let returned = self.returned.last_key_value().map(|((rank, _), _)| u32::from(9 - rank));
         let here = match (returned, lane) {

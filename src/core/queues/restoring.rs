@@ -3,7 +3,7 @@
 //! Nothing is loaded here but numbers: how many messages there are, of which size and whose. Messages are loaded as any
 //! that are not in memory.
 
-use super::keeping::cannot_be_in_memory;
+use super::keeping::{cannot_be_in_memory, is_left_over};
 use super::kept::Kept;
 use super::origins::Origin;
 use super::settings::Durability;
@@ -16,7 +16,7 @@ use crate::core::strategy::Strategy;
 use crate::core::table::Key;
 use crate::core::{Now, WhenFull};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Senders of stored messages that are known at a time; who comes again after that is taken for another connection.
@@ -93,13 +93,15 @@ impl Core {
     /// All queues of the configuration were made: makes those that clients had declared. What is in the store of queues that
     /// are not there any more stays there, and is told.
     pub fn restored(&mut self, now: Now) {
+        let mut left = BTreeMap::new();
         for (name, found) in std::mem::take(&mut self.queues.ledger.found) {
             let count = messages(&found);
             if found.settings.is_empty() {
                 tracing::warn!(
                     "{count} messages are stored of queue {name}, which the configuration does not have any more: they stay \
-                     in the store until it has it again"
+                     in the store until the broker is started with it again"
                 );
+                left.insert(name, found);
                 continue;
             }
             let declared = serde_json::from_slice::<Declared>(&found.settings).ok();
@@ -107,17 +109,21 @@ impl Core {
                 tracing::error!(
                     "the settings of queue {name} in the store are not understood; its {count} messages stay there"
                 );
+                left.insert(name, found);
                 continue;
             };
-            self.queues.ledger.found.insert(name.clone(), found);
+            self.queues.ledger.found.insert(name.clone(), found.clone());
             if let Err(refused) = self.make_queue(settings, true, now) {
                 self.queues.ledger.found.remove(&name);
+                left.insert(name.clone(), found);
                 tracing::error!(
                     "queue {name} of the store is not made: {}; its {count} messages stay there",
                     refused.message
                 );
             }
         }
+        self.queues.ledger.found = left;
+        self.queues.ledger.is_restored = true;
         self.arm_store(now);
         self.settle(now);
     }
@@ -125,12 +131,14 @@ impl Core {
     /// Whether what was found of a queue of this name lets it have these settings.
     pub(super) fn may_be_made(&mut self, settings: &QueueSettings) -> Checked<()> {
         let Some(found) = self.queues.ledger.found.get(settings.name.as_str()) else { return Ok(()) };
-        if settings.durability == Durability::Disk {
+        let (is_kept, is_late) = (settings.durability == Durability::Disk, self.queues.ledger.is_restored);
+        if is_kept && !is_late {
             return Ok(());
         }
         let count = messages(found);
         if count > 0 {
-            return Err(cannot_be_in_memory(settings, count));
+            let refused = if is_kept { is_left_over } else { cannot_be_in_memory };
+            return Err(refused(settings, count));
         }
         if let Some(found) = self.queues.ledger.found.remove(settings.name.as_str()) {
             self.queues.ledger.add(&mut vec![Change::Forget { queue: found.queue }]);

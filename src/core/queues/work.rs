@@ -35,7 +35,12 @@ impl Core {
     /// # Errors
     /// When the name or a filter is not one, a queue of this name has other settings, or a limit is reached.
     pub fn add_queue(&mut self, settings: QueueSettings, now: Now) -> Result<(), (Code, String)> {
+        let name = settings.name.clone();
         let made = self.make_queue(settings, false, now).map_err(|refused| (refused.code, refused.message));
+        let key = self.queues.by_name.get(name.as_str()).filter(|_| made.is_ok());
+        if let Some(queue) = key.and_then(|key| self.queues.table.get_mut(*key)) {
+            queue.configured = true;
+        }
         self.settle(now);
         made
     }
@@ -47,7 +52,8 @@ impl Core {
             return Err(Refused::new(Code::BadTopic, message));
         }
         if let Some(known) = self.queues.by_name.get(settings.name.as_str()) {
-            let same = self.queues.table.get(*known).is_some_and(|queue| queue.settings == settings);
+            let known = self.queues.table.get(*known).filter(|queue| !queue.retiring);
+            let same = known.is_some_and(|queue| queue.settings == settings);
             let message = format!("there is a queue {} already, with other settings", settings.name);
             return if same { Ok(()) } else { Err(Refused::new(Code::QueueExists, message)) };
         }
@@ -71,6 +77,7 @@ impl Core {
             }
         }
         self.wants_attention(key);
+        self.queue_event(key, "made");
         Ok(())
     }
 
@@ -82,7 +89,18 @@ impl Core {
                 format!("there is no queue {name:?}: queues in the configuration, or declared, are");
             return Err(Refused::new(Code::UnknownQueue, message));
         };
+        if queue.retiring && right == Right::Push {
+            let message = format!(
+                "queue {name} takes nothing more: it is not in the configuration any more, and goes when it is empty"
+            );
+            return Err(Refused::new(Code::UnknownQueue, message));
+        }
         self.has_right(session, queue, right).map(|()| key)
+    }
+
+    /// Whether a session has this right to a queue.
+    pub(super) fn has_right_to(&self, session: Key, key: Key, right: Right) -> Checked<()> {
+        self.queues.table.get(key).map_or(Ok(()), |queue| self.has_right(session, queue, right))
     }
 
     fn has_right(&self, session: Key, queue: &Queue, right: Right) -> Checked<()> {
@@ -165,7 +183,10 @@ impl Core {
             let more = self.give_out_of(key, now);
             self.look_after(key, now);
             self.let_rings_go_on(key);
-            self.arm(key, if more { Some(now.monotonic) } else { None });
+            if !self.remove_if_retired(key, now) {
+                let news = self.tell_news(key, now);
+                self.arm(key, if more { Some(now.monotonic) } else { news }, now);
+            }
         }
     }
 
@@ -262,10 +283,11 @@ impl Core {
         })
     }
 
-    /// Sets the timer of a queue for what is due next in it.
-    fn arm(&mut self, key: Key, at_latest: Option<u64>) {
+    /// Sets the timer of a queue for what is due next in it. What is due already is for the next turn: others come first.
+    fn arm(&mut self, key: Key, at_latest: Option<u64>, now: Now) {
         let Some(queue) = self.queues.table.get_mut(key) else { return };
         let Some(at) = [queue.next_due(), at_latest].into_iter().flatten().min() else { return };
+        let at = at.max(now.monotonic + 1);
         if let Some(set) = queue.timer_at {
             // One that is set too early costs one look; setting it anew with each message would cost more.
             if set <= at {
@@ -293,7 +315,8 @@ impl Core {
         self.wants_attention(key);
     }
 
-    fn tell_job_lost(&mut self, session: Key, queue: Key, consumer: u32, tag: u64, code: Code) {
+    /// Tells that a consumer does not have a job any more; with tag 0 that the consumer itself has ended.
+    pub(super) fn tell_job_lost(&mut self, session: Key, queue: Key, consumer: u32, tag: u64, code: Code) {
         let Some(known) = self.sessions.get(session) else { return };
         match known.language {
             Language::Native => {

@@ -37,6 +37,8 @@ mod queues_world;
 
 mod queues_stretch;
 
+mod queues_reload;
+
 mod services;
 
 mod services_world;

@@ -3,7 +3,7 @@
 use super::harness::{Shell, each_frame, message};
 use super::model_store::ModelStore;
 use crate::core::durable::{Shelf, StoreFailure, Written};
-use crate::core::{Action, Durability, Flow, Limits, QueueSettings, SessionId, Who};
+use crate::core::{Action, Durability, Flow, Limits, QueueSettings, SessionId, WhenFull, Who};
 use tramline_wire::{Code, Consume, DeclareQueue, Push, ToBroker, ToClient, Verdict};
 
 fn settings() -> QueueSettings {
@@ -447,4 +447,56 @@ fn messages_keep_what_is_known_of_them_and_expired_ones_are_not_given_out() {
     again.shell.pass(2_000);
     again.work();
     assert_eq!(again.jobs(taker), [(b"late".to_vec(), 1)]);
+}
+
+#[test]
+fn a_configuration_read_again_changes_a_queue_on_disk_and_takes_nothing_from_the_store_that_stays() {
+    let dead = QueueSettings { attempts_max: 1, ..settings() };
+    let limits = Limits { queue_cache_bytes_max: 4096, ..Limits::default() };
+    let mut world = World::new(limits.clone(), dead.clone());
+    let (from, taker) = (world.producer(), world.consumer(3));
+    for seq in 1..=500 {
+        world.shell.say(from, ToBroker::Push(push(seq, b"x")));
+    }
+    world.work();
+    for tag in 1..=3 {
+        world.shell.say(taker, settle(tag, Verdict::Reject { reason: "no" }));
+    }
+    world.shell.pass(50);
+    world.work();
+    // A lower limit drops in turns what is in memory and what is not; of the dead letters, too. It stays on disk.
+    let lower = QueueSettings {
+        durability: Durability::None,
+        when_full: WhenFull::DropOldest,
+        messages_max: 10,
+        dead_messages_max: 1,
+        ..dead
+    };
+    world.shell.core.change_queues(&[lower], world.shell.now);
+    world.shell.act();
+    for _ in 0..20 {
+        world.work();
+        world.shell.pass(20);
+    }
+    let status = |world: &World| world.shell.core.queue_status(world.shell.now).remove(0);
+    let now = status(&world);
+    assert_eq!((now.durability, now.messages, now.dead_letters), ("disk", 10, 1));
+    assert_eq!(now.counts.dead_dropped, 2);
+    let stored = || world.store.messages.keys().map(|(_, shelf, _)| *shelf == Shelf::Dead);
+    assert_eq!((stored().filter(|dead| *dead).count(), stored().filter(|dead| !dead).count()), (1, 10));
+    // Named no more it stays, and so it does in the store when the broker is started without it.
+    world.shell.core.change_queues(&[], world.shell.now);
+    world.shell.act();
+    world.shell.say(from, ToBroker::Push(push(501, b"x")));
+    world.work();
+    assert!(!status(&world).retiring && status(&world).messages == 10);
+    let other = QueueSettings { name: "other".to_owned(), ..settings() };
+    let mut world = World::with(world.store, limits.clone(), other);
+    for durability in [Durability::Disk, Durability::None] {
+        let again = QueueSettings { durability, ..settings() };
+        let (code, message) = world.shell.core.add_queue(again, world.shell.now).unwrap_err();
+        assert!(code == Code::QueueExists && message.contains("11 messages"), "{message}");
+    }
+    let world = World::with(world.store, limits, settings());
+    assert_eq!((status(&world).messages, status(&world).dead_letters), (10, 1));
 }
