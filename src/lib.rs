@@ -8,6 +8,7 @@
 //! * [`http`]: health, status and metrics, on a thread of its own.
 //! * [`json`]: JSON lines to requests, and answers to JSON lines: bytes in, bytes out.
 //! * [`store`]: durable queues on disk.
+//! * [`routes`]: what a route does to one message; no I/O, no core.
 //! * [`core`]: the broker's state and rules, without I/O, clocks or threads.
 
 pub mod cli;
@@ -21,5 +22,7 @@ pub mod http;
 pub mod json;
 
 pub mod store;
+
+pub mod routes;
 
 pub mod core;

@@ -149,6 +149,51 @@ fn the_core_does_not_know_what_stands_around_it() {
 }
 
 #[test]
+fn routes_treat_one_message_and_touch_nothing_else() {
+    let words = [
+        "tokio",
+        "rustix",
+        "nix",
+        "std::net",
+        "std::fs",
+        "std::os",
+        "std::io",
+        "std::env",
+        "std::process",
+        "std::thread",
+        "SystemTime",
+        "crate::core",
+        "crate::shell",
+        "crate::cli",
+        "crate::http",
+        "crate::config",
+        "tramline_ring",
+        "tramline_client",
+        "println!",
+    ];
+    let of_routes =
+        |source: &Source| source.path.starts_with("src/routes/") && !source.path.contains("/tests");
+    assert_not_named(of_routes, &words, "routes are tried without a broker, in the same code");
+    // The one clock bounds expressions beside their steps.
+    let clockless = |source: &Source| of_routes(source) && source.path != "src/routes/expression/meter.rs";
+    assert_not_named(
+        clockless,
+        &["Instant"],
+        "what a route makes of a message depends on nothing but the message",
+    );
+}
+
+#[test]
+fn the_crates_of_routes_are_named_in_one_module_each() {
+    for (name, home) in [("cel", "src/routes/expression/"), ("jsonschema", "src/routes/schema.rs")] {
+        let elsewhere = |source: &Source| source.is_production() && !source.path.starts_with(home);
+        let paths = [format!("{name}::"), format!("use {name}")];
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        assert_not_named(elsewhere, &paths, "a dependency that can be replaced in one place");
+    }
+}
+
+#[test]
 fn wire_and_ring_stand_alone() {
     let io = ["std::net", "std::fs", "std::os", "std::thread", "std::process", "tokio", "rustix", "nix"];
     let rule = "wire is words, without I/O";

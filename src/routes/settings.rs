@@ -1,0 +1,296 @@
+//! Routes as the configuration says them, checked by themselves: values, and nothing compiled.
+//!
+//! `src/config` makes these from YAML, with defaults handed down already; [`Routes::compile`](super::Routes::compile)
+//! makes of them what treats messages.
+
+use super::limits::Limits;
+use super::rules::{RuleSettings, Start};
+use super::value::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+use tramline_wire::Topic;
+
+/// Everything about routes that a configuration says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `pattern.name`; empty if there is none.
+    pub pattern: String,
+    /// `pattern.version`.
+    pub version: Option<String>,
+    /// The routes, in the order of the file.
+    pub routes: Vec<RouteSettings>,
+    /// Tables for `lookup`, by name.
+    pub tables: BTreeMap<String, BTreeMap<String, Value<'static>>>,
+    /// What may stand as `source` in an envelope for which session's name.
+    pub sources: BTreeMap<String, String>,
+    /// What routes may use.
+    pub limits: Limits,
+    /// `security:`, which says what is so in any case.
+    pub security: Security,
+    /// `monitoring:`
+    pub monitoring: Monitoring,
+}
+
+/// What `security:` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Security {
+    /// How clients are known: `peer`, by the kernel.
+    pub authentication: Option<String>,
+    /// Whether what is said between processes of this host is encrypted: never.
+    pub encryption: bool,
+}
+
+/// What `monitoring:` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Monitoring {
+    /// Whether there are metrics.
+    pub metrics: Option<bool>,
+    /// How much is logged, in lower case.
+    pub logging: Option<String>,
+    /// Whether there are alerts.
+    pub alerts: Option<bool>,
+}
+
+/// One route.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteSettings {
+    /// Its key in the file, such as `routes.0`; empty for the one that a file is by itself.
+    pub key: String,
+    /// The key of its rules, which may be those that it inherits.
+    pub rules_key: String,
+    /// Its name.
+    pub name: String,
+    /// Routes with a higher one look at a message first.
+    pub priority: i64,
+    /// Where its messages come from.
+    pub from: Vec<Intake>,
+    /// The types it takes; empty: all.
+    pub message_types: Vec<String>,
+    /// An expression that must be true.
+    pub when: Option<String>,
+    /// The file of a JSON Schema, relative to the configuration.
+    pub validate: Option<String>,
+    /// What a payload is.
+    pub input: Form,
+    /// Whether messages are transformed.
+    pub transforms: bool,
+    /// The version of the rules.
+    pub version: String,
+    /// What a result begins as.
+    pub start: Start,
+    /// The rules.
+    pub rules: Vec<RuleSettings>,
+    /// What goes out.
+    pub output: Form,
+    /// The path of an array that is split into messages.
+    pub split: Option<String>,
+    /// Why messages are dropped, if they are.
+    pub drop: Option<String>,
+    /// A topic that gets a copy of each message as it came.
+    pub tap: Option<Destination>,
+    /// Whether routes of lower priority look at a message that this one took.
+    pub goes_on: bool,
+    /// Where messages go that are not valid.
+    pub invalid: Option<Destination>,
+    /// How what is made is delivered.
+    pub deliver: Deliver,
+    /// Examples of what it makes.
+    pub tests: Vec<TestSettings>,
+}
+
+/// Where messages come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intake {
+    /// Topics that match a filter.
+    Filter(String),
+    /// A queue.
+    Queue(String),
+}
+
+impl Intake {
+    /// Reads `sensors.gps.*` or `queue:jobs`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("queue:") {
+            Some(queue) => plain_topic(queue).map(Self::Queue),
+            None => match tramline_wire::Filter::parse(text) {
+                Ok(_) => Ok(Self::Filter(text.to_owned())),
+                Err(error) => Err(format!("{text:?} is neither a filter of topics nor queue:NAME: {error}")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filter(filter) => f.write_str(filter),
+            Self::Queue(queue) => write!(f, "queue:{queue}"),
+        }
+    }
+}
+
+/// Where messages go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// Everybody who subscribed to a topic.
+    Topic(String),
+    /// A queue.
+    Queue(String),
+    /// Whoever provides a service.
+    Service(String),
+}
+
+impl Destination {
+    /// Reads `topic:map.fixes`, `queue:late` or `service:map.primary`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("topic", name)) => plain_topic(name).map(Self::Topic),
+            Some(("queue", name)) => plain_topic(name).map(Self::Queue),
+            Some(("service", name)) => plain_topic(name).map(Self::Service),
+            _ => Err(format!("{text:?} is none of topic:NAME, queue:NAME and service:NAME")),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic(name) => write!(f, "topic:{name}"),
+            Self::Queue(name) => write!(f, "queue:{name}"),
+            Self::Service(name) => write!(f, "service:{name}"),
+        }
+    }
+}
+
+fn plain_topic(name: &str) -> Result<String, String> {
+    match Topic::parse(name) {
+        Ok(topic) if topic.is_reserved() => Err(format!("{name:?}: names with $ belong to the broker")),
+        Ok(_) => Ok(name.to_owned()),
+        Err(error) => Err(format!("{name:?} is no name: {error}")),
+    }
+}
+
+/// What the bytes of a message are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// The data alone.
+    Payload,
+    /// The envelope with the data in it.
+    #[default]
+    Envelope,
+}
+
+/// Who of several destinations gets a message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// Each in turn.
+    #[default]
+    RoundRobin,
+    /// The first that is well.
+    Failover,
+    /// The one with the least to do.
+    LoadBalance,
+    /// All.
+    Broadcast,
+}
+
+impl Strategy {
+    /// Every one, with its name.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("round_robin", Self::RoundRobin),
+        ("failover", Self::Failover),
+        ("load_balance", Self::LoadBalance),
+        ("broadcast", Self::Broadcast),
+    ];
+
+    /// The one of this name, in which a hyphen is as good as an underscore.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let name = name.replace('-', "_");
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, strategy)| *strategy)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, strategy)| *strategy == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// How messages are delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deliver {
+    /// Who gets a message.
+    pub strategy: Strategy,
+    /// The destinations.
+    pub to: Vec<Destination>,
+    /// How long one try may take.
+    pub timeout: Duration,
+    /// How often it is tried again.
+    pub retries: u32,
+    /// The pause before the second try.
+    pub backoff_initial: Duration,
+    /// The longest pause between tries.
+    pub backoff_max: Duration,
+    /// Where messages go that could not be delivered.
+    pub dead_letter: Option<Destination>,
+}
+
+impl Default for Deliver {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::default(),
+            to: Vec::new(),
+            timeout: Duration::from_secs(30),
+            retries: 3,
+            backoff_initial: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(1),
+            dead_letter: None,
+        }
+    }
+}
+
+/// An example of what a route makes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TestSettings {
+    /// What it shows.
+    pub name: String,
+    /// The topic; if none is said, one that the route takes.
+    pub topic: Option<String>,
+    /// The type; if none is said, the first that the route takes.
+    pub message_type: Option<String>,
+    /// Who sent it.
+    pub source: Option<String>,
+    /// Its priority.
+    pub priority: Option<u8>,
+    /// The data, or the envelope.
+    pub input: Value<'static>,
+    /// What must come of it.
+    pub expect: Expect,
+}
+
+/// What must come of an example.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// This data; of a route that splits, an array with that of each part.
+    Data(Value<'static>),
+    /// It is not valid, for a reason in which this text stands.
+    Invalid(String),
+    /// The route drops it.
+    Dropped,
+    /// The route does not take it.
+    Passed,
+}
+
+impl Default for Expect {
+    fn default() -> Self {
+        Self::Data(Value::Null)
+    }
+}
