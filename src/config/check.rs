@@ -44,10 +44,13 @@ pub(super) fn breach<T>(key: impl Into<String>, message: String) -> Checked<T> {
 pub(super) fn config(text: &str) -> Result<Config, Fault> {
     // A file of comments only holds no document at all, and says nothing.
     let Some(document) = yaml_documents(text)? else { return Ok(Config::default()) };
-    checked(document).map_err(|breach| {
-        let (line, column) = locate(text, &breach.key).unwrap_or((1, 1));
-        Fault { line, column, message: format!("{}: {}", for_people(&breach.key), breach.message) }
-    })
+    checked(document).map_err(|breach| at_key(text, &breach.key, &breach.message))
+}
+
+/// A fault at a key of the file.
+pub(super) fn at_key(text: &str, key: &str, message: &str) -> Fault {
+    let (line, column) = locate(text, key).unwrap_or((1, 1));
+    Fault { line, column, message: format!("{}: {message}", for_people(key)) }
 }
 
 fn yaml_documents(text: &str) -> Result<Option<RawConfig>, Fault> {
@@ -70,7 +73,8 @@ fn for_people(key: &str) -> String {
     })
 }
 
-fn checked(raw: RawConfig) -> Checked<Config> {
+fn checked(mut raw: RawConfig) -> Checked<Config> {
+    let routes = super::routes::routes(&mut raw)?;
     let socket = raw.socket.unwrap_or_default();
     let allow = raw.allow.unwrap_or_default();
     if socket.path.as_ref().is_some_and(|path| !path.is_absolute()) {
@@ -117,7 +121,10 @@ fn checked(raw: RawConfig) -> Checked<Config> {
             .log
             .unwrap_or_default()
             .level
-            .map_or_else(Log::default, |level| Log { level: level.0.to_owned() }),
+            .map(|level| level.0.to_owned())
+            .or_else(|| routes.monitoring.logging.clone())
+            .map_or_else(Log::default, |level| Log { level }),
+        routes,
     })
 }
 

@@ -12,23 +12,32 @@
 //!
 //! * `raw`: the file's shape, key by key.
 //! * `scalar`: sizes, modes, accounts, addresses, as people write them.
-//! * `queues`, `services`: the raw shape of a queue, or a service, to its settings.
+//! * `words`: the same for routes. `queues`, `services`, `routes`: the raw shapes of these to their settings.
 //! * `check`: the raw shape to a `Config`; ranges, and rules between keys.
 
 mod raw;
 
 mod scalar;
 
+mod words;
+
 mod queues;
 
 mod services;
+
+mod routes;
 
 mod check;
 
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod tests_of_routes;
+
 use crate::core::{Limits, QueueSettings, ServiceSettings, TopicSettings, Who};
+use crate::routes::Routes;
+use crate::routes::settings::Settings;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +76,8 @@ pub struct Config {
     pub wait: Wait,
     /// What is logged.
     pub log: Log,
+    /// Routes, checked by themselves; [`Config::with_routes`] compiles them.
+    pub routes: Settings,
 }
 
 /// Where the broker listens.
@@ -257,13 +268,52 @@ impl Config {
     }
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = Self::text(path)?;
+        let config = Self::parse(&text, path)?;
+        // To start without what somebody configured would be to do something else in silence.
+        if !config.routes.routes.is_empty() {
+            let keys = ["routes", "pattern", "routing", "transformation"];
+            let key = keys.iter().find(|key| text.lines().any(|line| line.starts_with(&format!("{key}:"))));
+            let message = "the broker does not carry out routes yet; try them with `tramline route test` and \
+                           `tramline route explain`, and start it without them";
+            return Err(faulty(path, check::at_key(&text, key.unwrap_or(&keys[0]), message)));
+        }
+        Ok(config)
+    }
+
+    /// The configuration in the file at `path` with its routes, compiled. Reads the file and the schemas that its routes
+    /// name, which are relative to it.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the configuration says something that it may not.
+    pub fn with_routes(path: &Path) -> Result<(Self, Routes), ConfigError> {
+        let text = Self::text(path)?;
+        let config = Self::parse(&text, path)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut load = |name: &str| {
+            let path = folder.join(name);
+            let bytes =
+                std::fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?.len();
+            if bytes > CONFIG_BYTES_MAX {
+                return Err(format!(
+                    "{} has {bytes} bytes; at most {CONFIG_BYTES_MAX} are read",
+                    path.display()
+                ));
+            }
+            std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let routes = Routes::compile(&config.routes, &mut load)
+            .map_err(|fault| faulty(path, check::at_key(&text, &fault.key, &fault.message)))?;
+        Ok((config, routes))
+    }
+
+    fn text(path: &Path) -> Result<String, ConfigError> {
         let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
         let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
         if bytes > CONFIG_BYTES_MAX {
             return Err(ConfigError::TooLong { path: path.to_owned(), bytes });
         }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Self::parse(&text, path)
+        std::fs::read_to_string(path).map_err(unreadable)
     }
 
     /// Reads a configuration from `text`; `path` is named in errors only.
@@ -271,11 +321,22 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Faulty`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        check::config(text).map_err(|fault| ConfigError::Faulty {
-            path: path.to_owned(),
-            line: fault.line,
-            column: fault.column,
-            message: fault.message,
-        })
+        check::config(text).map_err(|fault| faulty(path, fault))
     }
+}
+
+fn faulty(path: &Path, fault: check::Fault) -> ConfigError {
+    let check::Fault { line, column, message } = fault;
+    ConfigError::Faulty { path: path.to_owned(), line, column, message }
+}
+
+/// The line that a fault is in, as it stands in `text`, with a mark below its column.
+#[must_use]
+pub fn snippet(text: &str, line: usize, column: usize) -> String {
+    let Some(shown) = line.checked_sub(1).and_then(|index| text.lines().nth(index)) else {
+        return String::new();
+    };
+    let number = line.to_string();
+    let (margin, before) = (" ".repeat(number.len()), " ".repeat(column.saturating_sub(1).min(shown.len())));
+    format!(" {margin} |\n {number} | {shown}\n {margin} | {before}^")
 }

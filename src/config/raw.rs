@@ -7,7 +7,13 @@ use super::scalar::{
     Account, Bytes, Count, DurabilityText, FilterText, Gate, GroupName, Level, Loopback, ModeText, QueueName,
     StrategyText, UserName, WhenFullText,
 };
+use super::words::{
+    AuthenticationText, DestinationText, EncryptionText, FormText, IntakeText, LoggingText, NameText,
+    OnErrorText, OneOrMany, RouteStrategyText, Span, StartText, TableKey, ThenText,
+};
+use crate::routes::value::Value;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Declares a section: a struct of optional fields that refuses unknown keys, and the list of its keys.
@@ -39,6 +45,15 @@ section! {
         http: RawHttp,
         wait: RawWait,
         log: RawLog,
+        pattern: RawPattern,
+        routing: RawRouting,
+        transformation: RawTransform,
+        security: RawSecurity,
+        monitoring: RawMonitoring,
+        routes: Vec<RawRoute>,
+        tables: BTreeMap<String, BTreeMap<TableKey, Value<'static>>>,
+        sources: BTreeMap<String, String>,
+        route_limits: BTreeMap<String, Bytes>,
     }
 }
 
@@ -207,5 +222,127 @@ section! {
     /// `log:`
     RawLog {
         level: Level,
+    }
+}
+
+section! {
+    /// `pattern:`
+    RawPattern {
+        name: NameText,
+        version: NameText,
+    }
+}
+
+section! {
+    /// `routing:`, what routes inherit.
+    RawRouting {
+        from: OneOrMany<IntakeText>,
+        strategy: RouteStrategyText,
+        to: OneOrMany<DestinationText>,
+        timeout: Span,
+        retries: Count,
+        backoff: RawBackoff,
+        dead_letter: DestinationText,
+        invalid: DestinationText,
+    }
+}
+
+section! {
+    /// Pauses between tries.
+    RawBackoff {
+        initial: Span,
+        max: Span,
+    }
+}
+
+section! {
+    /// `transformation:`, what routes inherit, and `transform:` of one.
+    RawTransform {
+        enabled: bool,
+        version: NameText,
+        start: StartText,
+        rules: Vec<RawRule>,
+    }
+}
+
+section! {
+    /// One rule.
+    RawRule {
+        source: String,
+        target: String,
+        transform: String,
+        literal: Value<'static>,
+        default: Value<'static>,
+        required: bool,
+        on_error: OnErrorText,
+        r#move: bool,
+        drop: bool,
+    }
+}
+
+section! {
+    /// `security:`
+    RawSecurity {
+        authentication: AuthenticationText,
+        encryption: EncryptionText,
+    }
+}
+
+section! {
+    /// `monitoring:`
+    RawMonitoring {
+        metrics: bool,
+        logging: LoggingText,
+        alerts: bool,
+    }
+}
+
+section! {
+    /// One entry of `routes:`
+    RawRoute {
+        name: NameText,
+        priority: i64,
+        from: OneOrMany<IntakeText>,
+        message_types: OneOrMany<NameText>,
+        when: String,
+        validate: String,
+        input: FormText,
+        transform: RawTransform,
+        output: FormText,
+        split: String,
+        drop: NameText,
+        tap: DestinationText,
+        then: ThenText,
+        invalid: DestinationText,
+        deliver: RawDeliver,
+        tests: Vec<RawTest>,
+    }
+}
+
+section! {
+    /// `deliver:` of a route.
+    RawDeliver {
+        strategy: RouteStrategyText,
+        to: OneOrMany<DestinationText>,
+        timeout: Span,
+        retries: Count,
+        backoff: RawBackoff,
+        dead_letter: DestinationText,
+    }
+}
+
+section! {
+    /// One entry of a route's `tests:`
+    RawTest {
+        name: NameText,
+        topic: FilterText,
+        r#type: NameText,
+        source: NameText,
+        priority: Count,
+        input: Value<'static>,
+        expect: Value<'static>,
+        expect_invalid: String,
+        expect_dropped: bool,
+        expect_passed: bool,
     }
 }

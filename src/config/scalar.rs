@@ -13,7 +13,7 @@ use tramline_wire::{Filter, GatedBy};
 /// What `log.level` may be.
 pub(super) const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-enum Scalar<'s> {
+pub(super) enum Scalar<'s> {
     Number(u64),
     Text(&'s str),
 }
@@ -40,7 +40,7 @@ impl<T, F: FnOnce(Scalar<'_>) -> Result<T, String>> Visitor<'_> for ScalarVisito
     }
 }
 
-fn scalar<'de, D: Deserializer<'de>, T>(
+pub(super) fn scalar<'de, D: Deserializer<'de>, T>(
     yaml: D,
     expecting: &'static str,
     read: impl FnOnce(Scalar<'_>) -> Result<T, String>,
@@ -289,7 +289,7 @@ impl<'de> Deserialize<'de> for WhenFullText {
 }
 
 /// One of a few words.
-fn word<'de, D: Deserializer<'de>, T>(
+pub(super) fn word<'de, D: Deserializer<'de>, T>(
     yaml: D,
     allowed: &'static str,
     find: impl FnOnce(&str) -> Option<T>,

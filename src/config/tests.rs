@@ -82,6 +82,8 @@ fn the_examples_in_the_documented_file_parse() {
     };
     assert_eq!(config.topics, [cameras]);
     assert_eq!(config.store.path.as_deref(), Some(Path::new("/var/lib/tramline/queues.store")));
+    let routed = config.routes.routes.iter().map(|route| route.name.as_str()).collect::<Vec<_>>();
+    assert_eq!(routed, ["fixes"]);
     let root = |users: &[u32], groups: &[u32]| Who { users: users.to_vec(), groups: groups.to_vec() };
     let jobs = QueueSettings {
         name: "jobs".to_owned(),
