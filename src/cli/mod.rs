@@ -20,6 +20,10 @@ mod req;
 
 mod reply;
 
+mod route;
+
+mod samples;
+
 mod status;
 
 mod bench;
@@ -83,6 +87,10 @@ enum Command {
     Stores(store::Stores),
     Req(req::Req),
     Reply(reply::Reply),
+    #[command(name = "route")]
+    Routes(route::RouteArguments),
+    #[command(name = "gen")]
+    Generate(samples::Gen),
     Status(status::Status),
     Bench(bench::Bench),
     Demo(demo::Demo),
@@ -111,6 +119,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Stores(stores) => stores.run(),
         Command::Req(req) => req.run(),
         Command::Reply(reply) => reply.run(),
+        Command::Routes(routes) => routes.run(),
+        Command::Generate(generate) => generate.run(),
         Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),

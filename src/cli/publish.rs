@@ -52,7 +52,7 @@ pub(super) struct Publish {
     confirm: bool,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
     if number > 0.0 && number.is_finite() { Ok(number) } else { Err("must be above zero".into()) }
 }

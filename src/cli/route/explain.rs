@@ -1,0 +1,175 @@
+//! `tramline route explain`: which routes take a message, why others do not, what becomes of it, and where it goes.
+
+use super::super::Failure;
+use super::super::input::content;
+use super::super::output::Output;
+use crate::routes::Routes;
+use crate::routes::envelope::Native;
+use crate::routes::expression::Meter;
+use crate::routes::route::{Origin, Outcome, Part, Route};
+use crate::routes::settings::Deliver;
+use crate::routes::trial::told;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Say which routes take a message, why others do not, what becomes of it and where it goes
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    /// The configuration
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The topic it is published on, or queue:NAME
+    topic: String,
+    /// The message; - is standard input. Without one, only topic and type are looked at
+    message: Option<String>,
+    /// The message's type
+    #[arg(long = "type", value_name = "TYPE", default_value = "")]
+    message_type: String,
+    /// Who sent it
+    #[arg(long, value_name = "NAME", default_value = "explain")]
+    source: String,
+    /// Its priority
+    #[arg(long, value_name = "0-9")]
+    priority: Option<i64>,
+}
+
+impl Explain {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let routes = super::read(&self.file)?;
+        let origin = match self.topic.strip_prefix("queue:") {
+            Some(queue) => Origin::Queue(queue),
+            None => Origin::Topic(&self.topic),
+        };
+        let (Origin::Queue(name) | Origin::Topic(name)) = origin;
+        if let Err(error) = tramline_wire::Topic::parse(name) {
+            return Err(Failure::usage(format!("{name:?} is no topic: {error}")));
+        }
+        let payload = match self.message.as_deref() {
+            Some("-") => Some(content(Path::new("-"))?),
+            Some(message) => Some(message.as_bytes().to_vec()),
+            None => None,
+        };
+        let priority = self.priority.map(|priority| priority.to_string());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let native = Native {
+            topic: name,
+            message_type: &self.message_type,
+            unix_nanos: i64::try_from(now).unwrap_or(i64::MAX),
+            publisher: &self.source,
+            priority: priority.as_deref().map(str::as_bytes),
+            version: None,
+            payload: payload.as_deref().unwrap_or_default(),
+        };
+        let mut output = Output::new();
+        explain(&mut output, &routes, origin, &native, payload.is_some())?;
+        output.flush()
+    }
+}
+
+fn explain(
+    output: &mut Output,
+    routes: &Routes,
+    origin: Origin<'_>,
+    native: &Native<'_>,
+    has_message: bool,
+) -> Result<(), Failure> {
+    let mut meter = Meter::new(routes.limits());
+    let mut stopped_by = None;
+    let mut taken = 0;
+    for route in routes.routes() {
+        let name = &route.settings().name;
+        if let Some(why) = route.declines(origin, native.message_type) {
+            output.line(format_args!("no   {name}: {why}"))?;
+            continue;
+        }
+        if let Some(by) = stopped_by {
+            output
+                .line(format_args!("no   {name}: {by} has taken it, and lets no other go on (then: stop)"))?;
+            continue;
+        }
+        if !has_message {
+            let depends = route.settings().when.as_ref().map_or(String::new(), |when| format!(", if {when}"));
+            output.line(format_args!("yes  {name}: it looks at such a message{depends}"))?;
+            destinations(output, route)?;
+            taken += 1;
+            continue;
+        }
+        let began = Instant::now();
+        let outcome = routes.treat(route, native, &mut meter);
+        if let Outcome::Passed(_) = outcome {
+            let when = route.settings().when.as_deref().unwrap_or_default();
+            output.line(format_args!("no   {name}: {} ({when})", told(&outcome)))?;
+            continue;
+        }
+        taken += 1;
+        output.line(format_args!("yes  {name}: {}", told(&outcome)))?;
+        show(output, route, &outcome, native, began)?;
+        if !route.settings().goes_on {
+            stopped_by = Some(name);
+        }
+    }
+    if taken == 0 {
+        output.line("no route takes it")?;
+    }
+    Ok(())
+}
+
+fn show(
+    output: &mut Output,
+    route: &Route,
+    outcome: &Outcome<'_>,
+    native: &Native<'_>,
+    began: Instant,
+) -> Result<(), Failure> {
+    let settings = route.settings();
+    if let Some(tap) = &settings.tap {
+        output.line(format_args!("     as it came, to {tap}"))?;
+    }
+    let line = |output: &mut Output, bytes: &[u8]| {
+        output.line(format_args!("     {}", String::from_utf8_lossy(bytes)))
+    };
+    let invalid = |output: &mut Output, reason: &str| {
+        let mut bytes = Vec::new();
+        route.write_invalid(native, reason, &mut bytes);
+        match &settings.invalid {
+            Some(channel) => output.line(format_args!("     to {channel}:"))?,
+            None => output.line("     it goes nowhere: the route has no `invalid`")?,
+        }
+        line(output, &bytes)
+    };
+    match outcome {
+        Outcome::Passed(_) | Outcome::Dropped(_) => Ok(()),
+        Outcome::Invalid(reason) => invalid(output, reason),
+        Outcome::Forwarded => {
+            line(output, native.payload)?;
+            destinations(output, route)
+        }
+        Outcome::Made(parts) => {
+            let first = settings.deliver.to.first().map(ToString::to_string).unwrap_or_default();
+            for part in parts {
+                if let Part::Invalid { reason, .. } = part {
+                    invalid(output, reason)?;
+                    continue;
+                }
+                let mut bytes = Vec::new();
+                part.write(&first, began.elapsed(), &mut bytes);
+                line(output, &bytes)?;
+            }
+            destinations(output, route)
+        }
+    }
+}
+
+fn destinations(output: &mut Output, route: &Route) -> Result<(), Failure> {
+    let Deliver { strategy, to, timeout, retries, backoff_initial, backoff_max, dead_letter } =
+        &route.settings().deliver;
+    if to.is_empty() {
+        return output.line("     it goes nowhere: the route has no `deliver.to`");
+    }
+    let to: Vec<String> = to.iter().map(ToString::to_string).collect();
+    output.line(format_args!("     to {} ({})", to.join(", "), strategy.name()))?;
+    output.line(format_args!(
+        "     each try {timeout:?}, {retries} more, after {backoff_initial:?} to {backoff_max:?}; then {}",
+        dead_letter.as_ref().map_or_else(|| "it is lost, and counted".to_owned(), ToString::to_string)
+    ))
+}
