@@ -10,6 +10,8 @@ mod conversation;
 
 mod opening;
 
+mod routes;
+
 mod stored;
 
 use tramline::json::{self, Op};
@@ -37,6 +39,9 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("opening", opening::opening),
     ("config", config::config),
     ("stored", stored::stored),
+    ("expression", routes::expression),
+    ("envelope", routes::envelope),
+    ("routes", routes::routes),
 ];
 
 /// Splits `bytes` into frame bodies as a connection would, and hands each to `decode`.
