@@ -34,7 +34,7 @@ impl Core {
         let Some(kept) = &mut queue.kept else { return };
         let moving = std::mem::take(&mut kept.moving);
         let moves = moving.into_iter().filter_map(|slot| {
-            let put = queue.put_of(slot, now)?;
+            let put = queue.put_behind_all(slot, now)?;
             Some(Pushing { queue: key, slot, put, seen: None, is_new: false })
         });
         let moves: Vec<Pushing> = moves.collect();

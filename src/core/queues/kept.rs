@@ -332,7 +332,7 @@ impl Queue {
     }
 
     /// The change by which a message is kept as it is now.
-    pub(super) fn put_of(&self, slot: Slot, now: Now) -> Option<Change> {
+    fn put_of(&self, slot: Slot, now: Now) -> Option<Change> {
         let kept = self.kept.as_ref()?;
         let place = self.slots.get(slot);
         let record = Arc::new(self.record_of(slot, now));
@@ -359,12 +359,18 @@ impl Queue {
         }
     }
 
-    /// A message is to be written, under a new number, before it can be given out.
+    /// The change by which a message that is to be stored first is kept, under a new number. Asked for when it is handed to
+    /// the ledger: on each shelf messages are written in the order of their numbers, and loaded by it.
+    pub(super) fn put_behind_all(&mut self, slot: Slot, now: Now) -> Option<Change> {
+        self.slots.get_mut(slot).order = self.kept.as_mut()?.next_number();
+        self.put_of(slot, now)
+    }
+
+    /// A message is to be written before it can be given out.
     pub(super) fn begin_storing(&mut self, slot: Slot, due: u64) {
         let Some(kept) = &mut self.kept else { return };
         kept.storing += 1;
         let place = self.slots.get_mut(slot);
-        place.order = kept.next_number();
         place.at = due;
         place.state = State::Pending;
     }
@@ -391,6 +397,7 @@ impl Queue {
         }
         let window_max = kept.window_max;
         let shelf = &mut kept.shelves[lane];
+        debug_assert!(order > shelf.stored_to, "{order} is stored behind {}", shelf.stored_to);
         shelf.stored_to = order;
         let fits = shelf.window == 0 || shelf.window + cost(bytes) <= window_max;
         if shelf.messages == 0 && fits {

@@ -153,6 +153,8 @@ impl Core {
         {
             return Err(refused);
         }
+        // Also what is refused half-way has changed something.
+        self.wants_attention(queue_key);
         let queues = &mut self.queues;
         let Some(queue) = queues.table.get_mut(queue_key) else { return Ok(()) };
         let mut count = 0;
@@ -208,7 +210,6 @@ impl Core {
             let message = format!("queue {name} has no dead letter {number}");
             return Err(Refused::new(Code::BadId, message));
         }
-        self.wants_attention(queue_key);
         match admin {
             Admin::Pause => self.queue_event(queue_key, "paused"),
             Admin::Resume => self.queue_event(queue_key, "resumed"),

@@ -156,7 +156,7 @@ impl Core {
             .map_err(|full| refused_by(&queue.name, full))?;
         let (id, window) = (incoming.id, queue.settings.id_window_millis);
         let slot = queue.push(incoming, origin, now, &mut queues.charges);
-        if let Some(put) = queue.put_of(slot, now) {
+        if let Some(put) = queue.put_behind_all(slot, now) {
             let number = queue.kept.as_ref().map_or(0, |kept| kept.number);
             let until_millis = now.unix / 1_000_000 + i64::from(window);
             let seen =

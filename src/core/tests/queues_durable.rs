@@ -351,6 +351,43 @@ fn what_is_given_back_for_later_is_bounded_and_so_is_what_is_loaded() {
 }
 
 #[test]
+fn dead_letters_that_are_put_back_until_the_queue_is_full_are_written_at_once_and_before_what_comes_then() {
+    let limits = Limits { queue_cache_bytes_max: 1000, ..Limits::default() };
+    let when_full = WhenFull::DropOldest;
+    let mut world = World::new(limits, QueueSettings { messages_max: 4, when_full, ..settings() });
+    let (from, taker) = (world.producer(), world.consumer(3));
+    let long = |letter: u8| vec![letter; 200];
+    for (seq, letter) in (1..).zip(*b"abc") {
+        world.shell.say(from, ToBroker::Push(push(seq, &long(letter))));
+        world.work();
+        world.shell.say(taker, settle(seq, Verdict::Reject { reason: "no" }));
+    }
+    world.shell.hang_up(taker);
+    for seq in 4..=5 {
+        world.shell.say(from, ToBroker::Push(push(seq, b"-")));
+        world.work();
+    }
+    let admin = world.shell.json();
+    world.shell.line(admin, r#"{"op":"queue","queue":"jobs","do":"replay"}"#);
+    assert!(String::from_utf8(world.shell.read(admin)).unwrap().contains("messages_max"));
+    assert!(!world.shell.core.queues.ledger.is_idle(), "what was put back is written");
+    // Each goes in the place of one that waits; the window has room for two.
+    for (seq, letter) in (6..).zip(*b"de") {
+        world.shell.say(from, ToBroker::Push(push(seq, &long(letter))));
+        world.work();
+    }
+    let taker = world.consumer(1);
+    let mut given = Vec::new();
+    for tag in 1.. {
+        world.work();
+        let Some((payload, _)) = world.jobs(taker).pop() else { break };
+        given.push(char::from(payload[0]));
+        world.shell.say(taker, settle(tag, Verdict::Ack));
+    }
+    assert_eq!(given, ['a', 'b', 'd', 'e'], "each once");
+}
+
+#[test]
 fn a_queue_that_was_declared_is_there_again_and_who_may_not_declare_one_is_told() {
     let mut world = World::new(Limits::default(), settings());
     let declare = |durable| {
