@@ -61,11 +61,11 @@ const SPEC: RingSpec = RingSpec {
 
 /// Where the descriptor for a position is.
 fn descriptor(position: u64) -> u64 {
-    256 + position % u64::from(SPEC.descriptors) * 64
+    4096 + position % u64::from(SPEC.descriptors) * 64
 }
 
 /// Where the arena begins.
-const ARENA: u64 = 4096;
+const ARENA: u64 = 4096 + 4096;
 
 #[test]
 fn a_generation_is_what_the_document_says() {
@@ -137,14 +137,14 @@ fn a_generation_is_what_the_document_says() {
 #[test]
 fn a_pack_is_what_the_document_says() {
     let spec = RingSpec { descriptors: 128, ..SPEC };
-    let arena = 3 * 4096;
+    let arena = 4096 + 2 * 4096;
     let mut writer = Writer::create(&spec, 128).unwrap();
     let memory = Memory::of(writer.memory());
     let meta = Meta { flags: 0x0102, time: 77, source_time: -5 };
     let payloads: [&[u8]; 4] = [b"first", b"", b"eight by", b"last"];
     let pushed = writer.try_push_all(meta, payloads);
     assert_eq!((pushed.last, pushed.refused.is_some()), (Some(503), false));
-    let at = 256 + 100 * 64;
+    let at = 4096 + 100 * 64;
     assert_eq!((memory.number(at, "stamp"), memory.number(at, "seq")), (2 * 101, 500));
     assert_eq!((memory.number(at, "time"), memory.number(at, "flags")), (77, 0x0102));
     assert_eq!((memory.number(at, "head_length"), memory.number(at, "packed")), (0, 4));
@@ -162,7 +162,7 @@ fn a_pack_is_what_the_document_says() {
     // No more than 64, nor more than an eighth of what is kept: 16 here.
     let pushed = writer.try_push_all(meta, [b"x"; 20]);
     assert_eq!(pushed.last, Some(523));
-    assert_eq!((memory.number(256 + 101 * 64, "packed"), memory.number(256 + 102 * 64, "packed")), (16, 4));
+    assert_eq!((memory.number(4096 + 101 * 64, "packed"), memory.number(4096 + 102 * 64, "packed")), (16, 4));
 }
 
 #[test]

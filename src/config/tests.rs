@@ -199,7 +199,7 @@ fn faults_have_file_line_column_key_and_what_is_allowed() {
         ),
         // Each of its parts fills whole pages.
         (
-            "limits:\n  ring_bytes_max: 66000\n  ring_default: {descriptors: 2, arena_bytes: 64KiB}\n",
+            "limits:\n  ring_bytes_max: 66000\n  ring_default: {descriptors: 2, arena_bytes: 60KiB}\n",
             "t.yaml:3:17: limits.ring_default: a ring of 69632 bytes; one may have 66000 (limits.ring_bytes_max)",
         ),
         (

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tramline_wire::{Code, GatedBy, Geometry, Mode, OpenStream, ToClient, Topic};
 
 /// Bytes of a ring's header.
-const HEADER_BYTES: u64 = 256;
+const HEADER_BYTES: u64 = 4096;
 
 /// Bytes of one descriptor.
 const DESCRIPTOR_BYTES: u64 = 64;
@@ -32,8 +32,8 @@ pub(crate) fn ring_bytes(geometry: Geometry) -> Option<u64> {
     if !descriptors.is_power_of_two() || arena_bytes == 0 || !arena_bytes.is_multiple_of(PAGE_BYTES) {
         return None;
     }
-    let table = HEADER_BYTES + u64::from(descriptors) * DESCRIPTOR_BYTES;
-    arena_bytes.checked_add(table.next_multiple_of(PAGE_BYTES))
+    let table = (u64::from(descriptors) * DESCRIPTOR_BYTES).next_multiple_of(PAGE_BYTES);
+    arena_bytes.checked_add(HEADER_BYTES + table)
 }
 
 /// How far a stream is.
@@ -438,7 +438,7 @@ mod tests {
     fn memory_is_counted_to_the_page() {
         let bytes = |descriptors, arena_bytes| ring_bytes(Geometry { descriptors, arena_bytes });
         assert_eq!(bytes(256, 262_144), Some(4096 + 256 * 64 + 262_144));
-        assert_eq!(bytes(1, 4096), Some(4096 + 4096));
+        assert_eq!(bytes(1, 4096), Some(4096 + 4096 + 4096));
         assert_eq!(bytes(3, 4096), None);
         assert_eq!(bytes(0, 4096), None);
         assert_eq!(bytes(4, 100), None);

@@ -53,7 +53,7 @@ TO_BROKER = {name: number for number, name in enumerate(FROM_CLIENT)}
 # --- What docs/ring.md fixes, and linux/fcntl.h.
 
 PAGE = 4096
-HEADER, DESCRIPTOR, SLOT = 256, 64, 256
+DESCRIPTOR, SLOT = 64, 256
 RING_MAGIC, PAGE_MAGIC = b"TRAMRING", b"TRAMPAGE"
 LAYOUT = 2
 CLOSED, CARRIED_ON = 1, 2
@@ -236,7 +236,7 @@ def map_sealed(fd, size):
 
 
 def ring_bytes(descriptors, arena):
-    return up(HEADER + descriptors * DESCRIPTOR, PAGE) + arena
+    return up(PAGE + descriptors * DESCRIPTOR, PAGE) + arena
 
 
 def page_bytes(slots):
@@ -297,7 +297,7 @@ class Ring:
         self.bytes = memoryview(self.memory)
         self.words = self.bytes.cast("Q")
         self.descriptors, self.generation = descriptors, generation
-        self.arena, self.arena_bytes = up(HEADER + descriptors * DESCRIPTOR, PAGE), arena
+        self.arena, self.arena_bytes = up(PAGE + descriptors * DESCRIPTOR, PAGE), arena
         declared = [int.from_bytes(RING_MAGIC, "little"), LAYOUT, stream, generation, descriptors, arena]
         if list(self.words[: FIRST_POSITION]) != declared:
             raise ValueError("the header of a ring says something else than was declared")
@@ -334,7 +334,7 @@ class Attachment:
     def next(self):
         """Reads one message: True if there was one, None if this one was overtaken, False if there is none."""
         words, wanted = self.ring.words, 2 * (self.position + 1)
-        at = (HEADER + self.position % self.ring.descriptors * DESCRIPTOR) // 8
+        at = (PAGE + self.position % self.ring.descriptors * DESCRIPTOR) // 8
         stamp = words[at]
         if stamp < wanted:
             return False
@@ -517,7 +517,7 @@ class Generation:
         self.fd, self.memory = make_sealed("ring", ring_bytes(descriptors, arena), prepare)
         self.bytes = memoryview(self.memory)
         self.words = self.bytes.cast("Q")
-        self.arena = up(HEADER + descriptors * DESCRIPTOR, PAGE)
+        self.arena = up(PAGE + descriptors * DESCRIPTOR, PAGE)
         self.end = None
 
     def leave(self):
@@ -603,7 +603,7 @@ class Stream:
             words[WANTED], words[WAIT_EPOCH] = wanted, epoch
 
     def descriptor(self, position):
-        return (HEADER + position % self.descriptors * DESCRIPTOR) // 8
+        return (PAGE + position % self.descriptors * DESCRIPTOR) // 8
 
     def retire(self):
         """Takes the oldest message back, if everybody who may hold it up has read it. Whether it could."""

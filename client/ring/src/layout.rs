@@ -1,7 +1,7 @@
 //! What the shared memory looks like, byte by byte. `docs/ring.md` says the same in prose.
 //!
 //! ```text
-//! generation   header, 256 B │ N descriptors of 64 B │ from the next page on: arena
+//! generation   header, 4096 B │ N descriptors of 64 B, rounded up to a page │ arena
 //! reader page  header,  256 B │ slots of 256 B
 //! ```
 //!
@@ -20,12 +20,8 @@ pub(crate) const PAGE_MAGIC: u64 = u64::from_le_bytes(*b"TRAMPAGE");
 /// Version of both layouts.
 pub(crate) const LAYOUT_VERSION: u64 = 2;
 
-/// What sizes are rounded up to.
+/// Size of a generation's header, and what sizes are rounded up to.
 pub(crate) const PAGE_BYTES: u64 = 4096;
-
-/// Size of a generation's header. The descriptors follow in the same page: who publishes to one of many small rings finds
-/// one page less cold.
-pub(crate) const HEADER_BYTES: u64 = 256;
 
 /// Size of a descriptor.
 pub(crate) const DESCRIPTOR_BYTES: u64 = 64;
@@ -69,7 +65,7 @@ pub(crate) const STATE_CLOSED: u64 = 1;
 /// The next generation carries on where this one ends.
 pub(crate) const STATE_SUCCEEDED: u64 = 2;
 
-/// How a generation begins. Written by the writer only.
+/// A generation's first page. Written by the writer only.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(crate) struct Header {
@@ -271,13 +267,10 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Asks for what a writer reads of it, its cursor and first pins only if they are needed.
+    /// Asks for what a writer reads of it.
     #[inline]
-    pub(crate) fn look_ahead(&self, cursor: bool) {
+    pub(crate) fn look_ahead(&self) {
         crate::ahead::to_read(&raw const self.sleep);
-        if cursor {
-            crate::ahead::to_read(&raw const self.cursor);
-        }
     }
 }
 
@@ -305,7 +298,7 @@ pub(crate) struct Sleep {
 #[cfg(not(loom))]
 const _: () = {
     use std::mem::{align_of, offset_of, size_of};
-    assert!(size_of::<Header>() as u64 == HEADER_BYTES && align_of::<Header>() == 64);
+    assert!(size_of::<Header>() == 256 && align_of::<Header>() == 64);
     assert!(
         offset_of!(Header, counters) == 64
             && offset_of!(Header, wait) == 128

@@ -9,9 +9,9 @@
 use crate::ahead;
 use crate::error::{RingError, claim};
 use crate::layout::{
-    ARENA_BYTES_MAX, DESCRIPTOR_BYTES, DESCRIPTORS_MAX, DESCRIPTORS_MIN, Descriptor, HEADER_BYTES, Header,
-    LAYOUT_VERSION, PAGE_BYTES, PAGE_MAGIC, PAGE_SLOTS_MAX, POSITION_MAX, PageHeader, RING_MAGIC, SLOT_BYTES,
-    Slot, UNIT_BYTES,
+    ARENA_BYTES_MAX, DESCRIPTOR_BYTES, DESCRIPTORS_MAX, DESCRIPTORS_MIN, Descriptor, Header, LAYOUT_VERSION,
+    PAGE_BYTES, PAGE_MAGIC, PAGE_SLOTS_MAX, POSITION_MAX, PageHeader, RING_MAGIC, SLOT_BYTES, Slot,
+    UNIT_BYTES,
 };
 use crate::memory::{self, Mapping};
 use crate::protocol::{note, peek};
@@ -46,7 +46,7 @@ impl Extent {
     }
 
     fn arena_start(self) -> u64 {
-        (HEADER_BYTES + u64::from(self.descriptors) * DESCRIPTOR_BYTES).next_multiple_of(PAGE_BYTES)
+        PAGE_BYTES + (u64::from(self.descriptors) * DESCRIPTOR_BYTES).next_multiple_of(PAGE_BYTES)
     }
 
     pub(crate) fn memory_bytes(self) -> u64 {
@@ -148,8 +148,8 @@ impl Ring {
     #[inline]
     pub(crate) fn descriptor(&self, position: u64) -> &Descriptor {
         let index = position & u64::from(self.extent.descriptors - 1);
-        let offset = usize::try_from(HEADER_BYTES + index * DESCRIPTOR_BYTES).expect("within a mapping");
-        // SAFETY: the index is below the number of descriptors, which the mapping holds behind its header.
+        let offset = usize::try_from(PAGE_BYTES + index * DESCRIPTOR_BYTES).expect("within a mapping");
+        // SAFETY: the index is below the number of descriptors, which the mapping holds after its first page.
         let address = unsafe { self.mapping.base().add(offset) };
         // SAFETY: aligned to 64 as the base is to a page; all atomics; lives as long as `self`.
         unsafe { address.cast::<Descriptor>().as_ref() }

@@ -11,8 +11,7 @@ impl Writer {
     pub fn look_ahead(&self) {
         ahead::to_write(&raw const self.ring.header().counters);
         ahead::to_write(self.ring.descriptor(self.head));
-        let is_full = self.kept >= self.depth;
-        if is_full {
+        if self.kept >= self.depth {
             ahead::to_write(self.ring.descriptor(self.oldest));
             ahead::to_write(self.ring.descriptor(self.oldest + 1));
         }
@@ -22,7 +21,7 @@ impl Writer {
         }
         self.ring.look_ahead(u64::from(self.arena.next().unwrap_or(0)) * UNIT_BYTES);
         for reader in &self.readers {
-            reader.slot.get().look_ahead(is_full);
+            reader.slot.get().look_ahead();
         }
     }
 }
