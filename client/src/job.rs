@@ -28,7 +28,7 @@ impl Job {
     /// before this consumer waits, or by [`Client::flush`](crate::Client::flush).
     ///
     /// # Errors
-    /// [`Code::TooLate`] if it was taken away meanwhile; a connection that is down.
+    /// [`Code::TooLate`](crate::Code::TooLate) if it was taken away meanwhile; a connection that is down.
     pub fn ack(mut self) -> Result<()> {
         self.settle(Verdict::Ack)
     }
