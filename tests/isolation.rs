@@ -196,7 +196,10 @@ fn a_gated_reader_that_takes_one_message_now_and_then_holds_up_its_own_publisher
     let mut stream = held.publisher("held").capacity(64, 16).open().unwrap();
     assert_eq!(stream.subscriber_count(), 1);
     // Fuller than full: from here on it waits for the reader.
-    while stream.try_send(b"x").is_ok() {}
+    let mut sent = 0;
+    while stream.try_send(b"x").is_ok() {
+        sent += 1;
+    }
     let pouring = std::thread::spawn(move || {
         for _ in 0..4 {
             stream.send(b"x").unwrap();
@@ -205,7 +208,7 @@ fn a_gated_reader_that_takes_one_message_now_and_then_holds_up_its_own_publisher
     bystanders.talk();
     sipper.recv().unwrap();
     bystanders.talk();
-    while !pouring.is_finished() {
+    for _ in 1..sent + 4 {
         sipper.recv().unwrap();
     }
     pouring.join().unwrap();
