@@ -4,10 +4,11 @@
 use proptest::prelude::*;
 use tramline_wire::codec::{DecodeError, Framed, decode_message, encode_message, split_frame};
 use tramline_wire::{
-    Accept, Admit, Adopted, After, Attach, Consume, DeclareQueue, Deliver, GateLimits, GatedBy, Geometry,
-    GrowStream, Job, LimitInfo, Message, MessageFlags, Mode, ModeChanged, ModeTold, Offer, OpenStream,
-    PageDeclaration, Publish, Push, SlowPolicy, Source, StillAdmits, StillReads, Strategy, Subscribe,
-    Successor, ToBroker, ToClient, TopicSettings, Verdict, Welcome, WhenFull,
+    Accept, Admit, Adopted, After, Attach, Call, Consume, DeclareQueue, Deliver, ErrorReply, GateLimits,
+    GatedBy, Geometry, GrowStream, Job, LimitInfo, Message, MessageFlags, Mode, ModeChanged, ModeTold, Offer,
+    OpenStream, Outcome, PageDeclaration, Provide, Publish, Push, Replied, Reply, Request, SlowPolicy,
+    Source, StillAdmits, StillReads, Strategy, Subscribe, Successor, ToBroker, ToClient, TopicSettings,
+    Verdict, Welcome, WhenFull,
 };
 
 /// The numbers, texts and bytes from which a frame is made; frames borrow from it.
@@ -77,6 +78,18 @@ impl Stuff {
             2 => Verdict::Nack { delay_millis: Some(self.small[3]) },
             3 => Verdict::Reject { reason: &self.text },
             _ => Verdict::Extend { millis: self.small[3] },
+        }
+    }
+
+    fn error_reply(&self) -> ErrorReply<'_> {
+        ErrorReply { number: self.small[3], text: &self.text }
+    }
+
+    fn outcome(&self) -> Outcome<'_> {
+        match self.choice % 3 {
+            0 => Outcome::Done,
+            1 => Outcome::Error(self.error_reply()),
+            _ => Outcome::Failed { text: &self.text },
         }
     }
 
@@ -181,6 +194,23 @@ impl Stuff {
             ToBroker::Credit { consumer: a, more: b },
             ToBroker::Settle { req: a, consumer: b, first: x, last: y, verdict: self.verdict() },
             ToBroker::EndConsume { req: a, consumer: b, seen: x },
+            ToBroker::Provide(Provide {
+                req: a,
+                provider: b,
+                service: &self.more,
+                concurrency: c,
+                weight: self.small[3],
+                priority: self.small[4],
+            }),
+            ToBroker::EndProvide { req: a, provider: b },
+            ToBroker::Request(Request {
+                service: &self.more,
+                timeout_millis: a,
+                idempotent: self.other,
+                message: self.message(),
+            }),
+            ToBroker::CancelRequest { request: x },
+            ToBroker::Reply(Reply { provider: a, call: x, outcome: self.outcome(), message: self.message() }),
         ]
     }
 
@@ -298,6 +328,27 @@ impl Stuff {
                 message: self.message(),
             }),
             ToClient::JobLost { consumer: a, tag: x, code: self.short },
+            ToClient::Call(Call {
+                provider: a,
+                source: b,
+                call: x,
+                attempt: c,
+                timeout_millis: d,
+                message: self.message(),
+            }),
+            ToClient::CallOver { provider: a, call: x, code: self.short },
+            ToClient::Replied(Replied {
+                request: x,
+                source: a,
+                error: self.other.then(|| self.error_reply()),
+                message: self.message(),
+            }),
+            ToClient::RequestFailed {
+                request: x,
+                code: self.short,
+                message: &self.text,
+                limit: self.flag.then_some(LimitInfo { name: &self.more, value: x, used: y }),
+            },
         ]
     }
 }
