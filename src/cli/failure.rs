@@ -2,6 +2,8 @@
 //!
 //! The codes stand in one table, from which `--help` and the manual pages are made.
 
+use crate::config::{ConfigError, snippet};
+
 /// Every exit code there is, and what it says.
 const EXIT_STATUSES: [(u8, &str); 14] = [
     (0, "it did what it was asked to"),
@@ -112,6 +114,20 @@ impl Failure {
     /// The time that was given is up (124, as `timeout` does).
     pub fn timed_out(sentence: impl ToString) -> Self {
         Self { code: 124, sentence: sentence.to_string() }
+    }
+}
+
+/// Why there is no configuration, with the line that the fault is in.
+pub(super) fn told(error: ConfigError) -> Failure {
+    match &error {
+        ConfigError::Unreadable { .. } => Failure::no_input(error),
+        ConfigError::Override(_) => Failure::usage(error),
+        ConfigError::TooLong { .. } => Failure::config(error),
+        ConfigError::Faulty { path, line, column, .. } => {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let shown = snippet(&text, *line, *column);
+            Failure::config(error).with_detail(&shown)
+        }
     }
 }
 

@@ -22,6 +22,8 @@ mod reply;
 
 mod route;
 
+mod check;
+
 mod samples;
 
 mod status;
@@ -89,6 +91,7 @@ enum Command {
     Reply(reply::Reply),
     #[command(name = "route")]
     Routes(route::RouteArguments),
+    Check(check::Check),
     #[command(name = "gen")]
     Generate(samples::Gen),
     Status(status::Status),
@@ -120,6 +123,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Req(req) => req.run(),
         Command::Reply(reply) => reply.run(),
         Command::Routes(routes) => routes.run(),
+        Command::Check(check) => check.run(),
         Command::Generate(generate) => generate.run(),
         Command::Status(status) => status.run(),
         Command::Bench(bench) => bench.run(),

@@ -1,7 +1,8 @@
 //! `tramline serve`: runs a broker until it is told to stop.
 
 use super::Failure;
-use crate::config::{Config, ConfigError, Overrides};
+use super::failure::told;
+use crate::config::{Config, Overrides};
 use crate::shell::ServeError;
 use crate::shell::socket::SocketError;
 use std::io::{IsTerminal, Write};
@@ -38,11 +39,7 @@ impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
         let overrides = Overrides { file: self.config, socket: self.socket, log: self.log };
         let overrides = overrides.or(Overrides::from_environment());
-        let mut config = Config::load(overrides.clone()).map_err(|error| match error {
-            ConfigError::Unreadable { .. } => Failure::no_input(error),
-            ConfigError::Override(_) => Failure::usage(error),
-            _ => Failure::config(error),
-        })?;
+        let mut config = Config::load(overrides.clone()).map_err(told)?;
         if let Some(address) = self.http_listen {
             if !address.ip().is_loopback() {
                 return Err(Failure::usage(format!(

@@ -268,7 +268,7 @@ fn topic(raw: &RawTopic, key: &str, limits: &Limits) -> Checked<TopicSettings> {
 }
 
 /// Line and column of the value at `key`, from 1.
-fn locate(text: &str, key: &str) -> Option<(usize, usize)> {
+pub(super) fn locate(text: &str, key: &str) -> Option<(usize, usize)> {
     let path: Vec<&str> = key.split('.').collect();
     let found = Seek(&path).deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
     found.location().map(|place| (place.line(), place.column()))

@@ -13,7 +13,7 @@
 //! * `raw`: the file's shape, key by key.
 //! * `scalar`: sizes, modes, accounts, addresses, as people write them.
 //! * `words`: the same for routes. `queues`, `services`, `routes`: the raw shapes of these to their settings.
-//! * `check`: the raw shape to a `Config`; ranges, and rules between keys.
+//! * `check`: the raw shape to a `Config`; ranges, and rules between keys. `faults`: all that is wrong, for who asks.
 
 mod raw;
 
@@ -29,11 +29,15 @@ mod routes;
 
 mod check;
 
+mod faults;
+
 #[cfg(test)]
 mod tests;
 
 #[cfg(test)]
 mod tests_of_routes;
+
+pub use faults::FAULTS_MAX;
 
 use crate::core::{Limits, QueueSettings, ServiceSettings, TopicSettings, Who};
 use crate::routes::Routes;
@@ -287,8 +291,21 @@ impl Config {
     /// # Errors
     /// When a file cannot be read, or the configuration says something that it may not.
     pub fn with_routes(path: &Path) -> Result<(Self, Routes), ConfigError> {
-        let text = Self::text(path)?;
-        let config = Self::parse(&text, path)?;
+        Self::whole(&Self::text(path)?, path)
+    }
+
+    /// As [`with_routes`](Self::with_routes), and when something is wrong, all of it as far as it can be told apart:
+    /// [`FAULTS_MAX`] faults at most. Reads the file again for each.
+    ///
+    /// # Errors
+    /// The faults, in the order of the lines.
+    pub fn examine(path: &Path) -> Result<(Self, Routes), Vec<ConfigError>> {
+        let text = Self::text(path).map_err(|error| vec![error])?;
+        faults::all(&text, |text| Self::whole(text, path))
+    }
+
+    fn whole(text: &str, path: &Path) -> Result<(Self, Routes), ConfigError> {
+        let config = Self::parse(text, path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut load = |name: &str| {
             let path = folder.join(name);
@@ -303,7 +320,7 @@ impl Config {
             std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
         };
         let routes = Routes::compile(&config.routes, &mut load)
-            .map_err(|fault| faulty(path, check::at_key(&text, &fault.key, &fault.message)))?;
+            .map_err(|fault| faulty(path, check::at_key(text, &fault.key, &fault.message)))?;
         Ok((config, routes))
     }
 
@@ -328,6 +345,12 @@ impl Config {
 fn faulty(path: &Path, fault: check::Fault) -> ConfigError {
     let check::Fault { line, column, message } = fault;
     ConfigError::Faulty { path: path.to_owned(), line, column, message }
+}
+
+/// Line and column, from 1, of what stands at a key such as `routes.0.tests.1`, or of the nearest place above it.
+#[must_use]
+pub fn place(text: &str, key: &str) -> (usize, usize) {
+    check::locate(text, key).unwrap_or((1, 1))
 }
 
 /// The line that a fault is in, as it stands in `text`, with a mark below its column.

@@ -21,6 +21,8 @@ pub struct Trial {
     pub route: String,
     /// The example.
     pub test: String,
+    /// The example's key in the file, such as `routes.0.tests.1`.
+    pub key: String,
     /// What differs from what is expected; nothing if it is as expected.
     pub differences: Vec<String>,
 }
@@ -30,10 +32,12 @@ pub struct Trial {
 pub fn run(routes: &Routes) -> Vec<Trial> {
     let mut trials = Vec::new();
     for route in routes.routes() {
-        for test in &route.settings().tests {
+        let settings = route.settings();
+        for (index, test) in settings.tests.iter().enumerate() {
             trials.push(Trial {
-                route: route.settings().name.clone(),
+                route: settings.name.clone(),
                 test: test.name.clone(),
+                key: format!("{}.tests.{index}", settings.key),
                 differences: try_one(routes, route, test),
             });
         }

@@ -3,8 +3,9 @@
 mod explain;
 
 use super::Failure;
+use super::failure::told;
 use super::output::Output;
-use crate::config::{Config, ConfigError, ENV_CONFIG, snippet};
+use crate::config::{Config, ENV_CONFIG};
 use crate::routes::{Routes, trial};
 use std::path::{Path, PathBuf};
 
@@ -46,19 +47,7 @@ impl RouteArguments {
 
 /// The routes in a file, or what is wrong with it, with the line that it is in.
 fn read(file: &Path) -> Result<Routes, Failure> {
-    match Config::with_routes(file) {
-        Ok((_, routes)) => Ok(routes),
-        Err(error @ ConfigError::Unreadable { .. }) => Err(Failure::no_input(error)),
-        Err(error) => {
-            let shown = match &error {
-                ConfigError::Faulty { line, column, .. } => std::fs::read_to_string(file)
-                    .map(|text| snippet(&text, *line, *column))
-                    .unwrap_or_default(),
-                _ => String::new(),
-            };
-            Err(Failure::config(error).with_detail(&shown))
-        }
-    }
+    Config::with_routes(file).map(|(_, routes)| routes).map_err(told)
 }
 
 impl Test {
