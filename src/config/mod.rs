@@ -35,6 +35,9 @@ mod faults;
 mod tests;
 
 #[cfg(test)]
+mod tests_of_keys;
+
+#[cfg(test)]
 mod tests_of_routes;
 
 pub use faults::FAULTS_MAX;

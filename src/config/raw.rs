@@ -25,9 +25,10 @@ macro_rules! section {
         pub(super) struct $name { $(pub(super) $key: Option<$kind>,)+ }
 
         impl $name {
-            /// The keys of this section.
+            /// Its name, and its keys with their kinds.
             #[cfg(test)]
-            pub(super) const KEYS: &'static [&'static str] = &[$(stringify!($key),)+];
+            pub(super) const SECTION: (&'static str, &'static [(&'static str, &'static str)]) =
+                (stringify!($name), &[$((stringify!($key), stringify!($kind)),)+]);
         }
     };
 }

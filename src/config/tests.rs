@@ -1,11 +1,7 @@
 //! The documented file is the truth, and every fault has its place.
 
-use super::raw::{
-    RawAllow, RawConfig, RawHttp, RawLimits, RawLog, RawQueue, RawRing, RawService, RawSocket, RawStore,
-    RawTopic, RawWait, RawWho,
-};
+use super::tests_of_keys::documented;
 use super::*;
-use serde_yaml::Value;
 use tramline_wire::{GatedBy, Geometry};
 
 const DOCUMENTED: &str = include_str!("../../config/tramline.yaml");
@@ -18,57 +14,14 @@ fn fault(text: &str) -> String {
     Config::parse(text, Path::new("t.yaml")).unwrap_err().to_string()
 }
 
-/// The documented file with its examples in force.
-fn with_examples() -> String {
-    let uncomment = |line: &str| match line.strip_prefix('#') {
-        Some(rest) if rest.starts_with("  ") => rest.to_owned(),
-        _ => line.to_owned(),
-    };
-    DOCUMENTED.lines().map(uncomment).collect::<Vec<_>>().join("\n")
-}
-
 #[test]
 fn the_documented_file_holds_the_defaults() {
     assert_eq!(parse(DOCUMENTED), Config::default());
 }
 
 #[test]
-fn every_key_is_documented() {
-    let file: Value = serde_yaml::from_str(&with_examples()).unwrap();
-    let sections: [(&[&str], &[&str]); 18] = [
-        (&[], RawConfig::KEYS),
-        (&["socket"], RawSocket::KEYS),
-        (&["allow"], RawAllow::KEYS),
-        (&["limits"], RawLimits::KEYS),
-        (&["limits", "ring_default"], RawRing::KEYS),
-        (&["topics", "0"], RawTopic::KEYS),
-        (&["topics", "0", "ring"], RawRing::KEYS),
-        (&["allow", "declare_queues"], RawWho::KEYS),
-        (&["allow", "declare_durable_queues"], RawWho::KEYS),
-        (&["store"], RawStore::KEYS),
-        (&["queues", "0"], RawQueue::KEYS),
-        (&["queues", "0", "push"], RawWho::KEYS),
-        (&["allow", "provide_services"], RawWho::KEYS),
-        (&["services", "0"], RawService::KEYS),
-        (&["services", "0", "provide"], RawWho::KEYS),
-        (&["http"], RawHttp::KEYS),
-        (&["wait"], RawWait::KEYS),
-        (&["log"], RawLog::KEYS),
-    ];
-    for (path, keys) in sections {
-        let section = path.iter().fold(&file, |value, step| match step.parse::<usize>() {
-            Ok(index) => &value[index],
-            Err(_) => &value[*step],
-        });
-        for key in keys {
-            assert!(section.get(*key).is_some(), "{path:?} lacks {key} in config/tramline.yaml");
-        }
-    }
-}
-
-#[test]
 fn the_examples_in_the_documented_file_parse() {
-    let config = parse(&with_examples());
+    let config = parse(&documented());
     assert_eq!(config.socket.path.as_deref(), Some(Path::new("/run/tramline/tramline.sock")));
     assert_eq!(config.socket.group, Some(0));
     assert_eq!(config.http.listen, Some("127.0.0.1:9464".parse().unwrap()));

@@ -1,11 +1,6 @@
 //! Routes in YAML: the template's block word for word, what is inherited, and every fault with its place.
 
-use super::raw::{
-    RawBackoff, RawConfig, RawDeliver, RawMonitoring, RawPattern, RawRoute, RawRouting, RawRule, RawSecurity,
-    RawTest, RawTransform,
-};
 use super::*;
-use crate::routes::limits::Limits as RouteLimits;
 use crate::routes::route::{Origin, Outcome};
 use crate::routes::settings::{Destination, Intake, Strategy};
 use crate::routes::{envelope::Native, trial};
@@ -283,36 +278,6 @@ fn a_broker_does_not_start_with_routes() {
     }
     std::fs::write(&path, "tables: {t: {1: a}}\n").unwrap();
     assert!(Config::load(Overrides { file: Some(path), ..Overrides::default() }).is_ok());
-}
-
-#[test]
-fn every_key_of_routes_is_documented() {
-    let document = include_str!("../../docs/routes.md");
-    let sections: [&[&str]; 10] = [
-        RawPattern::KEYS,
-        RawRouting::KEYS,
-        RawBackoff::KEYS,
-        RawTransform::KEYS,
-        RawRule::KEYS,
-        RawSecurity::KEYS,
-        RawMonitoring::KEYS,
-        RawRoute::KEYS,
-        RawDeliver::KEYS,
-        RawTest::KEYS,
-    ];
-    let top = RawConfig::KEYS.iter().skip_while(|key| **key != "pattern");
-    let limits = RouteLimits::NAMES.iter().map(|(name, _)| name);
-    for key in sections.into_iter().flatten().chain(top).chain(limits) {
-        let key = key.trim_start_matches("r#");
-        assert!(document.contains(&format!("`{key}`")), "docs/routes.md does not explain `{key}`");
-    }
-    let limits = RouteLimits::default();
-    for (name, _) in RouteLimits::NAMES {
-        let value = limits.clone().slot(name).copied().unwrap();
-        let row = document.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
-        let told: String = row.split('|').nth(2).unwrap().chars().filter(char::is_ascii_digit).collect();
-        assert_eq!(told, value.to_string(), "{row}");
-    }
 }
 
 #[test]
