@@ -7,7 +7,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use support::{Watchdog, tramline};
@@ -272,4 +272,16 @@ fn a_file_that_was_cut_to_nothing_is_not_taken_for_a_new_one_by_check() {
     let checked = check(path, None).unwrap();
     assert!(!checked.is_whole());
     assert!(checked.broken.unwrap().contains("empty"));
+}
+
+#[test]
+fn an_empty_file_is_not_taken_for_a_new_store() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let path = folder.path().join("queues.store");
+    drop(std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap());
+    let opened = Store::open(&path, &StoreOptions::default());
+    let said = opened.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(said.contains("it has 0 bytes, and no store ever has"), "{said}");
+    assert_eq!(path.metadata().unwrap().len(), 0, "it is as it was");
 }

@@ -39,7 +39,7 @@ pub(super) fn open(path: &Path, way: Way) -> Result<Held, OpenError> {
         match open_at(path, OFlags::RDWR, way) {
             Err(OpenError::Refused { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
             Ok(_) if way == Way::New => return Err(wrong(path, "is there already")),
-            opened => return Ok(Held { file: opened?, made: None }),
+            opened => return Ok(Held { file: with_bytes(opened?, path)?, made: None }),
         }
         let made = with_ending(path, ".new");
         let file = open_at(&made, OFlags::RDWR | OFlags::CREATE, way)?;
@@ -49,6 +49,19 @@ pub(super) fn open(path: &Path, way: Way) -> Result<Held, OpenError> {
             return Ok(Held { file, made: Some(made) });
         }
     }
+}
+
+/// A file that was there and has bytes. One without any is not taken for a new store: no store ever is so, also while it is
+/// made, and whoever put it there, or emptied it, may miss what it held.
+fn with_bytes(file: File, path: &Path) -> Result<File, OpenError> {
+    let length = file.metadata().map_err(|error| refused("look at", path, error))?.len();
+    if length == 0 {
+        return Err(OpenError::Damaged {
+            path: path.to_owned(),
+            error: "it has 0 bytes, and no store ever has".to_owned(),
+        });
+    }
+    Ok(file)
 }
 
 fn open_at(path: &Path, flags: OFlags, way: Way) -> Result<File, OpenError> {
