@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::have;
 use tempfile::TempDir;
-use tramline::core::services::Latency;
+use tramline::core::Latency;
 use tramline::core::snapshot::{
     LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts, RingStatus, ServiceCounts,
     ServiceStatus, SessionStatus, Snapshot, StoreCounts, StoreStatus, StreamStatus, TopicStatus, Totals,
@@ -146,7 +146,19 @@ fn snapshot(streams: u64) -> Snapshot {
             file: Some("/s/queues.store".to_owned()),
             state: "full",
             reason: Some("no room".to_owned()),
-            counts: StoreCounts { batches: 3, nanos: 1_500_000_000, ..StoreCounts::default() },
+            counts: StoreCounts {
+                batches: 3,
+                fsync: Latency {
+                    steps: {
+                        let mut steps = [0; 17];
+                        steps[7] = 2;
+                        steps[13] = 1;
+                        steps
+                    },
+                    sum_nanos: 1_500_000_000,
+                },
+                ..StoreCounts::default()
+            },
             ..StoreStatus::default()
         },
         totals: Totals { connections: 3, ..Totals::default() },
@@ -303,7 +315,9 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     );
     assert!(body.contains(r#"client="gps \"1\"\\\nx{} 7 ä""#), "{body}");
     assert!(body.contains("tramline_limit_used{limit=\"connections_max\"} 1"), "{body}");
-    assert!(body.contains("tramline_store_fsync_seconds_total 1.5\n"), "{body}");
+    assert!(body.contains("tramline_store_fsync_seconds_sum 1.5\n"), "{body}");
+    assert!(body.contains("tramline_store_fsync_seconds_bucket{le=\"0.01\"} 2\n"), "{body}");
+    assert!(body.contains("tramline_store_fsync_seconds_count 3\n"), "{body}");
     assert!(body.contains("tramline_store_writable 0\n"), "{body}");
     assert!(!body.contains("# EOF") && !body.contains("# UNIT"), "{body}");
     if !have("promtool") {

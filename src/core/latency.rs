@@ -1,4 +1,4 @@
-//! How long answers took, in a few fixed steps.
+//! How long answers took, and the disk, in a few fixed steps.
 
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ const BOUNDS: [u64; 16] = [
     10_000_000_000,
 ];
 
-/// From when requests were taken to when their answers were passed on, by steps.
+/// How long things of one kind took, by steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Latency {
     /// How many took so long, by the steps of [`BOUNDS_SECONDS`] and one more.
@@ -38,6 +38,7 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// One more took so long.
     pub(super) fn note(&mut self, nanos: u64) {
         let step = BOUNDS.partition_point(|bound| *bound < nanos);
         self.steps[step] += 1;

@@ -28,6 +28,8 @@ mod quota;
 
 pub mod strategy;
 
+pub mod latency;
+
 pub mod queues;
 
 pub mod services;
@@ -106,6 +108,7 @@ mod tests;
 
 pub use access::{Access, TopicSettings};
 pub use broker::{Core, Refusal};
+pub use latency::{BOUNDS_SECONDS, Latency};
 pub use limits::Limits;
 pub use outbox::{Chunk, Outbox};
 pub use queues::{Durability, QueueSettings, WhenFull, Who};

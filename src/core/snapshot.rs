@@ -5,7 +5,7 @@
 //! Ids that do not fit into a JSON number are hexadecimal text.
 
 use super::FdId;
-use super::services::Latency;
+use super::latency::Latency;
 use serde::Serialize;
 use tramline_wire::Geometry;
 
@@ -363,11 +363,11 @@ pub struct StoreCounts {
     pub changes_most: u64,
     /// Batches that could not be kept.
     pub failures: u64,
-    /// Time until the disk had them, all together, of the last one, and of the slowest, in nanoseconds.
-    pub nanos: u64,
-    /// Of the last one.
+    /// How long it took until the disk had them.
+    pub fsync: Latency,
+    /// The same of the last one, in nanoseconds.
     pub nanos_last: u64,
-    /// Of the slowest.
+    /// The same of the slowest.
     pub nanos_most: u64,
     /// How large the file is.
     pub file_bytes: u64,
@@ -379,7 +379,7 @@ impl StoreCounts {
         self.batches += 1;
         self.changes += changes;
         self.changes_most = self.changes_most.max(changes);
-        self.nanos += written.nanos;
+        self.fsync.note(written.nanos);
         self.nanos_last = written.nanos;
         self.nanos_most = self.nanos_most.max(written.nanos);
         self.file_bytes = written.file_bytes;

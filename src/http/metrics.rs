@@ -10,6 +10,8 @@
 
 mod services;
 
+mod took;
+
 use crate::core::Snapshot;
 use crate::core::snapshot::{QueueStatus, StoreStatus, StreamStatus, TopicStatus};
 use prometheus_client::collector::Collector;
@@ -339,8 +341,10 @@ impl Moment {
         page.counter("store_batches", "Batches that were written.", counts.batches)?;
         page.counter("store_changes", "Changes in them.", counts.changes)?;
         page.counter("store_failures", "Batches that could not be written.", counts.failures)?;
-        page.counter("store_fsync_seconds", "Time until the disk had them.", seconds(counts.nanos))?;
-        page.gauge("store_fsync_last_seconds", "The same of the last one.", seconds(counts.nanos_last))?;
+        let help = "How long it took until the disk had a batch.";
+        let family = page.0.encode_descriptor("store_fsync_seconds", help, None, MetricType::Histogram)?;
+        took::Took(&counts.fsync).encode(family)?;
+        page.gauge("store_fsync_last_seconds", "The same of the last batch.", seconds(counts.nanos_last))?;
         page.gauge("store_fsync_most_seconds", "The same of the slowest.", seconds(counts.nanos_most))
     }
 

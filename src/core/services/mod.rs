@@ -7,7 +7,7 @@
 //! # Layout
 //!
 //! * `settings`: what an operator says about services.
-//! * `service`, `ejection`, `latency`: one service; its instances, which of them are left out for a while, how long answers
+//! * `service`, `ejection`: one service; its instances, which of them are left out for a while, how long answers
 //!   took.
 //! * `call`: a request and where it is.
 //! * `asking`: requests taken in, given to instances, and what time and callers do to them.
@@ -21,8 +21,6 @@ mod settings;
 mod service;
 
 mod ejection;
-
-mod latency;
 
 mod call;
 
@@ -38,7 +36,6 @@ mod lines;
 
 mod report;
 
-pub use latency::{BOUNDS_SECONDS, Latency};
 pub use settings::{RETRIES_CEILING, ServiceRight, ServiceSettings};
 
 pub(super) use answering::Held;

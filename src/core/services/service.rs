@@ -4,8 +4,8 @@
 //! caller keeps its place until the instance answers it: what it still works on it must not be given twice of.
 
 use super::ejection::Health;
-use super::latency::Latency;
 use super::settings::ServiceSettings;
+use crate::core::latency::Latency;
 use crate::core::session::Identity;
 use crate::core::snapshot::ServiceCounts;
 use crate::core::strategy::{Group, Seat};

@@ -1,30 +1,11 @@
 //! The metrics of services.
 
+use super::took::Took;
 use super::{LABELLED_MAX, Moment, Page, count};
-use crate::core::services::BOUNDS_SECONDS;
 use crate::core::snapshot::ServiceStatus;
 use prometheus_client::encoding::EncodeMetric;
-use prometheus_client::encoding::MetricEncoder;
-use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::metrics::MetricType;
 use std::fmt;
-
-/// How long answers took, as a histogram of one moment.
-struct Took<'s>(&'s ServiceStatus);
-
-impl EncodeMetric for Took<'_> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let latency = &self.0.latency;
-        let ends = BOUNDS_SECONDS.into_iter().chain([f64::MAX]);
-        let steps: Vec<(f64, u64)> = ends.zip(latency.steps).collect();
-        let seconds = std::time::Duration::from_nanos(latency.sum_nanos).as_secs_f64();
-        encoder.encode_histogram::<NoLabelSet>(seconds, latency.steps.iter().sum(), &steps, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
-}
 
 impl Moment {
     pub(super) fn services(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -94,7 +75,7 @@ impl Moment {
         let mut family =
             page.0.encode_descriptor("service_latency_seconds", help, None, MetricType::Histogram)?;
         for service in shown {
-            Took(service).encode(family.encode_family(&[("service", service.service.as_str())])?)?;
+            Took(&service.latency).encode(family.encode_family(&[("service", service.service.as_str())])?)?;
         }
         let left_out = self.0.services.len() - shown.len();
         page.gauge("services_left_out", "Services without series of their own here.", count(left_out))
