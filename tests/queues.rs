@@ -345,6 +345,47 @@ fn a_person_with_socat_pushes_pulls_and_looks() {
 }
 
 #[test]
+fn a_line_declares_a_queue_and_is_told_what_is_wrong() {
+    let _watchdog = Watchdog::start();
+    let state = tempfile::tempdir().unwrap();
+    let store = state.path().join("store");
+    let broker = Broker::with_config(&format!("store: {{path: {}}}", store.display()));
+    let mut json = broker.json();
+    let declare = r#"{"op":"declare","queue":"jobs","bind":["work.>","a"],"strategy":"failover","when_full":"drop_oldest","messages_max":3}"#;
+    for _ in 0..2 {
+        let answer = json.ask(declare);
+        assert_eq!((&answer["ok"], &answer["queue"]), (&true.into(), &"jobs".into()), "{answer}");
+    }
+    let now = status(&broker, "jobs");
+    assert_eq!((&now["strategy"], &now["messages_max"]), (&"failover".into(), &3.into()), "{now}");
+    assert_eq!(json.ask(r#"{"op":"pub","topic":"work.x","data":1}"#)["receivers"], 1);
+    let other = json.ask(r#"{"op":"declare","queue":"jobs","bind":"a"}"#);
+    assert_eq!(other["error"]["code"], "queue_exists", "{other}");
+    for (line, code, part) in [
+        (r#"{"op":"declare"}"#, "malformed", "needs the key queue"),
+        (
+            r#"{"op":"declare","queue":"q","strategy":"best"}"#,
+            "malformed",
+            "one of round_robin, load_balance, failover",
+        ),
+        (r#"{"op":"declare","queue":"q","bind":[1]}"#, "malformed", "a filter, or a list of filters"),
+        (r#"{"op":"declare","queue":"q","bind":"a b"}"#, "malformed", "a filter, or a list of filters"),
+        (r#"{"op":"declare","queue":"q","bind":"a..b"}"#, "bad_topic", "an empty token"),
+        (r#"{"op":"declare","queue":"q","attempts_max":70000}"#, "malformed", "0 to 65535"),
+        (r#"{"op":"declare","queue":"$q"}"#, "bad_topic", "$"),
+    ] {
+        let answer = json.ask(line);
+        let said = answer["error"]["message"].as_str().unwrap();
+        assert!(answer["error"]["code"] == code && said.contains(part), "{line}: {answer}");
+    }
+    // One on disk is confirmed when the disk has it, and is there again.
+    assert!(!store.exists());
+    assert_eq!(json.ask(r#"{"op":"declare","queue":"mail","durable":true}"#)["ok"], true);
+    assert!(store.metadata().unwrap().len() > 0);
+    assert_eq!(status(&broker, "mail")["durability"], "disk");
+}
+
+#[test]
 fn async_says_the_same_words() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(QUEUES);

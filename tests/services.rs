@@ -373,6 +373,71 @@ fn a_person_with_socat_asks_and_is_answered() {
     assert!(output.ends_with("\"data\":{\"n\":5}}\n"), "{output}");
 }
 
+#[test]
+fn a_line_gives_a_request_up() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let (mut server, mut caller) = (broker.json(), broker.json());
+    assert_eq!(server.ask(r#"{"op":"provide","service":"s","concurrency":3}"#)["ok"], true);
+    for id in ["7", "7", r#""seven""#] {
+        caller.say(&format!(r#"{{"op":"req","service":"s","text":"x","id":{id}}}"#));
+        assert!(server.hear().contains(r#""op":"call""#));
+    }
+    let gone = caller.ask(r#"{"op":"cancel","req":7,"id":8}"#);
+    assert_eq!((&gone["ok"], &gone["count"], &gone["id"]), (&true.into(), &2.into(), &8.into()), "{gone}");
+    // The instance is told, and its answer is too late.
+    for _ in 0..2 {
+        let over = server.hear();
+        assert!(
+            over.starts_with(r#"{"op":"call_over","service":"s","call":"#) && !over.contains("code"),
+            "{over}"
+        );
+    }
+    assert_eq!(server.ask(r#"{"op":"reply","service":"s","call":1,"data":1}"#)["error"]["code"], "too_late");
+    assert_eq!(caller.ask(r#"{"op":"cancel","req":7}"#)["error"]["code"], "bad_id");
+    assert_eq!(caller.ask(r#"{"op":"cancel"}"#)["error"]["code"], "malformed");
+    assert_eq!(caller.ask(r#"{"op":"cancel","req":[1]}"#)["error"]["code"], "malformed");
+    // Another connection cannot give up what is not its own.
+    assert_eq!(broker.json().ask(r#"{"op":"cancel","req":"seven"}"#)["error"]["code"], "bad_id");
+    assert_eq!(server.ask(r#"{"op":"reply","service":"s","call":3,"data":3}"#)["ok"], true);
+    let answer = caller.hear();
+    assert!(answer.contains(r#""id":"seven""#) && answer.contains(r#""data":3"#), "{answer}");
+    assert_eq!(status(&broker, "s")["cancelled"], 2);
+}
+
+#[path = "../client/examples/replicas.rs"]
+mod example;
+
+/// The example's own process: this program once more.
+#[test]
+fn example_process() {
+    if std::env::var_os("SERVICES_EXAMPLE").is_some() {
+        example::main().unwrap();
+    }
+}
+
+#[test]
+fn the_example_answers_although_one_of_its_instances_is_slow() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(
+        "services: [{name: example.square, attempt_timeout_millis: 50, eject_failures: 3, eject_millis: 60000}]",
+    );
+    let example = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "example_process", "--nocapture"])
+        .env("SERVICES_EXAMPLE", "yes")
+        .env("TRAMLINE_SOCKET", broker.socket())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(example.stdout).unwrap();
+    assert!(example.status.success(), "{said}{}", String::from_utf8_lossy(&example.stderr));
+    assert!(
+        said.contains("answers by instance: {\"fast\": ") && said.contains("an error of the service: "),
+        "{said}"
+    );
+    let now = status(&broker, "example.square");
+    assert!(now["retries"].as_u64() > Some(0) || now["requests"] == now["replies"], "{now}");
+}
+
 /// Starts `tramline reply`, and waits until it provides.
 fn replies(broker: &Broker, words: &[&str], count: usize) -> std::process::Child {
     let mut command = tramline();

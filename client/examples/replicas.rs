@@ -25,7 +25,7 @@ fn square(name: &'static str, takes: Duration) -> Result<(), Error> {
     })
 }
 
-fn main() -> Result<(), Error> {
+pub(crate) fn main() -> Result<(), Error> {
     for (name, takes) in [("fast", Duration::ZERO), ("slow", Duration::from_millis(300))] {
         std::thread::spawn(move || {
             if let Err(error) = square(name, takes) {

@@ -126,10 +126,12 @@ impl Core {
             },
             Op::Subscribe(wanted) => self.subscribe_json(key, wanted, id, now),
             Op::Unsubscribe { sub } => self.unsubscribe_json(key, *sub, id, now),
-            Op::Push(_) | Op::Pull(_) | Op::Settle(_) | Op::Queue(_) => {
+            Op::Push(_) | Op::Pull(_) | Op::Settle(_) | Op::Queue(_) | Op::Declare(_) => {
                 self.queue_op(key, &request.op, id, now)
             }
-            Op::Ask(_) | Op::Provide(_) | Op::Reply(_) => self.service_op(key, &request.op, id, now),
+            Op::Ask(_) | Op::Cancel { .. } | Op::Provide(_) | Op::Reply(_) => {
+                self.service_op(key, &request.op, id, now)
+            }
             Op::Status => {
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.statuses += 1;

@@ -31,7 +31,7 @@ pub use answer::{
     write_message, write_mode, write_ok, write_reply, write_stored,
 };
 pub use request::{
-    Admin, Ask, Header, Judgement, Op, Provide, Publish, Pull, Push, QueueRequest, Reply, Request,
+    Admin, Ask, Declare, Header, Judgement, Op, Provide, Publish, Pull, Push, QueueRequest, Reply, Request,
     RequestFault, Said, Settle, Subscribe, parse_request,
 };
 

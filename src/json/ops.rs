@@ -103,6 +103,24 @@ pub const OPS: &[OpSpec] = &[
         example: r#"{"op":"queue","queue":"jobs","do":"peek","max":5}"#,
     },
     OpSpec {
+        name: "declare",
+        keys: &[
+            "queue",
+            "bind",
+            "strategy",
+            "when_full",
+            "messages_max",
+            "bytes_max",
+            "ack_timeout_millis",
+            "attempts_max",
+            "ttl_millis",
+            "durable",
+        ],
+        about: "Makes a queue, for as long as the broker runs or, if it is durable, for good; what is left out is as the \
+                configuration has it by default.",
+        example: r#"{"op":"declare","queue":"jobs","bind":["work.>"],"strategy":"load_balance"}"#,
+    },
+    OpSpec {
         name: "req",
         keys: &[
             "service",
@@ -118,6 +136,12 @@ pub const OPS: &[OpSpec] = &[
         about: "Sends a request to a service; the answer to this line is the service's, or says why there is none. With \
                 idempotent, another instance is asked when one has failed.",
         example: r#"{"op":"req","service":"map.locate","data":{"place":"Ulm"},"timeout_millis":1000}"#,
+    },
+    OpSpec {
+        name: "cancel",
+        keys: &["req"],
+        about: "Gives up requests of this connection by the id that their lines had; those have no answer then.",
+        example: r#"{"op":"cancel","req":7}"#,
     },
     OpSpec {
         name: "provide",

@@ -9,7 +9,7 @@ mod queues;
 
 mod services;
 
-pub use queues::{Admin, Judgement, Pull, Push, QueueRequest, Settle};
+pub use queues::{Admin, Declare, Judgement, Pull, Push, QueueRequest, Settle};
 pub use services::{Ask, Provide, Reply, Said};
 
 use super::ops::{self, OpSpec};
@@ -63,8 +63,15 @@ pub enum Op<'a> {
     Settle(Settle<'a>),
     /// What an administrator does with a queue.
     Queue(QueueRequest<'a>),
+    /// The wish for a queue.
+    Declare(Declare<'a>),
     /// A request to a service.
     Ask(Ask<'a>),
+    /// The end of requests.
+    Cancel {
+        /// The `id` that they had, as JSON text.
+        request: &'a str,
+    },
     /// The wish to provide a service.
     Provide(Provide<'a>),
     /// The answer to a call.
@@ -87,7 +94,9 @@ impl Op<'_> {
             Self::Pull(_) => "pull",
             Self::Settle(settle) => settle.judgement.name(),
             Self::Queue(_) => "queue",
+            Self::Declare(_) => "declare",
             Self::Ask(_) => "req",
+            Self::Cancel { .. } => "cancel",
             Self::Provide(_) => "provide",
             Self::Reply(_) => "reply",
             Self::Status => "status",
@@ -260,9 +269,16 @@ fn request<'a>(line: &[u8], fields: &Fields<'a>) -> Checked<Request<'a>> {
             Some(sub) => Op::Unsubscribe { sub },
             None => return missing("sub", spec),
         },
-        "push" | "pull" | "ack" | "nack" | "reject" | "extend" | "queue" => {
+        "push" | "pull" | "ack" | "nack" | "reject" | "extend" | "queue" | "declare" => {
             queues::request(line, fields, spec)?
         }
+        "cancel" => match fields.get("req") {
+            None => return missing("req", spec),
+            Some((value, column)) => match scalar(value) {
+                Some(request) => Op::Cancel { request },
+                None => return Err(wrong("req", column, "the id of a request as its line had it", value)),
+            },
+        },
         "req" | "provide" | "reply" => services::request(line, fields, spec)?,
         _ => Op::Status,
     };

@@ -152,7 +152,7 @@ fn unknown_and_later_operations_are_told_apart() {
     assert_eq!(unknown.code, Code::Unsupported);
     assert_eq!(
         unknown.message,
-        "there is no op publish; there are help, ping, pub, sub, unsub, push, pull, ack, nack, reject, extend, queue, req, provide, reply, status"
+        "there is no op publish; there are help, ping, pub, sub, unsub, push, pull, ack, nack, reject, extend, queue, declare, req, cancel, provide, reply, status"
     );
     for later in ops::LATER {
         let fault = fault(&format!(r#"{{"op":"{later}","whatever":{{}}}}"#));
@@ -180,7 +180,7 @@ fn an_answer_to_a_fault_carries_what_could_be_read() {
     write_error(&mut out, None, None, Code::LimitReached, "too \"many\"");
     write_close(&mut out, Code::ShuttingDown, "bye");
     let expected = "{\"ok\":false,\"op\":\"sing\",\"id\":\"a\",\"error\":{\"code\":\"unsupported\",\"message\":\
-        \"there is no op sing; there are help, ping, pub, sub, unsub, push, pull, ack, nack, reject, extend, queue, req, provide, reply, status\"}}\n\
+        \"there is no op sing; there are help, ping, pub, sub, unsub, push, pull, ack, nack, reject, extend, queue, declare, req, cancel, provide, reply, status\"}}\n\
         {\"ok\":false,\"error\":{\"code\":\"limit_reached\",\"message\":\"too \\\"many\\\"\"}}\n\
         {\"op\":\"close\",\"error\":{\"code\":\"shutting_down\",\"message\":\"bye\"}}\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);

@@ -168,7 +168,7 @@ impl Core {
         }
     }
 
-    fn declare(&mut self, key: Key, declare: &DeclareQueue<'_>, now: Now) -> Checked<()> {
+    pub(super) fn declare(&mut self, key: Key, declare: &DeclareQueue<'_>, now: Now) -> Checked<()> {
         let Some(session) = self.sessions.get(key) else { return Ok(()) };
         if !self.access.may_declare(&session.peer) {
             let message = format!(

@@ -215,14 +215,14 @@ impl Core {
                         );
                     }
                 }
-                (Waiter::Line { id, queue, .. }, None) => {
+                (Waiter::Line { op, id, queue, .. }, None) => {
                     let members = [("queue", Value::Text(&queue))];
-                    self.answer_json(session, |out| json::write_ok(out, "push", id.as_deref(), &members));
+                    self.answer_json(session, |out| json::write_ok(out, op, id.as_deref(), &members));
                 }
-                (Waiter::Line { id, .. }, Some(Refused { code, message, .. })) => {
+                (Waiter::Line { op, id, .. }, Some(Refused { code, message, .. })) => {
                     self.totals.requests_refused += 1;
                     self.answer_json(session, |out| {
-                        json::write_error(out, Some("push"), id.as_deref(), code, &message);
+                        json::write_error(out, Some(op), id.as_deref(), code, &message);
                     });
                 }
                 (Waiter::Declared { req, .. }, None) => self.answer(session, &ToClient::Done { req }),

@@ -41,8 +41,8 @@ pub(super) struct Pushing {
 pub(super) enum Waiter {
     /// A native session: pushes to the queue of this alias, one behind the other.
     Pushes { session: Key, alias: u32, first: u64, last: u64 },
-    /// A JSON session: one push, and the id of its line.
-    Line { session: Key, id: Option<Box<str>>, queue: Arc<str> },
+    /// A JSON session: one push or declaration, and the id of its line.
+    Line { session: Key, op: &'static str, id: Option<Box<str>>, queue: Arc<str> },
     /// A session that declared a queue.
     Declared { session: Key, req: u32 },
 }

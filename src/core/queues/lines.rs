@@ -13,9 +13,9 @@ use crate::core::broker::Core;
 use crate::core::delivery::{Handed, line};
 use crate::core::quota::{Checked, Refused};
 use crate::core::table::Key;
-use crate::json::{self, Admin, Judgement, Op, Pull, Push, Sender, StoredLine, Value};
+use crate::json::{self, Admin, Declare, Judgement, Op, Pull, Push, Sender, StoredLine, Value};
 use tramline_wire::codec::encode_message;
-use tramline_wire::{Code, Message, Verdict};
+use tramline_wire::{Code, DeclareQueue, Message, Verdict};
 
 /// Messages that one answer shows.
 const SHOWN_MAX: usize = 1000;
@@ -59,6 +59,7 @@ impl Core {
                 self.answer_json(key, |out| json::write_ok(out, op.name(), id, &[]));
                 Ok(())
             }
+            Op::Declare(declare) => self.declare_line(key, declare, id, now),
             Op::Queue(request) => self.administer(key, &request.queue, request.admin, id, now),
             _ => Ok(()),
         }
@@ -94,12 +95,36 @@ impl Core {
         self.push_to(queue, incoming, &origin, now)?;
         let kept = self.queues.table.get(queue).filter(|queue| queue.kept.is_some());
         if let Some(name) = kept.map(|queue| queue.name.clone()) {
-            let waiter = Waiter::Line { session: key, id: id.map(Into::into), queue: name };
+            let waiter = Waiter::Line { session: key, op: "push", id: id.map(Into::into), queue: name };
             if self.wait_for_store(key, waiter) {
                 return Ok(());
             }
         }
         self.answer_json(key, |out| json::write_ok(out, "push", id, &[("queue", Value::Text(&push.queue))]));
+        Ok(())
+    }
+
+    fn declare_line(&mut self, key: Key, wanted: &Declare<'_>, id: Option<&str>, now: Now) -> Checked<()> {
+        let Declare { queue, bind, strategy, when_full, messages_max, bytes_max, .. } = wanted;
+        let frame = DeclareQueue {
+            req: 0,
+            queue,
+            bind,
+            strategy: *strategy,
+            when_full: *when_full,
+            messages_max: *messages_max,
+            bytes_max: *bytes_max,
+            ack_timeout_millis: wanted.ack_timeout_millis,
+            attempts_max: wanted.attempts_max,
+            ttl_millis: wanted.ttl_millis,
+            durable: wanted.durable,
+        };
+        self.declare(key, &frame, now)?;
+        let name = (**queue).into();
+        let waiter = Waiter::Line { session: key, op: "declare", id: id.map(Into::into), queue: name };
+        if !wanted.durable || !self.wait_for_store(key, waiter) {
+            self.answer_json(key, |out| json::write_ok(out, "declare", id, &[("queue", Value::Text(queue))]));
+        }
         Ok(())
     }
 

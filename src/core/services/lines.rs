@@ -25,6 +25,7 @@ impl Core {
     ) -> Checked<()> {
         match op {
             Op::Ask(ask) => self.ask_line(key, ask, id, now),
+            Op::Cancel { request } => self.cancel_line(key, request, id, now),
             Op::Provide(provide) => self.provide_line(key, provide, id),
             Op::Reply(reply) => self.reply_line(key, reply, id, now),
             _ => Ok(()),
@@ -45,6 +46,25 @@ impl Core {
             bytes: &bytes,
         };
         self.ask(key, ask, now)
+    }
+
+    fn cancel_line(&mut self, key: Key, request: &str, id: Option<&str>, now: Now) -> Checked<()> {
+        let Some(session) = self.sessions.get(key) else { return Ok(()) };
+        let asked_as = |call: &&Key| {
+            let asker = self.services.calls.get(**call).map(|call| &call.asker);
+            matches!(asker, Some(Asker::Json(Some(id))) if **id == *request)
+        };
+        let calls: Vec<Key> = session.requests.values().filter(asked_as).copied().collect();
+        if calls.is_empty() {
+            let message = format!("no request with the id {request} waits for an answer here");
+            return Err(Refused::new(Code::BadId, message));
+        }
+        let count = calls.len() as u64;
+        for call in calls {
+            self.cancel_call(call, 0, now);
+        }
+        self.answer_json(key, |out| json::write_ok(out, "cancel", id, &[("count", Value::Number(count))]));
+        Ok(())
     }
 
     /// The message of a line, as it travels.

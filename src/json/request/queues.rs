@@ -6,8 +6,8 @@ use super::{
     required_text, text,
 };
 use std::borrow::Cow;
-use tramline_wire::Code;
 use tramline_wire::limits::{MESSAGE_ID_BYTES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, REJECT_REASON_BYTES_MAX};
+use tramline_wire::{Code, Strategy, WhenFull};
 
 /// A message to push to a queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,6 +135,31 @@ impl Admin {
     }
 }
 
+/// A queue that somebody wants to be there. Where a number is 0, the broker's default counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declare<'a> {
+    /// Its name as given.
+    pub queue: Cow<'a, str>,
+    /// Filters, with a space between them.
+    pub bind: String,
+    /// Who gets the next message.
+    pub strategy: Strategy,
+    /// What happens when it is full.
+    pub when_full: WhenFull,
+    /// Messages it may hold.
+    pub messages_max: u64,
+    /// Bytes they may have.
+    pub bytes_max: u64,
+    /// How long a consumer may keep a message, in milliseconds.
+    pub ack_timeout_millis: u32,
+    /// How often a message is given out before it becomes a dead letter.
+    pub attempts_max: u16,
+    /// How long a message may wait, in milliseconds.
+    pub ttl_millis: u32,
+    /// Whether it is kept on disk.
+    pub durable: bool,
+}
+
 const LONG_NUMBER: &str = "a whole number";
 
 pub(super) fn request<'a>(line: &[u8], fields: &Fields<'a>, spec: &OpSpec) -> Checked<Op<'a>> {
@@ -160,6 +185,9 @@ pub(super) fn request<'a>(line: &[u8], fields: &Fields<'a>, spec: &OpSpec) -> Ch
     if spec.name == "queue" {
         return Ok(Op::Queue(QueueRequest { queue, admin: admin(fields, spec)? }));
     }
+    if spec.name == "declare" {
+        return Ok(Op::Declare(declare(fields, queue)?));
+    }
     let Some(tag) = optional(fields, "tag", LONG_NUMBER)? else { return missing("tag", spec) };
     let judgement = match spec.name {
         "ack" => Judgement::Ack,
@@ -171,6 +199,41 @@ pub(super) fn request<'a>(line: &[u8], fields: &Fields<'a>, spec: &OpSpec) -> Ch
         },
     };
     Ok(Op::Settle(Settle { queue, tag, judgement }))
+}
+
+fn declare<'a>(fields: &Fields<'a>, queue: Cow<'a, str>) -> Checked<Declare<'a>> {
+    let millis = |key| optional(fields, key, WHOLE_NUMBER).map(Option::unwrap_or_default);
+    let long = |key| optional(fields, key, LONG_NUMBER).map(Option::unwrap_or_default);
+    let one_of = |key, words: &[&str]| match fields.get(key) {
+        None => Ok(0),
+        Some((value, _)) => {
+            let found = text(value).and_then(|text| words.iter().position(|word| *word == text));
+            found.ok_or_else(|| out_of_range(fields, key, &format!("one of {}", words.join(", "))))
+        }
+    };
+    let bind = match fields.get("bind") {
+        None => Vec::new(),
+        Some((value, _)) => {
+            let list = text(value).map(|one| vec![one.into_owned()]);
+            let list = list.or_else(|| serde_json::from_str::<Vec<String>>(value.get()).ok());
+            let list = list.filter(|list| list.iter().all(|filter| !filter.contains(' ')));
+            list.ok_or_else(|| out_of_range(fields, "bind", "a filter, or a list of filters"))?
+        }
+    };
+    Ok(Declare {
+        queue,
+        bind: bind.join(" "),
+        strategy: [Strategy::RoundRobin, Strategy::LoadBalance, Strategy::Failover]
+            [one_of("strategy", &["round_robin", "load_balance", "failover"])?],
+        when_full: [WhenFull::Refuse, WhenFull::DropOldest, WhenFull::DeadLetter]
+            [one_of("when_full", &["refuse", "drop_oldest", "dead_letter"])?],
+        messages_max: long("messages_max")?,
+        bytes_max: long("bytes_max")?,
+        ack_timeout_millis: millis("ack_timeout_millis")?,
+        attempts_max: optional(fields, "attempts_max", "a whole number from 0 to 65535")?.unwrap_or(0),
+        ttl_millis: millis("ttl_millis")?,
+        durable: optional(fields, "durable", TRUE_OR_FALSE)?.unwrap_or(false),
+    })
 }
 
 fn admin(fields: &Fields<'_>, spec: &OpSpec) -> Checked<Admin> {

@@ -275,7 +275,7 @@ impl Stage {
     pub(super) fn line(&mut self, id: SessionId, choices: &mut Choices<'_>) {
         let (topic, filter, number) = (choices.pick(&TOPICS), choices.pick(&FILTERS), choices.byte());
         let queue = choices.pick(&TOPICS);
-        let line = match choices.byte() % 16 {
+        let line = match choices.byte() % 18 {
             8 => format!(r#"{{"op":"push","queue":"{queue}","data":{number}}}"#),
             9 => format!(r#"{{"op":"pull","queue":"{queue}","max":{number},"ack":{}}}"#, number % 2 == 0),
             10 => format!(r#"{{"op":"nack","queue":"{queue}","tag":{number}}}"#),
@@ -284,9 +284,16 @@ impl Stage {
                 let doing = ["pause", "resume", "purge", "peek", "dead", "replay", "purge_dead"];
                 format!(r#"{{"op":"queue","queue":"{queue}","do":"{}"}}"#, doing[usize::from(number % 7)])
             }
-            13 => format!(r#"{{"op":"req","service":"{queue}","data":{number},"timeout_millis":{number}}}"#),
+            13 => format!(
+                r#"{{"op":"req","service":"{queue}","data":{number},"timeout_millis":{number},"id":{number}}}"#
+            ),
             14 => format!(r#"{{"op":"provide","service":"{queue}","concurrency":{}}}"#, number % 3),
             15 => format!(r#"{{"op":"reply","service":"{queue}","call":{},"data":{number}}}"#, number % 5),
+            16 => format!(
+                r#"{{"op":"declare","queue":"{queue}","bind":"{filter}","durable":{}}}"#,
+                number % 2 == 0
+            ),
+            17 => format!(r#"{{"op":"cancel","req":{number}}}"#),
             0 => format!(r#"{{"op":"pub","topic":"{topic}","data":{number},"id":{number}}}"#),
             1 => format!(
                 r#"{{"op":"pub","topic":"{topic}","text":"{}"}}"#,
