@@ -168,16 +168,14 @@ impl Shared {
     fn make_generation(&self, stream: &Arc<Stream>, mut next: RingSpec, depth: u32) -> Result<()> {
         next.generation = stream.next_generation();
         let (shared, stream) = (self.weak.upgrade().ok_or(Error::Closed)?, Arc::clone(stream));
-        let making = move || {
+        self.makers.work(move || {
             let made = Generation::create(&next, depth).map_err(Error::from);
             step!("grow: memory made");
             if let Err(error) = made.and_then(|next| shared.announce_growth(&stream, next)) {
                 lock(&shared.session).unmade(stream.id, Some(Growth::Failed(error)));
             }
             shared.reactor.changed();
-        };
-        let thread = std::thread::Builder::new().name("tramline-grow".to_owned()).spawn(making);
-        thread.map(drop).map_err(Error::io("starting a thread that makes memory"))
+        })
     }
 
     fn announce_growth(&self, stream: &Stream, next: Generation) -> Result<()> {
@@ -324,7 +322,7 @@ mod tests {
     };
 
     #[test]
-    fn a_ring_grows_by_half_at_least_and_within_its_limit() {
+    fn a_ring_grows_to_twice_its_size_and_within_its_limit() {
         let grown = |bytes, messages, max| larger(&SPEC, bytes, messages, max);
         // Twice as large, though less would do.
         assert_eq!(grown(300 * 1024, 1, u64::MAX).unwrap().arena_bytes, 2 * SPEC.arena_bytes);

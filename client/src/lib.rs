@@ -126,6 +126,7 @@ mod loan_as;
 
 mod subscription;
 
+mod makers;
 mod message;
 
 mod error;

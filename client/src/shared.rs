@@ -8,6 +8,7 @@ use crate::builder::Options;
 use crate::error::{Error, Result};
 use crate::gates::GateTimer;
 use crate::inbound::{Inbound, Look};
+use crate::makers::Makers;
 use crate::outbound::Outbound;
 use crate::reactor::{Reactor, Wants, lock, park, try_lock};
 use crate::run::SpareBuffers;
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) closing: AtomicBool,
     /// When a reader has held one of this client's publishers up for long enough, at the earliest.
     pub(crate) gate_timer: Arc<GateTimer>,
+    pub(crate) makers: Makers,
     /// Where the broker was found.
     pub(crate) path: Mutex<PathBuf>,
     /// What this client is called by on all its connections, so that its numbers are one sequence.
@@ -111,6 +113,7 @@ impl Shared {
             faulty: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             gate_timer: Arc::default(),
+            makers: Makers::default(),
             path: Mutex::default(),
             number: crate::clock::random_id(),
             owner: std::process::id(),
