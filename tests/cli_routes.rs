@@ -99,16 +99,6 @@ fn explain_says_who_takes_it_why_others_do_not_what_comes_of_it_and_where_it_goe
 }
 
 #[test]
-fn a_broker_says_that_it_does_not_carry_out_routes_yet() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("s");
-    let refused = run(&["serve", "--config", EXAMPLE, "--socket", socket.to_str().unwrap()]);
-    assert_eq!(refused.status.code(), Some(78));
-    assert!(err(&refused).contains("the broker does not carry out routes yet"), "{}", err(&refused));
-    assert!(!socket.exists());
-}
-
-#[test]
 fn test_messages_go_to_a_file_to_standard_output_and_to_a_topic() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("test-data.json");

@@ -18,9 +18,9 @@ use support::have;
 use tempfile::TempDir;
 use tramline::core::Latency;
 use tramline::core::snapshot::{
-    LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts, RingStatus, ServiceCounts,
-    ServiceStatus, SessionStatus, Snapshot, StoreCounts, StoreStatus, StreamStatus, TopicStatus, Totals,
-    Traffic,
+    LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts, RingStatus, RoutingCounts,
+    RoutingStatus, ServiceCounts, ServiceStatus, SessionStatus, Snapshot, StoreCounts, StoreStatus,
+    StreamStatus, TopicStatus, Totals, Traffic,
 };
 use tramline::http::{SnapshotRequests, Worker, snapshots, worker};
 
@@ -97,6 +97,16 @@ fn snapshot(streams: u64) -> Snapshot {
         streams: (0..streams).map(|number| stream(number, &format!("cam.{number:04}"))).collect(),
         retained: Vec::new(),
         subscriptions: Vec::new(),
+        routes: Vec::new(),
+        routing: RoutingStatus {
+            messages: 0,
+            messages_max: 9,
+            bytes: 0,
+            bytes_max: 9,
+            jobs: 0,
+            workers: 0,
+            counts: RoutingCounts::default(),
+        },
         services: vec![ServiceStatus {
             service: "map.locate".to_owned(),
             strategy: "round_robin",

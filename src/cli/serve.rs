@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Without any argument it listens on the user's own socket, which it prints. It stops on SIGTERM or SIGINT,
 /// after giving its clients a moment to read their last messages; a second signal ends it at once. On SIGHUP it
-/// reads `allow`, `topics` and `queues` of its configuration again.
+/// reads `allow`, `topics`, `queues` and routes of its configuration again.
 ///
 /// If the folder of the socket is missing it is made, private to the user; folders above it are not made.
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
         let overrides = Overrides { file: self.config, socket: self.socket, log: self.log };
         let overrides = overrides.or(Overrides::from_environment());
-        let mut config = Config::load(overrides.clone()).map_err(told)?;
+        let (mut config, routes) = Config::load(overrides.clone()).map_err(told)?;
         if let Some(address) = self.http_listen {
             if !address.ip().is_loopback() {
                 return Err(Failure::usage(format!(
@@ -49,7 +49,7 @@ impl Serve {
             config.http.listen = Some(address);
         }
         log(&config.log.level)?;
-        crate::shell::serve(config, overrides, announce).map_err(failure)
+        crate::shell::serve(config, routes, overrides, announce).map_err(failure)
     }
 }
 
@@ -77,7 +77,9 @@ fn failure(error: ServeError) -> Failure {
             SocketError::NotASocket { .. } | SocketError::NoDirectory { .. } | SocketError::Refused { .. },
         ) => Failure::cannot_create(error),
         ServeError::Socket(SocketError::Directory { .. }) => Failure::denied(error),
-        ServeError::Activation(_) | ServeError::Queue(_) | ServeError::Service(_) => Failure::config(error),
+        ServeError::Activation(_) | ServeError::Queue(_) | ServeError::Service(_) | ServeError::Routes(_) => {
+            Failure::config(error)
+        }
         ServeError::Store(_) => Failure::cannot_create(error),
         ServeError::Kernel(_) => Failure::unavailable(error),
         ServeError::Failed => Failure::software(error),

@@ -7,7 +7,7 @@ use super::queues::{queues, who};
 use super::raw::{RawConfig, RawLimits, RawRing, RawTopic};
 use super::services::services;
 use super::{Allow, Config, Http, Log, Socket, Store, Wait};
-use crate::core::{Limits, TopicSettings, ring_bytes};
+use crate::core::{Limits, QueueSettings, TopicSettings, ring_bytes};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -93,6 +93,13 @@ fn checked(mut raw: RawConfig) -> Checked<Config> {
         );
     }
     let default = Socket::default();
+    let mut queues = queues(raw.queues.as_deref().unwrap_or_default(), &limits)?;
+    // What routes take from and push to is there, if only with defaults.
+    for name in routes.queues() {
+        if !queues.iter().any(|queue| queue.name == name) {
+            queues.push(QueueSettings { name: name.to_owned(), ..QueueSettings::default() });
+        }
+    }
     Ok(Config {
         socket: Socket {
             path: socket.path,
@@ -111,7 +118,7 @@ fn checked(mut raw: RawConfig) -> Checked<Config> {
             .enumerate()
             .map(|(index, raw)| topic(raw, &format!("topics.{index}"), &limits))
             .collect::<Checked<_>>()?,
-        queues: queues(raw.queues.as_deref().unwrap_or_default(), &limits)?,
+        queues,
         services: services(raw.services.as_deref().unwrap_or_default(), &limits)?,
         limits,
         store: Store { path: store },

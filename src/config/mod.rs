@@ -47,9 +47,13 @@ use crate::routes::Routes;
 use crate::routes::settings::Settings;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Stack of the thread that compiles routes, in bytes.
+const COMPILE_STACK_BYTES: usize = 16 << 20;
 
 /// Environment variable that names the configuration file.
 pub const ENV_CONFIG: &str = "TRAMLINE_CONFIG";
@@ -256,36 +260,23 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The configuration of a broker: the file that `overrides` names (none: defaults), with `overrides` on top.
+    /// The configuration of a broker: the file that `overrides` names (none: defaults), with `overrides` on top, and its routes,
+    /// compiled.
     /// Reads the file, and the user database for the names in it; may block as files do.
     ///
     /// # Errors
     /// When the file cannot be read or says something that it may not.
-    pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
-        let mut config = match &overrides.file {
-            Some(path) => Self::read(path)?,
-            None => Self::default(),
+    pub fn load(overrides: Overrides) -> Result<(Self, Arc<Routes>), ConfigError> {
+        let (mut config, routes) = match &overrides.file {
+            Some(path) => Self::with_routes(path)?,
+            None => (Self::default(), Routes::default()),
         };
         if let Some(level) = overrides.log {
             check_log(&level)?;
             config.log.level = level;
         }
         config.socket.path = overrides.socket.or(config.socket.path);
-        Ok(config)
-    }
-
-    fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = Self::text(path)?;
-        let config = Self::parse(&text, path)?;
-        // To start without what somebody configured would be to do something else in silence.
-        if !config.routes.routes.is_empty() {
-            let keys = ["routes", "pattern", "routing", "transformation"];
-            let key = keys.iter().find(|key| text.lines().any(|line| line.starts_with(&format!("{key}:"))));
-            let message = "the broker does not carry out routes yet; try them with `tramline route test` and \
-                           `tramline route explain`, and start it without them";
-            return Err(faulty(path, check::at_key(&text, key.unwrap_or(&keys[0]), message)));
-        }
-        Ok(config)
+        Ok((config, Arc::new(routes)))
     }
 
     /// The configuration in the file at `path` with its routes, compiled. Reads the file and the schemas that its routes
@@ -322,18 +313,25 @@ impl Config {
             }
             std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
         };
-        let routes = Routes::compile(&config.routes, &mut load)
-            .map_err(|fault| faulty(path, check::at_key(text, &fault.key, &fault.message)))?;
+        // What is nested is compiled by functions that call themselves, and whoever calls may have little stack.
+        let compiled = std::thread::scope(|scope| {
+            let thread =
+                std::thread::Builder::new().name("compile".to_owned()).stack_size(COMPILE_STACK_BYTES);
+            let compile = || Routes::compile(&config.routes, &mut load);
+            let compiling = thread.spawn_scoped(scope, compile).map_err(unreadable(path))?;
+            Ok(compiling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let routes =
+            compiled?.map_err(|fault| faulty(path, check::at_key(text, &fault.key, &fault.message)))?;
         Ok((config, routes))
     }
 
     fn text(path: &Path) -> Result<String, ConfigError> {
-        let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
-        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+        let bytes = std::fs::metadata(path).map_err(unreadable(path))?.len();
         if bytes > CONFIG_BYTES_MAX {
             return Err(ConfigError::TooLong { path: path.to_owned(), bytes });
         }
-        std::fs::read_to_string(path).map_err(unreadable)
+        std::fs::read_to_string(path).map_err(unreadable(path))
     }
 
     /// Reads a configuration from `text`; `path` is named in errors only.
@@ -343,6 +341,10 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         check::config(text).map_err(|fault| faulty(path, fault))
     }
+}
+
+fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> ConfigError {
+    move |error| ConfigError::Unreadable { path: path.to_owned(), error }
 }
 
 fn faulty(path: &Path, fault: check::Fault) -> ConfigError {

@@ -78,7 +78,8 @@ fn limits(raw: &mut RawConfig) -> Checked<Limits> {
             let message = format!("there is no limit {name:?}, but {}", known.join(", "));
             return breach(format!("route_limits.{name}"), message);
         };
-        set(slot, Some(value.0), 1..=*most as u64, &format!("route_limits.{name}"))?;
+        let least = u64::from(name != "cache_size");
+        set(slot, Some(value.0), least..=*most as u64, &format!("route_limits.{name}"))?;
     }
     Ok(limits)
 }

@@ -179,14 +179,14 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
         log: Some("debug,tramline::http=trace".into()),
     };
     let flags = Overrides { socket: Some("/from/flag".into()), ..Overrides::default() };
-    let config = Config::load(flags.or(environment.clone())).unwrap();
+    let (config, _) = Config::load(flags.or(environment.clone())).unwrap();
     assert_eq!(config.socket.path.as_deref(), Some(Path::new("/from/flag")));
     assert_eq!(config.log.level, "debug,tramline::http=trace");
     let only_file = Overrides { socket: None, log: None, ..environment };
-    let config = Config::load(only_file).unwrap();
+    let (config, _) = Config::load(only_file).unwrap();
     assert_eq!(config.socket.path.as_deref(), Some(Path::new("/from/file")));
     assert_eq!(config.log.level, "warn");
-    assert_eq!(Config::load(Overrides::default()).unwrap(), Config::default());
+    assert_eq!(Config::load(Overrides::default()).unwrap().0, Config::default());
 }
 
 #[test]

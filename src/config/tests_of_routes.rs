@@ -263,21 +263,18 @@ fn a_snippet_shows_the_place() {
 }
 
 #[test]
-fn a_broker_does_not_start_with_routes() {
+fn a_broker_has_the_queues_that_its_routes_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.yaml");
-    for (text, place) in [
-        ("log: {level: info}\nroutes:\n- {name: a, from: b}\n", ":3:1: routes: "),
-        (TEMPLATE, ":3:3: pattern: "),
-    ] {
-        std::fs::write(&path, text).unwrap();
-        let said = Config::load(Overrides { file: Some(path.clone()), ..Overrides::default() })
-            .unwrap_err()
-            .to_string();
-        assert!(said.contains(place) && said.contains("the broker does not carry out routes yet"), "{said}");
-    }
-    std::fs::write(&path, "tables: {t: {1: a}}\n").unwrap();
-    assert!(Config::load(Overrides { file: Some(path), ..Overrides::default() }).is_ok());
+    let text = "queues: [{name: q, messages_max: 7}]\nroutes:\n- {name: a, from: 'queue:p', invalid: 'queue:i', deliver: \
+                {to: ['queue:q', 'topic:t'], dead_letter: 'queue:d'}}\n";
+    std::fs::write(&path, text).unwrap();
+    let (config, routes) = Config::load(Overrides { file: Some(path), ..Overrides::default() }).unwrap();
+    let names: Vec<(&str, u64)> =
+        config.queues.iter().map(|queue| (queue.name.as_str(), queue.messages_max)).collect();
+    let most = QueueSettings::default().messages_max;
+    assert_eq!(names, [("q", 7), ("p", most), ("i", most), ("d", most)]);
+    assert_eq!(routes.routes().len(), 1);
 }
 
 #[test]

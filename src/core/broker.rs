@@ -16,6 +16,7 @@ use super::queues::Queues;
 use super::quota::fits;
 use super::retained::Retention;
 use super::rings::Streams;
+use super::routes::Routing;
 use super::services::Services;
 use super::session::{Identity, Session};
 use super::snapshot::{RingCounts, RingPart, Totals};
@@ -73,6 +74,7 @@ pub struct Core {
     pub(super) pasts: Pasts,
     pub(super) queues: Queues,
     pub(super) services: Services,
+    pub(super) routing: Routing,
     /// The topic of what is pushed to a queue itself.
     pub(super) nameless: Arc<str>,
     pub(super) timers: Timers,
@@ -107,7 +109,9 @@ impl Core {
             uid: access.own_uid,
             pid: access.own_pid,
             client: 0,
+            hops: 0,
         };
+        let identity = Arc::new(identity);
         let queues = Queues::new(instance, &limits);
         Self {
             topics: Topics::new(limits.topics_max, limits.match_cache_topics_max),
@@ -115,7 +119,8 @@ impl Core {
             access,
             instance,
             version: version.to_owned(),
-            identity: Arc::new(identity),
+            routing: Routing::new(&identity),
+            identity,
             numbers: BTreeMap::new(),
             started: None,
             last_session: 0,
@@ -426,6 +431,7 @@ impl Core {
                 Timer::Call(key) => self.call_is_due(key, now),
                 Timer::Service(key) => self.service_is_due(key, now),
                 Timer::Store => self.store_is_due(),
+                Timer::Leg(key) => self.leg_is_due(key, now),
             }
             self.settle(now);
         }
@@ -471,7 +477,11 @@ impl Core {
 
     /// Carries out what became due while an event was handled.
     pub(super) fn settle(&mut self, now: Now) {
-        while self.is_pressing() || !self.queues.busy.is_empty() || !self.services.busy.is_empty() {
+        while self.is_pressing()
+            || !self.queues.busy.is_empty()
+            || !self.services.busy.is_empty()
+            || self.routing.is_pressing()
+        {
             while let Some((key, code, message)) = self.doomed.pop_front() {
                 self.end_doomed(key, code, &message);
             }
@@ -490,6 +500,7 @@ impl Core {
             self.cancel_given_up(now);
             self.end_instances(now);
             self.give_calls_out(now);
+            self.settle_routes(now);
             self.finish_those_done();
             self.publish_events(now);
         }

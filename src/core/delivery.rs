@@ -9,7 +9,7 @@ use super::broker::Core;
 use super::gaps::{alias_of, note_gone};
 use super::queues::Origin;
 use super::session::{Identity, Pause, Session, Stage};
-use super::subscription::{Entry, Subscription, Waiting, cost};
+use super::subscription::{Entry, Sink, Subscription, Waiting, cost};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
 use super::{Action, Language, Now};
@@ -108,12 +108,17 @@ pub(super) fn append(
     }
 }
 
+/// When something happened in nanoseconds since 1970, by the time that its publisher's clock showed then.
+pub(super) fn own_time(time: u64, now: Now) -> i64 {
+    // The publisher's clock is this machine's; a false claim yields a false time for its own messages only.
+    let age = i128::from(now.monotonic) - i128::from(time);
+    let unix = i128::from(now.unix) - age;
+    i64::try_from(unix).unwrap_or(if unix < 0 { i64::MIN } else { i64::MAX })
+}
+
 pub(super) fn line<'a>(sub: u32, handed: &'a Handed<'_>, now: Now) -> MessageLine<'a> {
     let message = &handed.message;
-    // The publisher's clock is this machine's; a false claim yields a false time for its own messages only.
-    let age = i128::from(now.monotonic) - i128::from(message.time);
-    let unix = i128::from(now.unix) - age;
-    let unix_nanos = i64::try_from(unix).unwrap_or(if unix < 0 { i64::MIN } else { i64::MAX });
+    let unix_nanos = own_time(message.time, now);
     MessageLine {
         sub,
         topic: handed.name,
@@ -162,11 +167,13 @@ impl Core {
     pub(super) fn enqueue(&mut self, key: Key, handed: &Handed<'_>, from_ring: bool, now: Now) {
         let hold = !from_ring && self.must_hold(key, handed.message.after);
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        if let Some(queue) =
-            subscription.sink.filter(|_| !hold && (from_ring || subscription.held.is_empty()))
+        if let Some(sink) = subscription.sink.filter(|_| !hold && (from_ring || subscription.held.is_empty()))
         {
             subscription.messages += 1;
-            return self.queue_message(queue, handed, now);
+            return match sink {
+                Sink::Queue(queue) => self.queue_message(queue, handed, now),
+                Sink::Routes => self.take_for_routes(key, handed, now),
+            };
         }
         let cost = cost(handed.bytes.len());
         let reliable = from_ring && subscription.mode == tramline_wire::Mode::Gated;

@@ -107,7 +107,7 @@ pub(super) fn alias_of(
 
 /// How a client is told who publishes what.
 pub(super) fn source<'a>(alias: u32, from: &'a Identity, topic: &'a str) -> Source<'a> {
-    let Identity { session, name, uid, pid, client } = from;
+    let Identity { session, name, uid, pid, client, .. } = from;
     Source { alias, topic, session: *session, name, uid: *uid, pid: *pid, client: *client }
 }
 

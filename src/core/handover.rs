@@ -6,6 +6,7 @@
 use super::attachment::Stage;
 use super::broker::Core;
 use super::retained::Memory;
+use super::subscription::Sink;
 use super::table::Key;
 use super::{Action, FdId};
 use tramline_wire::{Admit, Attach, ToClient};
@@ -60,7 +61,7 @@ impl Core {
         attachment.share.asked(generation);
         let (stream, mode, link_id) = (attachment.stream, attachment.mode, attachment.link);
         let (publisher, mut history) = (attachment.publisher, subscription.history);
-        if subscription.sink.is_some_and(|queue| self.queue_goes_on_in(queue, stream)) {
+        if matches!(subscription.sink, Some(Sink::Queue(queue)) if self.queue_goes_on_in(queue, stream)) {
             // As far back as anything is there: what it has is passed over.
             history = u32::MAX;
         }

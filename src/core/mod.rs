@@ -34,6 +34,10 @@ pub mod queues;
 
 pub mod services;
 
+pub mod routes;
+
+mod health;
+
 pub mod durable;
 
 pub mod broker;
@@ -319,6 +323,9 @@ pub enum Action {
         /// No more once there are so many bytes; one in any case.
         bytes_max: usize,
     },
+    /// Have a worker carry this out, off the core's thread, then call [`Core::worked`]. What is for one worker is carried out
+    /// in this order.
+    Work(routes::Task),
     /// Read this paused proxy attachment again.
     ProxyResume {
         /// The attachment.

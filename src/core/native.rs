@@ -265,7 +265,8 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
         session.stage = Stage::Open;
         let Identity { session: id, uid, pid, .. } = *session.identity;
-        session.identity = Arc::new(Identity { session: id, name: name.to_owned(), uid, pid, client });
+        session.identity =
+            Arc::new(Identity { session: id, name: name.to_owned(), uid, pid, client, hops: 0 });
         if let Some(at) = session.open_by.take() {
             self.timers.cancel(at, Timer::Open(key));
         }

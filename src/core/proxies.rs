@@ -9,6 +9,7 @@ use super::attachment::Stage;
 use super::broker::Core;
 use super::delivery::Handed;
 use super::gaps::Gap;
+use super::subscription::Sink;
 use super::table::Key;
 use super::{Action, FdId, Flow, Now, RingMessage};
 use std::cell::OnceCell;
@@ -88,7 +89,11 @@ impl Core {
         let handed =
             Handed { from: &from, topic, name: &name, bytes: &bytes, message, payload_length, shared };
         let sink = self.subscriptions.get(key).and_then(|subscription| subscription.sink);
-        if sink.is_none_or(|queue| self.is_new_to_queue(queue, stream, read.seq, read.lost)) {
+        let is_new = match sink {
+            Some(Sink::Queue(queue)) => self.is_new_to_queue(queue, stream, read.seq, read.lost),
+            Some(Sink::Routes) | None => true,
+        };
+        if is_new {
             self.enqueue(key, &handed, true, now);
         }
         self.scratch = bytes;
@@ -102,9 +107,12 @@ impl Core {
         let Some(subscription) = self.subscriptions.get_mut(key).filter(|_| gap.lost > 0) else { return };
         match subscription.sink {
             None => subscription.lose_behind(gap),
-            Some(queue) => {
+            Some(sink) => {
                 subscription.lost = subscription.lost.saturating_add(gap.lost);
-                self.lost_before_queue(queue, gap.lost);
+                match sink {
+                    Sink::Queue(queue) => self.lost_before_queue(queue, gap.lost),
+                    Sink::Routes => self.lost_before_routes(gap.lost),
+                }
             }
         }
     }
@@ -118,8 +126,13 @@ impl Core {
         let Some(subscription) = self.subscriptions.get_mut(key) else {
             return Flow::Close;
         };
-        if let Some(queue) = subscription.sink {
-            if subscription.mode != Mode::Gated || !self.queue_holds_ring_up(queue) {
+        if let Some(sink) = subscription.sink {
+            let holds_up = subscription.mode == Mode::Gated
+                && match sink {
+                    Sink::Queue(queue) => self.queue_holds_ring_up(queue),
+                    Sink::Routes => self.routes_hold_ring_up(key),
+                };
+            if !holds_up {
                 return Flow::Continue;
             }
             if let Some(subscription) = self.subscriptions.get_mut(key) {

@@ -22,6 +22,8 @@ pub(super) struct Identity {
     pub(super) pid: u32,
     /// What the client says is its number on all its connections; 0: none.
     pub(super) client: u64,
+    /// The broker as routes publish: how many routes a message has been through; else 0.
+    pub(super) hops: u8,
 }
 
 impl fmt::Display for Identity {
@@ -134,7 +136,8 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(id: SessionId, peer: Peer, language: Language, now: u64) -> Self {
-        let identity = Identity { session: id, name: String::new(), uid: peer.uid, pid: peer.pid, client: 0 };
+        let identity =
+            Identity { session: id, name: String::new(), uid: peer.uid, pid: peer.pid, client: 0, hops: 0 };
         Self {
             id,
             language,

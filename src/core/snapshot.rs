@@ -4,6 +4,10 @@
 //! an `Option` that the shell fills in, from the descriptors named beside it, which are not serialised.
 //! Ids that do not fit into a JSON number are hexadecimal text.
 
+mod routes;
+
+pub use routes::*;
+
 use super::FdId;
 use super::latency::Latency;
 use serde::Serialize;
@@ -33,7 +37,11 @@ pub struct Snapshot {
     pub queues: Vec<QueueStatus>,
     /// Services, by name.
     pub services: Vec<ServiceStatus>,
-    /// What keeps those on disk.
+    /// Routes, in the order in which they look at messages.
+    pub routes: Vec<RouteStatus>,
+    /// What all routes share.
+    pub routing: RoutingStatus,
+    /// What keeps queues on disk.
     pub store: StoreStatus,
     /// Since the broker's start.
     pub totals: Totals,

@@ -62,6 +62,8 @@ impl Core {
             subscriptions,
             queues: self.queue_status(now),
             services: self.service_status(),
+            routes: self.route_status(),
+            routing: self.routing_status(),
             store: self.store_status(),
             totals: self.totals,
             limits: self.limit_status(),

@@ -8,7 +8,7 @@ use super::broker::Core;
 use super::gaps::Gaps;
 use super::quota::{Checked, Refused, allows, fits};
 use super::session::Pause;
-use super::subscription::{Asker, Confirmation, Subscription};
+use super::subscription::{Asker, Confirmation, Sink, Subscription};
 use super::table::Key;
 use super::timers::{MILLI, Timer};
 use crate::json::{self, Value};
@@ -27,8 +27,8 @@ pub(super) struct Wanted<'a> {
     pub(super) slow: SlowPolicy,
     pub(super) backlog_bytes_max: u32,
     pub(super) gated_only: bool,
-    /// The queue into which its messages go.
-    pub(super) sink: Option<Key>,
+    /// Where its messages go in the broker, if it is the broker's own.
+    pub(super) sink: Option<Sink>,
 }
 
 impl Core {
@@ -40,7 +40,10 @@ impl Core {
         let Some(session) = self.sessions.get(session_key) else { return Ok(()) };
         let (own, all) = (session.subscriptions.len() as u64, self.subscriptions.len() as u64);
         let max = limits.session_subscriptions_max.into();
-        fits("session_subscriptions_max", "subscriptions of this client", max, own, 1)?;
+        // The broker's own are bounded by what its operator configured.
+        if session.id != 0 {
+            fits("session_subscriptions_max", "subscriptions of this client", max, own, 1)?;
+        }
         fits("subscriptions_max", "subscriptions", limits.subscriptions_max.into(), all, 1)?;
         let history_max = limits.history_messages_max.into();
         allows("history_messages_max", "past messages", history_max, wanted.history.into())?;

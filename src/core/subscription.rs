@@ -50,6 +50,15 @@ pub(super) enum Entry {
     Loss(Gap),
 }
 
+/// Where messages of a subscription of the broker's own go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sink {
+    /// Into a queue.
+    Queue(Key),
+    /// To the routes.
+    Routes,
+}
+
 /// Who waits for the answer to a request.
 #[derive(Debug)]
 pub(super) enum Asker {
@@ -106,8 +115,8 @@ pub(super) struct Subscription {
     pub(super) retained_pending: u32,
     /// Attachments to live streams that wait for that.
     pub(super) behind_retained: Vec<u64>,
-    /// The queue into which its messages go, if it is a queue's.
-    pub(super) sink: Option<Key>,
+    /// Where its messages go in the broker, if it is the broker's own.
+    pub(super) sink: Option<Sink>,
     pub(super) messages: u64,
     pub(super) lost: u64,
 }

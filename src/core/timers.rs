@@ -1,7 +1,7 @@
 //! What is due when. The core has no clock: the shell asks for the next time and says when it has come.
 //!
 //! Whoever sets a timer keeps its time and takes the timer back when it is no longer wanted, so there are never
-//! more timers than sessions, subscriptions, streams, queues, services and requests.
+//! more timers than sessions, subscriptions, streams, queues, services, requests, and what routes deliver.
 
 use super::table::Key;
 use std::collections::BTreeSet;
@@ -36,6 +36,8 @@ pub(super) enum Timer {
     Service(Key),
     /// Something waits to be written to the store.
     Store,
+    /// Something that a route delivers is tried again.
+    Leg(Key),
 }
 
 /// All timers, by time.

@@ -234,12 +234,20 @@ pub struct Output<'a> {
 impl Output<'_> {
     /// Appends it as JSON, on its way to `destination`, `took` after work on it began.
     pub fn write(&self, destination: &str, took: Duration, out: &mut Vec<u8>) {
+        let place = self.write_around(took, out);
+        let mut name = Vec::new();
+        write_text(destination, &mut name);
+        out.splice(place..place, name);
+    }
+
+    /// Appends it as JSON without the destination's name; where that goes, between quotation marks, in `out`.
+    pub fn write_around(&self, took: Duration, out: &mut Vec<u8>) -> usize {
         out.extend_from_slice(b"{\"messageType\":");
         write_text(&self.message_type, out);
         out.extend_from_slice(b",\"timestamp\":");
         write_text(&iso(self.unix_nanos), out);
         out.extend_from_slice(b",\"destination\":");
-        write_text(destination, out);
+        let place = out.len();
         out.extend_from_slice(b",\"transformedData\":");
         self.data.write(out);
         out.extend_from_slice(b",\"processingMetadata\":{\"transformVersion\":");
@@ -247,6 +255,7 @@ impl Output<'_> {
         out.extend_from_slice(b",\"processingTime\":");
         write_text(&iso_duration(took), out);
         out.extend_from_slice(b"}}");
+        place
     }
 }
 

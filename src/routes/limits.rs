@@ -61,6 +61,16 @@ limits! {
     split_messages_max = 1000, 1_000_000;
     /// Most faults of one message that a schema's check tells.
     schema_faults_max = 8, 1000;
+    /// Messages that routes have and that are not delivered yet.
+    work_messages_max = 16_384, 1_000_000;
+    /// Bytes of these, and of what is made of them.
+    work_bytes_max = 64 << 20, 16 << 30;
+    /// Threads that check and transform messages.
+    worker_threads = 2, 64;
+    /// Lists of routes kept ready, by topic and type; 0: none.
+    cache_size = 4096, 1_000_000;
+    /// Routes that a message may go through one after the other.
+    hops_max = 16, 100;
 }
 
 /// A limit is reached.

@@ -2,8 +2,8 @@
 //!
 //! Here is what a route does to *one* message: whether it is for this route, whether it is valid, into how many it
 //! is split, what the rules make of it, and what its destinations would get. Nothing in here performs I/O, knows the
-//! broker's core or keeps anything between messages, so it can be tried without a broker. The broker does not carry
-//! routes out yet.
+//! broker's core or keeps anything between messages, so it can be tried without a broker. The broker carries routes out
+//! in `src/core/routes`.
 //!
 //! # Layout
 //!
@@ -54,7 +54,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// All routes of a configuration, compiled.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Routes {
     /// Those of higher priority first; of the same, in the order of the file.
     routes: Vec<Route>,

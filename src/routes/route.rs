@@ -9,8 +9,10 @@ use super::path::Path;
 use super::rules::Rules;
 use super::schema::Schema;
 use super::settings::{Form, Intake, RouteSettings};
+use super::times::iso;
 use super::value::{Object, Value, write_text};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tramline_wire::{Filter, Topic};
 
@@ -68,6 +70,17 @@ pub enum Outcome<'a> {
     Made(Vec<Part<'a>>),
 }
 
+/// A try to deliver a message that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Try {
+    /// Where to; empty if there was nowhere.
+    pub destination: Arc<str>,
+    /// When it failed, in nanoseconds since 1970.
+    pub unix_nanos: i64,
+    /// Why.
+    pub reason: String,
+}
+
 /// One message that goes out.
 #[derive(Debug)]
 pub enum Part<'a> {
@@ -101,6 +114,18 @@ impl Part<'_> {
             Self::Enveloped(output) => output.write(destination, took, out),
             Self::Bare(data) => data.write(out),
             Self::Invalid { .. } => {}
+        }
+    }
+
+    /// Appends what a destination gets, without its name; where that goes in `out`, if it is named in there.
+    pub fn write_around(&self, took: Duration, out: &mut Vec<u8>) -> Option<usize> {
+        match self {
+            Self::Enveloped(output) => Some(output.write_around(took, out)),
+            Self::Bare(data) => {
+                data.write(out);
+                None
+            }
+            Self::Invalid { .. } => None,
         }
     }
 }
@@ -265,12 +290,37 @@ impl Route {
 
     /// Appends what the invalid channel gets: the route, the reason, and the message as it came.
     pub fn write_invalid(&self, native: &Native<'_>, reason: &str, out: &mut Vec<u8>) {
+        self.write_letter(native, reason, &[], out);
+    }
+
+    /// Appends what the dead letter channel gets: as the invalid channel, and every try.
+    pub fn write_dead(&self, native: &Native<'_>, reason: &str, tries: &[Try], out: &mut Vec<u8>) {
+        self.write_letter(native, reason, tries, out);
+    }
+
+    fn write_letter(&self, native: &Native<'_>, reason: &str, tries: &[Try], out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"route\":");
         write_text(&self.settings.name, out);
         for (key, text) in [("reason", reason), ("topic", native.topic), ("messageType", native.message_type)]
         {
             out.extend_from_slice(format!(",\"{key}\":").as_bytes());
             write_text(text, out);
+        }
+        for (place, Try { destination, unix_nanos, reason }) in tries.iter().enumerate() {
+            out.extend_from_slice(if place == 0 {
+                b",\"tries\":[{\"destination\":"
+            } else {
+                b",{\"destination\":"
+            });
+            write_text(destination, out);
+            out.extend_from_slice(b",\"at\":");
+            write_text(&iso(*unix_nanos), out);
+            out.extend_from_slice(b",\"reason\":");
+            write_text(reason, out);
+            out.push(b'}');
+        }
+        if !tries.is_empty() {
+            out.push(b']');
         }
         match std::str::from_utf8(native.payload) {
             Ok(text) => {

@@ -32,6 +32,23 @@ pub struct Settings {
     pub monitoring: Monitoring,
 }
 
+impl Settings {
+    /// The queues that routes take from or push to, some more than once.
+    pub fn queues(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().flat_map(|route| {
+            let from = route.from.iter().filter_map(|from| match from {
+                Intake::Queue(queue) => Some(queue.as_str()),
+                Intake::Filter(_) => None,
+            });
+            let ends = [&route.invalid, &route.deliver.dead_letter].into_iter().flatten();
+            from.chain(route.deliver.to.iter().chain(ends).filter_map(|to| match to {
+                Destination::Queue(queue) => Some(queue.as_str()),
+                Destination::Topic(_) | Destination::Service(_) => None,
+            }))
+        })
+    }
+}
+
 /// What `security:` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Security {
@@ -241,6 +258,14 @@ pub struct Deliver {
     pub backoff_max: Duration,
     /// Where messages go that could not be delivered.
     pub dead_letter: Option<Destination>,
+    /// Messages that are being delivered at a time; others wait.
+    pub concurrency: u32,
+    /// Failures of a destination one after the other for which it is left out for a while; 0: never.
+    pub eject_failures: u32,
+    /// For how long the first time; each further time it is so much longer.
+    pub eject_time: Duration,
+    /// The longest of these times.
+    pub eject_time_max: Duration,
 }
 
 impl Default for Deliver {
@@ -253,6 +278,10 @@ impl Default for Deliver {
             backoff_initial: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
             dead_letter: None,
+            concurrency: 256,
+            eject_failures: 5,
+            eject_time: Duration::from_secs(10),
+            eject_time_max: Duration::from_secs(300),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::accept::accept_always;
 use super::counters::Counters;
 use super::descriptors::Descriptors;
 use super::proxy::Proxies;
+use super::routes::Pool;
 use super::session::{BUFFER_BYTES, Session};
 use super::settle::settle_always;
 use super::signals::{ReloadSignal, StopSignal};
@@ -18,10 +19,12 @@ use crate::config::{Config, Overrides};
 use crate::core::durable::{QueueNumber, StoredQueue};
 use crate::core::{Access, Core, SessionId};
 use crate::http::{SnapshotRequests, Worker, snapshots};
+use crate::routes::Routes;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net;
 use tokio::sync::Notify;
@@ -40,6 +43,7 @@ pub(super) struct Shell {
     pub(super) workers: Workers,
     pub(super) http: Worker,
     pub(super) keeper: Keeper,
+    pub(super) pool: Pool,
     pub(super) wait: AdaptiveWait,
     /// Wanted: actions carried out and outboxes written.
     pub(super) settling: Notify,
@@ -62,8 +66,8 @@ pub(super) struct State {
 
 impl Shell {
     fn new(
-        settings: Config,
-        workers: Workers,
+        (settings, routes): (Config, Arc<Routes>),
+        (workers, pool): (Workers, Pool),
         http: Worker,
         (keeper, found, last_queue): (Keeper, Vec<StoredQueue>, QueueNumber),
     ) -> Result<Self, ServeError> {
@@ -82,6 +86,8 @@ impl Shell {
                 .map_err(|(code, message)| ServeError::Service(format!("{name}: {code}: {message}")))?;
         }
         core.restored(clock::now());
+        core.change_routes(routes, clock::now())
+            .map_err(|(code, message)| ServeError::Routes(format!("{code}: {message}")))?;
         let spin = Duration::from_micros(settings.wait.spin_micros.into());
         Ok(Self {
             state: RefCell::new(State {
@@ -96,6 +102,7 @@ impl Shell {
             workers,
             http,
             keeper,
+            pool,
             wait: AdaptiveWait::new(spin),
             settling: Notify::new(),
             all_gone: Notify::new(),
@@ -120,13 +127,16 @@ impl Shell {
             let overrides = overrides.clone();
             // Files and the user database may keep whoever asks waiting.
             match tokio::task::spawn_blocking(move || Config::load(overrides)).await {
-                Ok(Ok(read)) => {
+                Ok(Ok((read, routes))) => {
                     tracing::info!(
-                        "the configuration was read again: allow, topics and queues are as it says now"
+                        "the configuration was read again: allow, topics, queues and routes are as it says now"
                     );
                     let core = &mut self.state.borrow_mut().core;
                     core.change_access(access(&read), clock::now());
                     core.change_queues(&read.queues, clock::now());
+                    if let Err((code, message)) = core.change_routes(routes, clock::now()) {
+                        tracing::error!("{code}: {message}; the routes stay as they were");
+                    }
                     self.settle_soon();
                 }
                 Ok(Err(error)) => tracing::error!("{error}; the configuration stays as it was"),
@@ -171,7 +181,7 @@ fn access(settings: &Config) -> Access {
 /// Serves on `listener` until a signal asks to stop, then lets everybody read their last bytes. Calls `ready` when
 /// clients are served and signals are heard.
 pub(super) async fn serve(
-    settings: Config,
+    (settings, routes): (Config, Arc<Routes>),
     overrides: Overrides,
     listener: UnixListener,
     ready: impl FnOnce(),
@@ -190,7 +200,9 @@ pub(super) async fn serve(
     }
     let (kept, stored) = unbounded_channel();
     let keeper = Keeper::start(&settings, kept)?;
-    let shell = Rc::new(Shell::new(settings, workers, http, keeper)?);
+    let (worked, results) = unbounded_channel();
+    let pool = Pool::new(worked);
+    let shell = Rc::new(Shell::new((settings, routes), (workers, pool), http, keeper)?);
     let listener = net::UnixListener::from_std(listener)
         .map_err(|error| ServeError::System("wait for connections", error))?;
 
@@ -198,6 +210,7 @@ pub(super) async fn serve(
     tokio::task::spawn_local(Rc::clone(&shell).take_verified(verified));
     tokio::task::spawn_local(Rc::clone(&shell).take_retained(retained));
     tokio::task::spawn_local(Rc::clone(&shell).take_stored(stored));
+    tokio::task::spawn_local(Rc::clone(&shell).take_worked(results));
     shell.settle_soon();
     tokio::task::spawn_local(Rc::clone(&shell).reload_always(reload, overrides));
     let stopping = Rc::new(Notify::new());

@@ -11,7 +11,7 @@
 //! * `accept`, `opening`: taking connections in, and finding out what they speak; `peer`: who they are.
 //! * `session`: reading; `watch`: what sockets are watched for; `settle`: carrying out actions and writing; `socket_io`: one `recvmsg`, one `sendmsg`.
 //! * `proxy`: reading rings for those who cannot; `counters`: what rings say about themselves.
-//! * `store`: queues on disk.
+//! * `store`: queues on disk. `routes`: workers of routes.
 //! * `wait`, `signals`, `clock`, `workers`, `descriptors`, `open_files`: as they are called.
 
 pub mod socket;
@@ -50,6 +50,8 @@ mod retain;
 
 mod store;
 
+mod routes;
+
 mod descriptors;
 
 mod open_files;
@@ -57,9 +59,11 @@ mod open_files;
 pub use opening::{First, first};
 
 use crate::config::{Config, Overrides};
+use crate::routes::Routes;
 use socket::{Access, BoundSocket, SocketError};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::runtime::{Builder, LocalOptions};
 
 /// Why a broker did not start.
@@ -83,6 +87,9 @@ pub enum ServeError {
     /// A queue of the configuration cannot be made.
     #[error("queue {0}")]
     Queue(String),
+    /// Routes of the configuration cannot be carried out.
+    #[error("routes cannot be carried out: {0}")]
+    Routes(String),
     /// A service of the configuration cannot be.
     #[error("a service cannot be: {0}")]
     Service(String),
@@ -92,14 +99,19 @@ pub enum ServeError {
 }
 
 /// Runs a broker until it is asked to stop (SIGTERM or SIGINT). On SIGHUP it reads the configuration again, as `overrides`
-/// say where it is; what that may change are `allow` and `topics`. `listening` is called with the socket's path as soon as
+/// say where it is; what that may change are `allow`, `topics`, `queues` and routes. `listening` is called with the socket's path as soon as
 /// clients can connect to it.
 ///
 /// Blocks. Takes over the signals of this process.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn serve(config: Config, overrides: Overrides, listening: impl FnOnce(&Path)) -> Result<(), ServeError> {
+pub fn serve(
+    config: Config,
+    routes: Arc<Routes>,
+    overrides: Overrides,
+    listening: impl FnOnce(&Path),
+) -> Result<(), ServeError> {
     let missing = tramline_ring::missing_features();
     if !missing.is_empty() {
         return Err(ServeError::Kernel(missing.join(", ")));
@@ -117,7 +129,7 @@ pub fn serve(config: Config, overrides: Overrides, listening: impl FnOnce(&Path)
             listening(path);
         }
     };
-    let ended = runtime.block_on(broker::serve(config, overrides, listener, ready));
+    let ended = runtime.block_on(broker::serve((config, routes), overrides, listener, ready));
     drop(bound);
     ended
 }

@@ -156,6 +156,7 @@ impl Shell {
                 self.proxy_successor(attach, memory, generation, geometry);
             }
             Action::ProxyDetach { attach, drain } => self.proxy_detach(attach, drain),
+            Action::Work(task) => self.pool.work(task),
             action @ (Action::Store { .. } | Action::Load { .. }) => self.ask_store(action),
             Action::ProxyResume { attach } => self.proxy_resume(attach),
             Action::ProxyLinkEnded { link } => self.proxy_link_ended(link),

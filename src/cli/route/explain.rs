@@ -161,7 +161,7 @@ fn show(
 }
 
 fn destinations(output: &mut Output, route: &Route) -> Result<(), Failure> {
-    let Deliver { strategy, to, timeout, retries, backoff_initial, backoff_max, dead_letter } =
+    let Deliver { strategy, to, timeout, retries, backoff_initial, backoff_max, dead_letter, .. } =
         &route.settings().deliver;
     if to.is_empty() {
         return output.line("     it goes nowhere: the route has no `deliver.to`");

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Look at the routes of a configuration
 ///
-/// Needs no broker: routes are read from the file, checked whole, and tried on messages that are given here. The broker does
-/// not carry out routes yet.
+/// Needs no broker: routes are read from the file, checked whole, and tried on messages that are given here.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tramline route test config/examples/gps-to-map.yaml\n  \

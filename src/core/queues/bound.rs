@@ -12,7 +12,7 @@ use crate::core::delivery::Handed;
 use crate::core::quota::Checked;
 use crate::core::session::Session;
 use crate::core::subscribe::Wanted;
-use crate::core::subscription::Asker;
+use crate::core::subscription::{Asker, Sink};
 use crate::core::table::Key;
 use crate::core::{Language, Now, Peer};
 use std::sync::Arc;
@@ -22,8 +22,22 @@ use tramline_wire::{HeaderBlock, Mode, SlowPolicy};
 impl Core {
     /// Has messages on topics that match `filter` land in a queue.
     pub(super) fn bind_queue(&mut self, queue: Key, filter: &str, now: Now) -> Checked<()> {
+        let binding = self.own_subscription(filter, Sink::Queue(queue), now)?;
+        if let Some((binding, queue)) = binding.zip(self.queues.table.get_mut(queue)) {
+            queue.bindings.push(binding);
+        }
+        Ok(())
+    }
+
+    /// A subscription of the broker's own.
+    pub(in crate::core) fn own_subscription(
+        &mut self,
+        filter: &str,
+        sink: Sink,
+        now: Now,
+    ) -> Checked<Option<Key>> {
         let session_key = self.own_session(now);
-        let Some(session) = self.sessions.get_mut(session_key) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(session_key) else { return Ok(None) };
         session.last_subscription += 1;
         let wanted = Wanted {
             asker: Asker::Nobody,
@@ -35,17 +49,11 @@ impl Core {
             slow: SlowPolicy::DropOldest,
             backlog_bytes_max: 0,
             gated_only: false,
-            sink: Some(queue),
+            sink: Some(sink),
         };
         let number = wanted.number;
         self.subscribe(session_key, wanted, now)?;
-        let Some(session) = self.sessions.get(session_key) else { return Ok(()) };
-        if let Some((binding, queue)) =
-            session.subscriptions.get(&number).copied().zip(self.queues.table.get_mut(queue))
-        {
-            queue.bindings.push(binding);
-        }
-        Ok(())
+        Ok(self.sessions.get(session_key).and_then(|session| session.subscriptions.get(&number).copied()))
     }
 
     pub(super) fn unbind_queue(&mut self, key: Key) {
@@ -55,7 +63,7 @@ impl Core {
         }
     }
 
-    fn own_session(&mut self, now: Now) -> Key {
+    pub(in crate::core) fn own_session(&mut self, now: Now) -> Key {
         if let Some(own) = self.queues.own_session {
             return own;
         }
@@ -118,7 +126,7 @@ impl Core {
 }
 
 /// The priority that a published message names in its header `priority`.
-fn priority_of(head: HeaderBlock<'_>) -> u8 {
+pub(in crate::core) fn priority_of(head: HeaderBlock<'_>) -> u8 {
     match head.get("priority") {
         Some([digit @ b'0'..=b'9']) => (digit - b'0').min(PRIORITY_MAX),
         _ => PRIORITY_DEFAULT,
@@ -126,6 +134,6 @@ fn priority_of(head: HeaderBlock<'_>) -> u8 {
 }
 
 /// The origin of what is pushed to a queue itself.
-pub(super) fn pushed_by(from: &Arc<crate::core::session::Identity>, nameless: &Arc<str>) -> Origin {
+pub(in crate::core) fn pushed_by(from: &Arc<crate::core::session::Identity>, nameless: &Arc<str>) -> Origin {
     Origin { from: from.clone(), topic: Key::NOBODY, name: nameless.clone() }
 }

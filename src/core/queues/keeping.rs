@@ -10,6 +10,7 @@ use super::recent::Id;
 use crate::core::broker::Core;
 use crate::core::durable::{Change, Record, StoreFailure, Written};
 use crate::core::quota::Refused;
+use crate::core::routes::Told;
 use crate::core::session::{Pause, Session};
 use crate::core::table::Key;
 use crate::core::timers::Timer;
@@ -193,10 +194,12 @@ impl Core {
 
     fn answer_waiters(&mut self, batch: Batch, failure: Option<&StoreFailure>) {
         for waiter in batch.waiters {
-            let (Waiter::Pushes { session, .. }
-            | Waiter::Line { session, .. }
-            | Waiter::Declared { session, .. }) = &waiter;
-            let session = *session;
+            let session = match &waiter {
+                Waiter::Pushes { session, .. }
+                | Waiter::Line { session, .. }
+                | Waiter::Declared { session, .. } => *session,
+                Waiter::Leg { .. } => Key::NOBODY,
+            };
             let refused = failure.and_then(|_| {
                 let name = self.name_of(&waiter);
                 self.is_read_only(&name)
@@ -225,6 +228,10 @@ impl Core {
                         json::write_error(out, Some(op), id.as_deref(), code, &message);
                     });
                 }
+                (Waiter::Leg { leg, .. }, None) => self.tell_leg(leg, Told::Done),
+                (Waiter::Leg { leg, .. }, Some(Refused { code, message, .. })) => {
+                    self.tell_leg(leg, Told::Failed { code, message });
+                }
                 (Waiter::Declared { req, .. }, None) => self.answer(session, &ToClient::Done { req }),
                 (Waiter::Declared { req, .. }, Some(refused)) => self.refuse(session, req, &refused),
             }
@@ -237,7 +244,7 @@ impl Core {
 
     fn name_of(&self, waiter: &Waiter) -> Arc<str> {
         match waiter {
-            Waiter::Line { queue, .. } => queue.clone(),
+            Waiter::Line { queue, .. } | Waiter::Leg { queue, .. } => queue.clone(),
             Waiter::Pushes { session, alias, .. } => {
                 let known = self.sessions.get(*session).and_then(|it| it.queue_aliases.get(*alias as usize));
                 known.and_then(Option::as_ref).map_or_else(|| "".into(), |(name, _)| (**name).into())

@@ -38,13 +38,15 @@ pub(super) struct Pushing {
 
 /// Who is told when a batch is stored.
 #[derive(Debug)]
-pub(super) enum Waiter {
+pub(in crate::core) enum Waiter {
     /// A native session: pushes to the queue of this alias, one behind the other.
     Pushes { session: Key, alias: u32, first: u64, last: u64 },
     /// A JSON session: one push or declaration, and the id of its line.
     Line { session: Key, op: &'static str, id: Option<Box<str>>, queue: Arc<str> },
     /// A session that declared a queue.
     Declared { session: Key, req: u32 },
+    /// A leg of a route, to this queue.
+    Leg { leg: Key, queue: Arc<str> },
 }
 
 /// Changes that are written together.

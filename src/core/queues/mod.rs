@@ -13,7 +13,7 @@
 //! * `kept`: what of a queue on disk is in memory; `ledger`: what waits to be written, and who for; `keeping`, `restoring`:
 //!   what comes of it, and what was there before; `positions`: up to where it has rings.
 //! * `work`: queues in the core: made, pushed to, given out from, and when.
-//! * `bound`: messages published on topics that a queue is bound to.
+//! * `bound`: messages published on topics that a queue is bound to; `routed`: routes that take from queues and push to them.
 //! * `frames`, `lines`: what frames and JSON lines do with queues; `stretch`: many pushes at once.
 //! * `reload`: a configuration that was read again; `news`: what is told of queues; `report`: for the status.
 
@@ -55,6 +55,8 @@ mod work;
 
 mod bound;
 
+mod routed;
+
 mod frames;
 
 mod stretch;
@@ -69,9 +71,12 @@ mod report;
 
 pub use settings::{ATTEMPTS_CEILING, Durability, QueueSettings, Right, WhenFull, Who};
 
+pub(super) use bound::{priority_of, pushed_by};
 pub(super) use frames::Taken;
+pub(super) use ledger::Waiter;
 pub(super) use origins::Origin;
-pub(super) use queue::Queue;
+pub(super) use queue::{Given, Incoming, Queue};
+pub(super) use routed::Settled;
 pub(super) use work::Place;
 
 use super::Limits;

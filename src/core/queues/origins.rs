@@ -19,6 +19,11 @@ pub(in crate::core) struct Origin {
     pub(in crate::core) name: Arc<str>,
 }
 
+/// One number for a sender: the broker is another one for each number of routes that a message has been through.
+fn sender(from: &Identity) -> u64 {
+    from.session << 8 | u64::from(from.hops)
+}
+
 #[derive(Debug)]
 struct Known {
     origin: Origin,
@@ -42,7 +47,7 @@ impl Origins {
 
     /// The number of this origin, with one more use.
     pub(super) fn take(&mut self, origin: &Origin) -> OriginId {
-        let (session, topic) = (origin.from.session, origin.topic);
+        let (session, topic) = (sender(&origin.from), origin.topic);
         let number = match self.last {
             Some((last, key, number)) if (last, key) == (session, topic) => Some(number),
             _ => self.by_key.get(&(session, topic)).copied(),
@@ -69,7 +74,7 @@ impl Origins {
         let place = &mut self.known[id.0 as usize];
         let Some(known) = place else { return };
         known.uses -= 1;
-        let key = (known.origin.from.session, known.origin.topic);
+        let key = (sender(&known.origin.from), known.origin.topic);
         if known.uses == 0 {
             *place = None;
             self.by_key.remove(&key);

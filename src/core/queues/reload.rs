@@ -174,7 +174,8 @@ impl Core {
     /// Removes a queue that was waiting to be empty, and is. Whether it is gone.
     pub(super) fn remove_if_retired(&mut self, key: Key, now: Now) -> bool {
         let Some(queue) = self.queues.table.get(key) else { return true };
-        if !queue.retiring || queue.messages() > 0 || queue.dead.len() > 0 || !queue.trash.is_empty() {
+        let holds = queue.messages() > 0 || queue.dead.len() > 0 || !queue.trash.is_empty();
+        if !queue.retiring || holds || self.routes_need_queue(&queue.name) {
             return false;
         }
         let consumers: Vec<Seat> = queue.consumers_by_seat().map(|(seat, _)| seat).collect();

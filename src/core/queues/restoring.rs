@@ -187,6 +187,7 @@ impl Core {
             uid: from.uid,
             pid: from.pid,
             client: 0,
+            hops: 0,
         });
         self.queues.senders.known.insert(key, identity.clone());
         identity
@@ -227,7 +228,7 @@ mod tests {
         let written = serde_json::to_vec(&Declared::of(&settings)).unwrap();
         let read: Declared = serde_json::from_slice(&written).unwrap();
         assert_eq!(read.settings("jobs"), Some(settings));
-        let from = Identity { session: 4, name: "n".to_owned(), uid: 1, pid: 2, client: 3 };
+        let from = Identity { session: 4, name: "n".to_owned(), uid: 1, pid: 2, client: 3, hops: 0 };
         assert_eq!(sender(&from), Sender { name: "n".into(), uid: 1, pid: 2 });
     }
 }

@@ -116,7 +116,7 @@ impl Core {
 
     /// Queues a message, unless it was queued before under the same id. One that is to be kept is queued when it is stored:
     /// whoever is to be told then waits for the store.
-    pub(super) fn push_to(
+    pub(in crate::core) fn push_to(
         &mut self,
         key: Key,
         incoming: Incoming<'_>,
@@ -168,7 +168,7 @@ impl Core {
     }
 
     /// Has a queue looked at before the shell is told anything.
-    pub(super) fn wants_attention(&mut self, key: Key) {
+    pub(in crate::core) fn wants_attention(&mut self, key: Key) {
         let Some(queue) = self.queues.table.get_mut(key).filter(|queue| !queue.is_busy) else { return };
         queue.is_busy = true;
         self.queues.busy.push_back(key);
@@ -203,6 +203,12 @@ impl Core {
             let Some(seat) = queue.next_consumer() else { return false };
             let Some(consumer) = queue.consumer(seat) else { return false };
             let (session_key, number) = (consumer.session, consumer.number);
+            if Some(session_key) == queues.own_session {
+                if self.give_to_routes((key, seat), now) {
+                    continue;
+                }
+                return false;
+            }
             let Some(session) = self.sessions.get_mut(session_key) else { return false };
             if session.outbox.len() >= outbox_bytes_max || session.stage != Stage::Open {
                 queue.change(seat, |consumer| consumer.blocked = true);
@@ -401,7 +407,7 @@ impl Core {
     }
 
     /// Carries out what a consumer says of these jobs. Comes back with those for which that cannot be, and why.
-    pub(super) fn settle_jobs(
+    pub(in crate::core) fn settle_jobs(
         &mut self,
         (key, seat): Place,
         tags: RangeInclusive<u64>,

@@ -12,6 +12,7 @@ use crate::core::broker::Core;
 use crate::core::delivery::{Handed, line};
 use crate::core::gaps::{alias_of, note_gone};
 use crate::core::queues::Origin;
+use crate::core::routes::Told;
 use crate::core::session::{Identity, Session, Stage};
 use crate::core::table::Key;
 use crate::json::{self, ReplyLine};
@@ -114,6 +115,10 @@ impl Core {
         now: Now,
     ) {
         let Call { caller, request, asker, .. } = call;
+        if let Asker::Leg(leg) = asker {
+            let told = error.map_or(Told::Done, |(number, text)| Told::Error { number, text });
+            return self.tell_leg(leg, told);
+        }
         let outbox_bytes_max = self.limits.outbox_bytes_max as usize;
         let held_max = self.limits.backlog_bytes_max.into();
         let Some(session) = self.sessions.get_mut(caller) else { return };
@@ -181,7 +186,7 @@ impl Core {
             (Language::Json, asker) => {
                 let id = match asker {
                     Asker::Json(id) => id.as_deref(),
-                    Asker::Native => None,
+                    Asker::Native | Asker::Leg(_) => None,
                 };
                 let Some(handed) = Handed::of(bytes, origin) else { return };
                 session.traffic.bytes_out += handed.message.payload.len() as u64;
@@ -213,6 +218,7 @@ impl Core {
                 let code = code.number();
                 self.answer(caller, &ToClient::RequestFailed { request, code, message, limit });
             }
+            Asker::Leg(leg) => self.tell_leg(*leg, Told::Failed { code, message: message.to_owned() }),
             Asker::Json(id) => {
                 self.answer_json(caller, |out| {
                     json::write_error(out, Some("req"), id.as_deref(), code, message)

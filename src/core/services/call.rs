@@ -13,6 +13,8 @@ pub(super) enum Asker {
     Native,
     /// By the `id` of its line.
     Json(Option<Box<str>>),
+    /// A leg of a route.
+    Leg(Key),
 }
 
 /// A request without an outcome.

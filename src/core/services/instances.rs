@@ -1,11 +1,11 @@
 //! Who provides services, and what becomes of requests that somebody had who does not any more.
 
 use super::Place;
-use super::ejection::Health;
 use super::service::{Instance, Service};
 use super::settings::{ServiceRight, ServiceSettings};
 use crate::core::Now;
 use crate::core::broker::Core;
+use crate::core::health::Health;
 use crate::core::quota::{Checked, Refused, allows, fits};
 use crate::core::table::Key;
 use crate::core::timers::Timer;

@@ -14,6 +14,7 @@
 //! * `instances`: who provides, and what becomes of what somebody had who does not any more.
 //! * `answering`: an outcome on its way to its caller.
 //! * `frames`, `lines`: what frames and JSON lines do with services.
+//! * `routed`: what routes ask of services.
 //! * `report`: for the status.
 
 mod settings;
@@ -33,6 +34,8 @@ mod answering;
 mod frames;
 
 mod lines;
+
+mod routed;
 
 mod report;
 

@@ -3,8 +3,8 @@
 //! An instance has a place for each request that it works on, up to the number that it offers. A call that is over for its
 //! caller keeps its place until the instance answers it: what it still works on it must not be given twice of.
 
-use super::ejection::Health;
 use super::settings::ServiceSettings;
+use crate::core::health::Health;
 use crate::core::latency::Latency;
 use crate::core::session::Identity;
 use crate::core::snapshot::ServiceCounts;

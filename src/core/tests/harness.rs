@@ -35,6 +35,8 @@ pub(super) struct Shell {
     pub(super) counted: RingCounts,
     /// Whether pipes cannot be made.
     pub(super) no_pipes: bool,
+    /// Whether what is asked of workers of routes stays undone.
+    pub(super) workers_sleep: bool,
     queues: BTreeMap<SessionId, VecDeque<FdId>>,
 }
 
@@ -52,6 +54,7 @@ impl Shell {
             bad_ring: None,
             counted: RingCounts::default(),
             no_pipes: false,
+            workers_sleep: false,
             queues: BTreeMap::new(),
         }
     }
@@ -140,6 +143,9 @@ impl Shell {
                 }
                 Action::CloseSession(id) => {
                     assert!(self.closing.insert(id), "session {id} is closed twice");
+                }
+                Action::Work(task) if !self.workers_sleep => {
+                    self.core.worked([task.run(&|| std::time::Duration::ZERO)], self.now);
                 }
                 Action::Resume(id) => self.resumed.push(id),
                 Action::Status { session, request } => {

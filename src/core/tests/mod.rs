@@ -43,6 +43,8 @@ mod services;
 
 mod services_world;
 
+mod routes;
+
 mod adoption;
 
 mod books;

@@ -133,6 +133,7 @@ impl Stage {
                 let snapshot = self.core.snapshot(self.now);
                 self.core.status_filled(session, request.as_deref(), &snapshot, self.now);
             }
+            Action::Work(task) => self.core.worked([task.run(&|| std::time::Duration::ZERO)], self.now),
             Action::Store { batch, .. } => {
                 let failure = |full| StoreFailure { full, message: "the store q: no".to_owned() };
                 let result = match batch % 8 {

@@ -1,0 +1,114 @@
+//! Who works on what: each source's messages stay with one worker while any of them is in work, so they stay in order.
+//!
+//! A worker is given a few jobs at a time, and none while too much of what was made before is still to be delivered;
+//! the rest waits here, bounded by what the routes may have in all.
+
+use super::task::Job;
+use crate::core::SessionId;
+use crate::core::table::Key;
+use std::collections::{HashMap, VecDeque};
+
+/// Jobs that a worker has at a time.
+const HANDED_MAX: u32 = 32;
+
+/// Whose messages are kept in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    /// A publisher, on one topic.
+    Topic(SessionId, Key),
+    /// A queue.
+    Queue(Key),
+}
+
+#[derive(Debug, Default)]
+struct Hand {
+    waiting: VecDeque<Job>,
+    has: u32,
+}
+
+/// The workers, as the core knows them.
+#[derive(Debug, Default)]
+pub(super) struct Hands {
+    hands: Vec<Hand>,
+    /// Sources with something in work: at which worker, and how much.
+    sources: HashMap<Source, (usize, u32), foldhash::fast::FixedState>,
+    /// Jobs that workers have.
+    has: u32,
+}
+
+impl Hands {
+    /// There are at least so many workers.
+    pub(super) fn grow(&mut self, workers: usize) {
+        if self.hands.len() < workers {
+            self.hands.resize_with(workers, Hand::default);
+        }
+    }
+
+    pub(super) fn is_in_work(&self, source: Source) -> bool {
+        !self.sources.is_empty() && self.sources.contains_key(&source)
+    }
+
+    /// The worker for the next message of this source.
+    pub(super) fn begin(&mut self, source: Source) -> usize {
+        if let Some((worker, count)) = self.sources.get_mut(&source) {
+            *count += 1;
+            return *worker;
+        }
+        let worker = self.idlest();
+        self.sources.insert(source, (worker, 1));
+        worker
+    }
+
+    /// A message of this source is out of work.
+    pub(super) fn end(&mut self, source: Source) {
+        if let Some((_, count)) = self.sources.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&source);
+            }
+        }
+    }
+
+    /// The worker with the least to do.
+    pub(super) fn idlest(&self) -> usize {
+        let load = |hand: &Hand| hand.waiting.len() + hand.has as usize;
+        (0..self.hands.len()).min_by_key(|worker| load(&self.hands[*worker])).unwrap_or(0)
+    }
+
+    pub(super) fn put(&mut self, worker: usize, job: Job) {
+        if let Some(hand) = self.hands.get_mut(worker) {
+            hand.waiting.push_back(job);
+        }
+    }
+
+    /// The next job for this worker, if it can take one.
+    pub(super) fn take(&mut self, worker: usize) -> Option<Job> {
+        let hand = self.hands.get_mut(worker).filter(|hand| hand.has < HANDED_MAX)?;
+        let job = hand.waiting.pop_front()?;
+        hand.has += 1;
+        self.has += 1;
+        Some(job)
+    }
+
+    pub(super) fn done(&mut self, worker: usize) {
+        if let Some(hand) = self.hands.get_mut(worker) {
+            hand.has = hand.has.saturating_sub(1);
+            self.has = self.has.saturating_sub(1);
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.hands.len()
+    }
+
+    /// Whether no worker has anything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.has == 0
+    }
+
+    /// Jobs that workers have, and those that wait for one.
+    pub(super) fn jobs(&self) -> usize {
+        self.has as usize + self.hands.iter().map(|hand| hand.waiting.len()).sum::<usize>()
+    }
+}

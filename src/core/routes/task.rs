@@ -1,0 +1,253 @@
+//! What workers do: a message through the routes that look at it, and letters about what could not be delivered.
+//!
+//! Here nothing of the core is touched: a task has all it needs, and what comes of it goes back to the core as [`Done`].
+
+use crate::core::session::Identity;
+use crate::core::table::Key;
+use crate::routes::Routes;
+use crate::routes::envelope::{Native, PRIORITY_HEADER, VERSION_HEADER};
+use crate::routes::expression::Meter;
+use crate::routes::route::{Outcome, Part, Passed, Route, Try};
+use std::sync::Arc;
+use std::time::Duration;
+use tramline_wire::codec::decode_message;
+use tramline_wire::headers::encode as encode_head;
+use tramline_wire::{HeaderBlock, Message};
+
+/// Something for a worker, whose place in the pool it names.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub(super) worker: usize,
+    pub(super) job: Job,
+    /// The longest letter that fits into a frame, in bytes.
+    pub(super) letter_bytes_max: usize,
+}
+
+impl PartialEq for Task {
+    fn eq(&self, other: &Self) -> bool {
+        self.worker == other.worker && self.job.of() == other.job.of()
+    }
+}
+
+impl Eq for Task {}
+
+/// What there is to do.
+#[derive(Debug, Clone)]
+pub(super) enum Job {
+    /// A message is treated by the routes at these places.
+    Treat { item: Key, routes: Arc<Routes>, places: Arc<[usize]>, carried: Carried },
+    /// A dead letter is written.
+    Bury { leg: Key, routes: Arc<Routes>, place: usize, carried: Carried, reason: String, tries: Vec<Try> },
+}
+
+/// What a job is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Item(Key),
+    Leg(Key),
+}
+
+impl Job {
+    fn of(&self) -> Of {
+        match self {
+            Self::Treat { item, .. } => Of::Item(*item),
+            Self::Bury { leg, .. } => Of::Leg(*leg),
+        }
+    }
+}
+
+/// A message as it came.
+#[derive(Debug, Clone)]
+pub(super) struct Carried {
+    pub(super) from: Arc<Identity>,
+    pub(super) topic: Arc<str>,
+    pub(super) bytes: Arc<[u8]>,
+    pub(super) unix_nanos: i64,
+}
+
+impl Carried {
+    /// The message as routes see it.
+    fn native(&self) -> Native<'_> {
+        let message = decode_message(&self.bytes).unwrap_or_default();
+        let head = HeaderBlock::parse(message.head).unwrap_or_default();
+        Native {
+            topic: &self.topic,
+            message_type: head.message_type().unwrap_or_default(),
+            unix_nanos: self.unix_nanos,
+            publisher: &self.from.name,
+            priority: head.get(PRIORITY_HEADER),
+            version: head.get(VERSION_HEADER),
+            payload: message.payload,
+        }
+    }
+}
+
+/// What a destination gets, made by a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Body {
+    /// Type and headers, if they are not those of the message as it came.
+    pub(super) head: Option<Box<[u8]>>,
+    pub(super) payload: Box<[u8]>,
+    /// Where in the payload the destination's name goes.
+    pub(super) name_at: Option<usize>,
+}
+
+impl Body {
+    fn of(payload: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { head: None, payload: payload.into(), name_at: None })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.len() + self.head.as_ref().map_or(0, |head| head.len())
+    }
+}
+
+/// What a route made of a message.
+#[derive(Debug)]
+pub(super) enum Made {
+    Passed(Passed),
+    Dropped,
+    AsItCame,
+    /// With what the invalid channel gets, if there is one.
+    Invalid(String, Option<Arc<Body>>),
+    Parts(Vec<PartMade>),
+}
+
+/// A part of a message; one that is not valid with what the invalid channel gets, if there is one.
+pub(super) type PartMade = Result<Arc<Body>, (String, Option<Arc<Body>>)>;
+
+/// What came of a job.
+#[derive(Debug)]
+pub(super) enum Came {
+    /// By the places of routes.
+    Treated(Key, Vec<(usize, Made)>),
+    Letter(Key, Arc<Body>),
+    /// It could not be carried out.
+    Failed(Of, String),
+}
+
+/// What came of a task.
+#[derive(Debug)]
+pub struct Done {
+    pub(super) worker: usize,
+    pub(super) came: Came,
+}
+
+impl Task {
+    /// The worker that it is for, from 0 on: what is for one worker is to be carried out in order.
+    #[must_use]
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// What the core is told if carrying it out fails.
+    #[must_use]
+    pub fn failure(&self) -> Done {
+        let message = "the worker failed; the broker's log says more".to_owned();
+        Done { worker: self.worker, came: Came::Failed(self.job.of(), message) }
+    }
+
+    /// Carries it out. `took` says how long that has taken so far.
+    #[must_use]
+    pub fn run(self, took: &dyn Fn() -> Duration) -> Done {
+        let came = match self.job {
+            Job::Treat { item, routes, places, carried } => {
+                Came::Treated(item, treat(&routes, &places, &carried, self.letter_bytes_max, took))
+            }
+            Job::Bury { leg, routes, place, carried, reason, tries } => {
+                let route = &routes.routes()[place];
+                let write =
+                    |native: &Native<'_>, out: &mut Vec<u8>| route.write_dead(native, &reason, &tries, out);
+                let letter = letter(&carried.native(), self.letter_bytes_max, write);
+                Came::Letter(leg, Body::of(letter))
+            }
+        };
+        Done { worker: self.worker, came }
+    }
+}
+
+fn treat(
+    routes: &Routes,
+    places: &[usize],
+    carried: &Carried,
+    letter_bytes_max: usize,
+    took: &dyn Fn() -> Duration,
+) -> Vec<(usize, Made)> {
+    let native = carried.native();
+    let mut meter = Meter::new(routes.limits());
+    let mut all = Vec::with_capacity(1);
+    for place in places {
+        let route = &routes.routes()[*place];
+        let outcome = routes.treat(route, &native, &mut meter);
+        let taken = !matches!(outcome, Outcome::Passed(_));
+        all.push((*place, made(route, &native, outcome, (carried, letter_bytes_max), took)));
+        if taken && !route.settings().goes_on {
+            break;
+        }
+    }
+    all
+}
+
+fn made(
+    route: &Route,
+    native: &Native<'_>,
+    outcome: Outcome<'_>,
+    (carried, letter_bytes_max): (&Carried, usize),
+    took: &dyn Fn() -> Duration,
+) -> Made {
+    let letter = |native: &Native<'_>, reason: &str| {
+        route.settings().invalid.as_ref()?;
+        let write = |native: &Native<'_>, out: &mut Vec<u8>| route.write_invalid(native, reason, out);
+        Some(Body::of(letter(native, letter_bytes_max, write)))
+    };
+    match outcome {
+        Outcome::Passed(passed) => Made::Passed(passed),
+        Outcome::Dropped(_) => Made::Dropped,
+        Outcome::Forwarded => Made::AsItCame,
+        Outcome::Invalid(reason) => {
+            let letter = letter(native, &reason);
+            Made::Invalid(reason, letter)
+        }
+        Outcome::Made(parts) => {
+            let part = |part: &Part<'_>| {
+                if let Part::Invalid { part, reason } = part {
+                    let mut payload = Vec::new();
+                    part.write(&mut payload);
+                    return Err((reason.clone(), letter(&Native { payload: &payload, ..*native }, reason)));
+                }
+                let mut payload = Vec::new();
+                let name_at = part.write_around(took(), &mut payload);
+                let head = match part {
+                    Part::Enveloped(output) if output.message_type != native.message_type => {
+                        head_of(carried, &output.message_type)
+                    }
+                    _ => None,
+                };
+                Ok(Arc::new(Body { head, payload: payload.into(), name_at }))
+            };
+            Made::Parts(parts.iter().map(part).collect())
+        }
+    }
+}
+
+/// Type and headers of a message that has another type now. A type that is none is left out.
+fn head_of(carried: &Carried, message_type: &str) -> Option<Box<[u8]>> {
+    let Message { head, .. } = decode_message(&carried.bytes).ok()?;
+    let headers: Vec<(&str, &[u8])> = HeaderBlock::parse(head).ok()?.iter().collect();
+    let mut out = Vec::new();
+    match encode_head(&mut out, message_type, headers.iter().copied()) {
+        Ok(()) => Some(out.into()),
+        Err(_) => None,
+    }
+}
+
+/// A letter about a message; without the message if it would be too long with it.
+fn letter(native: &Native<'_>, most: usize, write: impl Fn(&Native<'_>, &mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(native, &mut out);
+    if out.len() > most {
+        out.clear();
+        write(&Native { payload: b"", ..*native }, &mut out);
+    }
+    out
+}

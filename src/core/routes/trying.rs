@@ -1,0 +1,242 @@
+//! One try to bring something to a destination, and what comes of it.
+//!
+//! A topic is reached when the message was routed, to however many subscribers there are; a queue when it has the message,
+//! on disk if it is kept there; a service when it has answered, and not with an error, within the timeout. What failed is
+//! tried again elsewhere if there is somewhere else, after a pause that doubles each time, as often as the route says.
+
+use super::group::{Target, millis, nanos};
+use super::leg::{Aim, Content, ROOM_BYTES, Stage, Told, json_flags, own_flags};
+use crate::core::Now;
+use crate::core::broker::Core;
+use crate::core::queues::{Incoming, Waiter};
+use crate::core::quota::Refused;
+use crate::core::table::Key;
+use crate::routes::route::Try;
+use crate::routes::value::write_text;
+use std::sync::Arc;
+use tramline_wire::codec::{decode_message, encode_message};
+use tramline_wire::{Code, Message};
+
+/// Why a try failed.
+struct Failure {
+    why: String,
+    /// Whether it would fail anywhere and at any time.
+    is_final: bool,
+    /// Whether the destination is to blame.
+    is_its_fault: bool,
+}
+
+impl Failure {
+    fn of(refused: Refused) -> Self {
+        Self { why: format!("{}: {}", refused.code, refused.message), is_final: false, is_its_fault: true }
+    }
+}
+
+impl Core {
+    /// Tries a leg that is nowhere now.
+    pub(super) fn try_leg(&mut self, key: Key, now: Now) {
+        let Some(leg) = self.routing.legs.get(key) else { return };
+        let (route, aim) = (leg.route, leg.aim);
+        let Some(item) = self.routing.items.get(leg.item) else { return };
+        let bytes = leg.content.bytes(&item.bytes);
+        let seat = match aim {
+            Aim::Any => {
+                let tried = leg.tried.clone();
+                self.let_destinations_back(route, now.monotonic);
+                match self.choose(route, &tried, bytes) {
+                    Some(seat) => Some(seat),
+                    None => return self.nobody_can_take(key, now),
+                }
+            }
+            Aim::One(seat) => Some(seat),
+            Aim::Invalid | Aim::Dead => None,
+        };
+        self.routing.last_number += 1;
+        let number = self.routing.last_number;
+        let Some(leg) = self.routing.legs.get_mut(key) else { return };
+        leg.stage = Stage::Trying { seat, number };
+        leg.tries += 1;
+        let is_again = leg.tries > 1;
+        if let Some(seat) = seat {
+            if leg.tried.contains(&seat) {
+                leg.tried.clear();
+            }
+            leg.tried.push(seat);
+        }
+        let Some(state) = self.routing.table.get_mut(route) else { return };
+        if let Some(seat) = seat {
+            state.group.served(seat);
+            if let Some(place) = state.destinations.get_mut(seat as usize) {
+                place.counts.tries += 1;
+                place.health.gave(number);
+            }
+        }
+        let Some((target, name)) = state.target(aim, seat) else { return };
+        if is_again && let Some(account) = self.account_of(route) {
+            account.counts.retries += 1;
+        }
+        match self.hand_to(key, &target, &name, number, now) {
+            Ok(true) => self.arrived(key, now),
+            // It is told later what came of it.
+            Ok(false) => {}
+            Err(failure) => self.try_failed(key, failure, now),
+        }
+    }
+
+    /// Gives a leg's content to a destination. Whether it has arrived already.
+    fn hand_to(
+        &mut self,
+        key: Key,
+        target: &Target,
+        name: &str,
+        number: u64,
+        now: Now,
+    ) -> Result<bool, Failure> {
+        let Some(leg) = self.routing.legs.get(key) else { return Ok(false) };
+        let (content, route) = (leg.content.clone(), leg.route);
+        let Some(item) = self.routing.items.get(leg.item) else { return Ok(false) };
+        let (original, hops, priority) = (item.bytes.clone(), item.from.hops, item.priority);
+        let Ok(message) = decode_message(&original) else { return Ok(false) };
+        let mut payload = Vec::new();
+        let message = match &content {
+            Content::AsItCame => Message { flags: own_flags(message.flags), after: None, ..message },
+            Content::Made(body) => {
+                let payload: &[u8] = match body.name_at {
+                    None => &body.payload,
+                    Some(at) => {
+                        payload.reserve(body.payload.len() + name.len() + 16);
+                        payload.extend_from_slice(&body.payload[..at]);
+                        write_text(name, &mut payload);
+                        payload.extend_from_slice(&body.payload[at..]);
+                        &payload
+                    }
+                };
+                Message {
+                    flags: json_flags(message.flags),
+                    after: None,
+                    head: body.head.as_deref().unwrap_or(message.head),
+                    payload,
+                    ..message
+                }
+            }
+        };
+        let max = self.limits.frame_bytes_max as usize;
+        let bytes = message.payload.len() + ROOM_BYTES;
+        if bytes > max && !matches!(content, Content::AsItCame) {
+            let why = format!("{bytes} bytes do not fit into a frame of {max} (limits.frame_bytes_max)");
+            return Err(Failure { why, is_final: true, is_its_fault: false });
+        }
+        if let Target::Topic(topic) = target {
+            self.publish_for_route(*topic, message, hops, now);
+            return Ok(true);
+        }
+        let mut bytes = Vec::with_capacity(message.payload.len() + message.head.len() + 64);
+        encode_message(&mut bytes, &Message { seq: number, ..message });
+        match target {
+            Target::Topic(_) => Ok(true),
+            Target::Queue(queue) => self.push_for_route(key, queue, bytes.into(), (hops, priority), now),
+            Target::Service(service) => {
+                let timeout =
+                    self.routing.table.get(route).map_or(1, |state| millis(state.deliver().timeout));
+                self.ask_for_route(key, service, number, timeout, &bytes, now)
+                    .map(|()| false)
+                    .map_err(Failure::of)
+            }
+        }
+    }
+
+    fn push_for_route(
+        &mut self,
+        key: Key,
+        queue: &Arc<str>,
+        bytes: Arc<[u8]>,
+        (hops, priority): (u8, u8),
+        now: Now,
+    ) -> Result<bool, Failure> {
+        let Some(queue_key) = self.queues.by_name.get(queue).copied() else {
+            let refused = Refused::new(Code::UnknownQueue, format!("there is no queue {queue}"));
+            return Err(Failure::of(refused));
+        };
+        let from = self.routing.sender(hops.saturating_add(1));
+        let origin = crate::core::queues::pushed_by(&from, &self.nameless);
+        let incoming = Incoming { bytes, priority, delay_millis: 0, ttl_millis: 0, id: b"" };
+        self.push_to(queue_key, incoming, &origin, now).map_err(Failure::of)?;
+        let is_kept = self.queues.table.get(queue_key).is_some_and(|queue| queue.is_kept());
+        // One on disk has it when the store does.
+        Ok(!(is_kept && self.queues.ledger_waits(Waiter::Leg { leg: key, queue: queue.clone() })))
+    }
+
+    /// A service or the store has said what came of a try.
+    pub(super) fn leg_is_told(&mut self, key: Key, told: Told, now: Now) {
+        if self.routing.legs.get(key).is_none_or(|leg| leg.stage.number().is_none()) {
+            return;
+        }
+        match told {
+            Told::Done => self.arrived(key, now),
+            Told::Error { number, text } => {
+                let why = format!("it answered with error {number}: {text}");
+                // That is an answer: the destination is well.
+                self.try_failed(key, Failure { why, is_final: false, is_its_fault: false }, now);
+            }
+            Told::Failed { code, message } => {
+                let is_its_fault = code != Code::NoInstance;
+                let why = format!("{code}: {message}");
+                self.try_failed(key, Failure { why, is_final: false, is_its_fault }, now);
+            }
+        }
+    }
+
+    /// A try went well.
+    fn arrived(&mut self, key: Key, now: Now) {
+        let Some(leg) = self.routing.legs.get(key) else { return };
+        let (route, aim) = (leg.route, leg.aim);
+        if let Stage::Trying { seat: Some(seat), number } = leg.stage {
+            self.destination_did_well(route, seat, number, now.monotonic);
+        }
+        // What is a dead letter was not delivered.
+        self.end_leg(key, matches!(aim, Aim::Any | Aim::One(_)), now);
+    }
+
+    fn try_failed(&mut self, key: Key, failure: Failure, now: Now) {
+        let Failure { why, is_final, is_its_fault } = failure;
+        let Some(leg) = self.routing.legs.get(key) else { return };
+        let (route, aim, stage) = (leg.route, leg.aim, leg.stage);
+        let mut destination: Arc<str> = "".into();
+        if let Stage::Trying { seat, number } = stage {
+            let target = self.routing.table.get(route).and_then(|state| state.target(aim, seat));
+            destination = target.map_or(destination, |(_, name)| name);
+            if let Some(seat) = seat {
+                self.destination_failed(route, seat, number, is_its_fault, now.monotonic);
+            }
+        }
+        self.note_failure(key, destination, why, is_final, now);
+    }
+
+    /// Nobody among the destinations can take a leg now.
+    fn nobody_can_take(&mut self, key: Key, now: Now) {
+        let Some(leg) = self.routing.legs.get_mut(key) else { return };
+        leg.tries += 1;
+        let why = "no destination can take it now: services without instances or full, queues without room";
+        self.note_failure(key, "".into(), why.to_owned(), false, now);
+    }
+
+    /// Writes a failure down, and sees whether it is tried again.
+    fn note_failure(&mut self, key: Key, destination: Arc<str>, why: String, is_final: bool, now: Now) {
+        let Some(leg) = self.routing.legs.get_mut(key) else { return };
+        leg.history.push(Try { destination, unix_nanos: now.unix, reason: why });
+        let (tries, route) = (leg.tries, leg.route);
+        let Some(state) = self.routing.table.get(route) else { return };
+        let deliver = state.deliver();
+        if is_final || tries > deliver.retries {
+            return self.give_up(key, now);
+        }
+        let (initial, most) = (nanos(deliver.backoff_initial), nanos(deliver.backoff_max));
+        let whole = initial.saturating_mul(1 << tries.saturating_sub(1).min(40)).min(most);
+        // Between half and all of it, so that what failed together does not come back together.
+        let until = now.monotonic + whole / 2 + self.queues.dice.below(whole / 2 + 1);
+        if let Some(leg) = self.routing.legs.get_mut(key) {
+            leg.stage = Stage::Pausing { until };
+        }
+        self.set_leg_timer(key, until);
+    }
+}

@@ -1,0 +1,122 @@
+//! Routes at one moment: what became of messages, and how their destinations do.
+
+use crate::core::latency::Latency;
+use serde::Serialize;
+
+/// What became of the messages that a route looked at: `received` is always the sum of `passed`, `dropped`, `invalid`,
+/// `delivered`, `dead` and `in_flight`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RouteCounts {
+    /// Messages that it looked at.
+    pub received: u64,
+    /// Messages that were not for it.
+    pub passed: u64,
+    /// Those of them for which `when` asked for a field that is missing.
+    pub passed_missing: u64,
+    /// Those of them for which `when` could not be computed.
+    pub passed_trouble: u64,
+    /// Messages that it dropped, as its configuration says.
+    pub dropped: u64,
+    /// Messages that were not valid.
+    pub invalid: u64,
+    /// Messages of which everything was delivered.
+    pub delivered: u64,
+    /// Messages of which something could not be delivered.
+    pub dead: u64,
+    /// Messages that are being delivered.
+    pub in_flight: u64,
+    /// Tries after the first.
+    pub retries: u64,
+    /// Messages that it made of those that it transformed or split.
+    pub parts: u64,
+    /// Those of them that were not valid.
+    pub parts_invalid: u64,
+    /// What could be brought nowhere, neither to a destination nor to a channel for what is invalid or dead.
+    pub lost: u64,
+}
+
+/// One route.
+#[derive(Debug, Clone, Serialize)]
+pub struct RouteStatus {
+    /// Its name.
+    pub route: String,
+    /// Where it takes messages from.
+    pub from: Vec<String>,
+    /// Who of its destinations gets a message.
+    pub strategy: &'static str,
+    /// Its priority among routes.
+    pub priority: i64,
+    /// What became of messages since its broker's start.
+    #[serde(flatten)]
+    pub counts: RouteCounts,
+    /// Deliveries that wait because so many are under way (`deliver.concurrency`).
+    pub waiting: u64,
+    /// From when messages were taken to when they were delivered.
+    pub latency: Latency,
+    /// Its destinations, in the order of the file.
+    pub destinations: Vec<DestinationStatus>,
+}
+
+/// What became of what a destination of a route was given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DestinationCounts {
+    /// How often it was tried.
+    pub tries: u64,
+    /// How often that went well.
+    pub delivered: u64,
+    /// How often it did not.
+    pub failures: u64,
+    /// How often it was left out for a while.
+    pub ejections: u64,
+}
+
+/// One destination of a route.
+#[derive(Debug, Clone, Serialize)]
+pub struct DestinationStatus {
+    /// As the configuration writes it.
+    pub destination: String,
+    /// `open`, `ejected`, or `trial`: back, with one message at a time.
+    pub state: &'static str,
+    /// Failures, one after the other.
+    pub consecutive_failures: u64,
+    /// What became of what it was given, since the configuration was read.
+    #[serde(flatten)]
+    pub counts: DestinationCounts,
+}
+
+/// What routes did not take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RoutingCounts {
+    /// Messages refused because too much was under way.
+    pub refused: u64,
+    /// Messages on topics and queues of routes none of which takes their type.
+    pub unmatched: u64,
+    /// Messages stopped because they had been through too many routes.
+    pub stopped: u64,
+    /// Messages that do not fit into a frame.
+    pub too_large: u64,
+    /// Messages that were lost in rings before they could be read.
+    pub lost_in_rings: u64,
+    /// Messages that a worker failed at.
+    pub failed: u64,
+}
+
+/// What all routes share.
+#[derive(Debug, Clone, Serialize)]
+pub struct RoutingStatus {
+    /// Messages that are being treated or delivered.
+    pub messages: u64,
+    /// At most so many.
+    pub messages_max: u64,
+    /// What they, and what was made of them, are counted for.
+    pub bytes: u64,
+    /// At most so much.
+    pub bytes_max: u64,
+    /// What workers have to do.
+    pub jobs: u64,
+    /// How many workers there are.
+    pub workers: u64,
+    /// What was not taken.
+    #[serde(flatten)]
+    pub counts: RoutingCounts,
+}
