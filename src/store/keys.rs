@@ -4,8 +4,12 @@
 use crate::core::durable::{QueueNumber, Shelf};
 use redb::TableDefinition;
 
-/// Messages by [`message`].
+/// Messages that stand by themselves, by [`message`].
 pub(super) const MESSAGES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("messages");
+/// Sheets of messages with consecutive numbers, by the key of the first.
+pub(super) const SHEETS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("sheets");
+/// What of a sheet is done, by the sheet's key.
+pub(super) const DONE: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("done");
 /// Queues by their number.
 pub(super) const QUEUES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("queues");
 /// Streams and how far they were read, by [`position`].
@@ -58,6 +62,11 @@ pub(super) fn message_parts(key: u128) -> Option<(QueueNumber, Shelf, u64)> {
 pub(super) fn messages_of(queue: QueueNumber) -> std::ops::RangeInclusive<u128> {
     let first = u128::from(queue) << 72;
     first..=first | ((1 << 72) - 1)
+}
+
+/// The first key that a message of the same queue and shelf can have.
+pub(super) fn shelf_of_key(key: u128) -> u128 {
+    key & !u128::from(u64::MAX)
 }
 
 /// Streams of a queue lie together.

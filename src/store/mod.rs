@@ -28,6 +28,12 @@ mod record;
 
 mod scan;
 
+mod sheet;
+
+mod shelf;
+
+mod shelves;
+
 mod write;
 
 pub use check::{Check, Found, check};
@@ -172,15 +178,12 @@ impl Store {
         let (mut bytes, into) = (0, &mut loaded);
         let read = || -> Result<(), redb::Error> {
             let database = self.database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
-            let messages = database.begin_read()?.open_table(keys::MESSAGES)?;
-            for entry in messages.range(range)? {
+            shelf::each(&database.begin_read()?, range, &mut |key, value| {
                 if into.records.len() >= messages_max || bytes >= bytes_max {
-                    break;
+                    return false;
                 }
-                let (key, value) = entry?;
-                let key = key.value();
                 let number = keys::message_parts(key).map_or(0, |(.., number)| number);
-                match record::view(key, value.value()) {
+                match record::view(key, value) {
                     Ok(view) => {
                         bytes += view.bytes.len();
                         into.records.push((number, view.to_record()));
@@ -190,8 +193,8 @@ impl Store {
                         into.damaged.push(Damage { what, wrong });
                     }
                 }
-            }
-            Ok(())
+                true
+            })
         };
         match failure::guarded(read) {
             Ok(()) => Ok(loaded),

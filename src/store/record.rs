@@ -12,14 +12,15 @@
 //! seen:      1 version
 //! all:       … · 8 checksum: the first bytes of BLAKE3 over one letter for the kind, the key, then everything before
 //! ```
-//! Numbers are little-endian.
+//! Numbers are little-endian. Sheets of messages, and what of them is done, are in `sheet.rs`.
 
+use super::sheet::{self, Done, Sheet};
 use crate::core::durable::{Obituary, Record, Sender};
 use std::sync::Arc;
 
 /// The version of each layout above.
 const VERSION: u8 = 1;
-const CHECKSUM_BYTES: usize = 8;
+pub(super) const CHECKSUM_BYTES: usize = 8;
 const FLAG_DEAD: u8 = 1;
 const FLAG_BY: u8 = 2;
 
@@ -49,19 +50,25 @@ pub enum Wrong {
 
 /// What a kept thing is, so that none is ever taken for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Message,
     Queue,
     Number,
     Seen,
+    /// What stands behind the messages of a sheet.
+    Sheet,
+    /// What of a sheet is done.
+    Done,
 }
 
-fn checksum(kind: Kind, key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+pub(super) fn checksum(kind: Kind, key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let letter = match kind {
         Kind::Message => b'm',
         Kind::Queue => b'q',
         Kind::Number => b'n',
         Kind::Seen => b's',
+        Kind::Sheet => b't',
+        Kind::Done => b'd',
     };
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[letter]).update(key).update(body);
@@ -70,13 +77,18 @@ fn checksum(kind: Kind, key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     first
 }
 
-fn seal(kind: Kind, key: &[u8], out: &mut Vec<u8>) {
-    let sum = checksum(kind, key, out);
+/// Puts a checksum behind what stands in `out` from `from` on.
+fn seal_from(kind: Kind, key: &[u8], out: &mut Vec<u8>, from: usize) {
+    let sum = checksum(kind, key, &out[from..]);
     out.extend_from_slice(&sum);
 }
 
+pub(super) fn seal(kind: Kind, key: &[u8], out: &mut Vec<u8>) {
+    seal_from(kind, key, out, 0);
+}
+
 /// The body behind a right version and before a right checksum.
-fn unseal<'a>(kind: Kind, key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], Wrong> {
+pub(super) fn unseal<'a>(kind: Kind, key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], Wrong> {
     let (body, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Wrong::Length)?;
     let (version, rest) = body.split_first().ok_or(Wrong::Length)?;
     if checksum(kind, key, body) != *sum {
@@ -134,6 +146,12 @@ pub(super) fn encoded_bytes(record: &Record) -> usize {
 /// Writes a message into `out`, which it empties first.
 pub(super) fn encode(key: u128, record: &Record, out: &mut Vec<u8>) {
     out.clear();
+    append(key, record, out);
+}
+
+/// Writes a message behind what stands in `out`.
+pub(super) fn append(key: u128, record: &Record, out: &mut Vec<u8>) {
+    let from = out.len();
     out.reserve(encoded_bytes(record));
     let by = record.dead.as_ref().and_then(|dead| dead.by.as_ref());
     let flags = if record.dead.is_some() { FLAG_DEAD } else { 0 } | if by.is_some() { FLAG_BY } else { 0 };
@@ -163,7 +181,16 @@ pub(super) fn encode(key: u128, record: &Record, out: &mut Vec<u8>) {
         out.extend_from_slice(by_name.as_bytes());
     }
     out.extend_from_slice(&record.bytes);
-    seal(Kind::Message, &key.to_le_bytes(), out);
+    seal_from(Kind::Message, &key.to_le_bytes(), out, from);
+}
+
+/// How long the message is that begins here, if what it says of its lengths is true.
+pub(super) fn length_of(bytes: &[u8]) -> Option<usize> {
+    let flags = *bytes.get(3)?;
+    let u32_at = |at: usize| Some(u64::from(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?)));
+    let texts = if flags & FLAG_DEAD == 0 { 0 } else { 28 + u32_at(56)? + u32_at(60)? + u32_at(64)? };
+    let all = 48 + u32_at(36)? + u32_at(40)? + u32_at(44)? + texts + CHECKSUM_BYTES as u64;
+    usize::try_from(all).ok().filter(|all| *all <= bytes.len())
 }
 
 /// A message as it lies in the file, checked; nothing is copied.
@@ -299,10 +326,15 @@ pub fn read_and_write(bytes: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let (kind, rest) = bytes.split_first()?;
     let (key, body) = rest.split_first_chunk::<16>()?;
     let of = u128::from_le_bytes(*key);
-    let kind = [Kind::Message, Kind::Queue, Kind::Number, Kind::Seen][usize::from(*kind % 4)];
+    let kind = [Kind::Message, Kind::Queue, Kind::Number, Kind::Seen, Kind::Sheet, Kind::Done]
+        [usize::from(*kind % 6)];
     let mut sealed = body.to_vec();
-    seal(kind, key, &mut sealed);
     let mut again = Vec::new();
+    if kind == Kind::Sheet {
+        sheet::seal(of, &mut sealed)?;
+    } else {
+        seal(kind, key, &mut sealed);
+    }
     match kind {
         Kind::Message => encode(of, &view(of, &sealed).ok()?.to_record(), &mut again),
         Kind::Queue => {
@@ -314,6 +346,14 @@ pub fn read_and_write(bytes: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
             seen(key, &sealed).ok()?;
             encode_seen(key, &mut again);
         }
+        Kind::Sheet => {
+            let sheet = Sheet::read(of, &sealed);
+            if sheet.wrong.is_some() {
+                return None;
+            }
+            again = sheet.write_again();
+        }
+        Kind::Done => Done::read(of, None, &sealed).ok()?.encode(of, &mut again),
     }
     Some((sealed, again))
 }
@@ -326,6 +366,14 @@ pub fn readable(key: u128, bytes: &[u8]) -> bool {
         queue(key, bytes).map(|_| ()),
         number(key, bytes).map(|_| ()),
         seen(&key.to_le_bytes(), bytes),
+        whole(&Sheet::read(key, bytes)),
+        Done::read(key, None, bytes).map(|_| ()),
     ];
     kept.contains(&Ok(()))
+}
+
+/// Whether a sheet and each of its messages are as they were written.
+fn whole(sheet: &Sheet<'_>) -> Result<(), Wrong> {
+    sheet.wrong.map_or(Ok(()), Err)?;
+    sheet.messages().try_for_each(|(key, bytes)| view(key, bytes).map(|_| ()))
 }

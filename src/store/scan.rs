@@ -1,7 +1,9 @@
 //! Reads a whole store once: what there is, counted, and what is damaged, named.
 
-use super::keys::{self, MESSAGES, POSITIONS, QUEUES, SEEN};
+use super::keys::{self, DONE, MESSAGES, POSITIONS, QUEUES, SEEN, SHEETS};
 use super::record::{self, Wrong};
+use super::sheet::Sheet;
+use super::shelves::{done_of, taken};
 use crate::core::durable::{QueueNumber, Shelf, Stock, StoredQueue};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableError};
 use std::collections::BTreeMap;
@@ -24,6 +26,10 @@ pub struct Damage {
 pub enum Kept {
     /// A message, with its queue, shelf and number.
     Message(QueueNumber, Shelf, u64),
+    /// What says where the messages of a sheet are, which begins with this one. They were searched for.
+    Sheet(QueueNumber, Shelf, u64),
+    /// What says which messages of a sheet are done. None counts as done then.
+    Done(QueueNumber, Shelf, u64),
     /// A queue's name and settings.
     Queue(QueueNumber),
     /// How far a stream was read for a queue.
@@ -34,16 +40,42 @@ pub enum Kept {
     Unknown(&'static str),
 }
 
+impl Kept {
+    pub(super) fn sheet(key: u128) -> Self {
+        keys::message_parts(key)
+            .map_or(Self::Unknown("sheets"), |(queue, shelf, number)| Self::Sheet(queue, shelf, number))
+    }
+
+    pub(super) fn done(key: u128) -> Self {
+        keys::message_parts(key)
+            .map_or(Self::Unknown("done"), |(queue, shelf, number)| Self::Done(queue, shelf, number))
+    }
+}
+
+/// Where a message is, in words.
+struct Place(QueueNumber, Shelf, u64);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(queue, shelf, number) = self;
+        match shelf {
+            Shelf::Waiting(priority) => write!(f, "message {number} of priority {priority} in queue {queue}"),
+            Shelf::Delayed => write!(f, "delayed message {number} of queue {queue}"),
+            Shelf::Dead => write!(f, "dead letter {number} of queue {queue}"),
+        }
+    }
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
-            Kept::Message(queue, Shelf::Waiting(priority), number) => {
-                write!(f, "message {number} of priority {priority} in queue {queue}")?;
+            Kept::Message(queue, shelf, number) => Place(*queue, *shelf, *number).fmt(f)?,
+            Kept::Sheet(queue, shelf, number) => {
+                write!(f, "the sheet that begins with {}", Place(*queue, *shelf, *number))?;
             }
-            Kept::Message(queue, Shelf::Delayed, number) => {
-                write!(f, "delayed message {number} of queue {queue}")?;
+            Kept::Done(queue, shelf, number) => {
+                write!(f, "what is done of the sheet that begins with {}", Place(*queue, *shelf, *number))?;
             }
-            Kept::Message(queue, Shelf::Dead, number) => write!(f, "dead letter {number} of queue {queue}")?,
             Kept::Queue(queue) => write!(f, "name and settings of queue {queue}")?,
             Kept::Position(queue, stream) => write!(f, "position of queue {queue} in stream {stream:016x}")?,
             Kept::Seen(queue) => write!(f, "an id that queue {queue} has seen")?,
@@ -140,40 +172,51 @@ pub(super) fn scan(reading: &ReadTransaction, now_millis: i64) -> Result<Scan, r
 }
 
 fn messages(reading: &ReadTransaction, scan: &mut Scan) -> Result<(), redb::Error> {
-    let Some(messages) = table(reading, MESSAGES)? else { return Ok(()) };
-    // Of the queue that is being counted: by user.
-    let mut users: BTreeMap<u32, Stock> = BTreeMap::new();
-    let mut counted = None;
+    let [messages, sheets, done] = [MESSAGES, SHEETS, DONE].map(|definition| table(reading, definition));
+    let (Some(messages), Some(sheets), Some(done)) = (messages?, sheets?, done?) else { return Ok(()) };
+    let mut users: BTreeMap<(QueueNumber, u32), Stock> = BTreeMap::new();
     for entry in messages.iter()? {
         let (key, value) = entry?;
-        scan.live_bytes += super::write::taken(value.value());
+        scan.live_bytes += taken(value.value());
+        message(key.value(), value.value(), &mut users, scan);
+    }
+    for entry in sheets.iter()? {
+        let (key, value) = entry?;
+        scan.live_bytes += taken(value.value());
         let key = key.value();
-        let Some((queue, shelf, number)) = keys::message_parts(key) else {
-            scan.damage(Kept::Unknown("messages"), Wrong::Key);
-            continue;
-        };
-        if counted != Some(queue) {
-            if let Some(queue) = counted {
-                scan.queue(queue).by_user = std::mem::take(&mut users).into_iter().collect();
-            }
-            counted = Some(queue);
+        let sheet = Sheet::read(key, value.value());
+        let (done, wrong) = done_of(key, &sheet, &done, &messages)?;
+        if let Some(wrong) = sheet.wrong {
+            scan.damage(Kept::sheet(key), wrong);
         }
-        match record::view(key, value.value()) {
-            Ok(view) => {
-                let bytes = view.bytes.len() as u64;
-                let user = users.entry(view.uid).or_default();
-                user.messages += 1;
-                user.bytes += bytes;
-                let stock = scan.queue(queue).stock_mut(shelf);
-                stock.messages += 1;
-                stock.bytes += bytes;
-                stock.last = number;
-            }
-            Err(wrong) => scan.damage(Kept::Message(queue, shelf, number), wrong),
+        if let Some(wrong) = wrong {
+            scan.damage(Kept::done(key), wrong);
+        }
+        for (key, value) in sheet.left(&done) {
+            message(key, value, &mut users, scan);
         }
     }
-    if let Some(queue) = counted {
-        scan.queue(queue).by_user = users.into_iter().collect();
+    for ((queue, user), stock) in users {
+        scan.queue(queue).by_user.push((user, stock));
     }
     Ok(())
+}
+
+fn message(key: u128, value: &[u8], users: &mut BTreeMap<(QueueNumber, u32), Stock>, scan: &mut Scan) {
+    let Some((queue, shelf, number)) = keys::message_parts(key) else {
+        return scan.damage(Kept::Unknown("messages"), Wrong::Key);
+    };
+    match record::view(key, value) {
+        Ok(view) => {
+            let bytes = view.bytes.len() as u64;
+            let user = users.entry((queue, view.uid)).or_default();
+            user.messages += 1;
+            user.bytes += bytes;
+            let stock = scan.queue(queue).stock_mut(shelf);
+            stock.messages += 1;
+            stock.bytes += bytes;
+            stock.last = stock.last.max(number);
+        }
+        Err(wrong) => scan.damage(Kept::Message(queue, shelf, number), wrong),
+    }
 }

@@ -2,8 +2,9 @@
 
 use super::Store;
 use super::failure::guarded;
-use super::keys::{self, MESSAGES, META, POSITIONS, QUEUES, SEEN};
+use super::keys::{self, DONE, MESSAGES, META, POSITIONS, QUEUES, SEEN, SHEETS};
 use super::record::{self, RECORD_BYTES_MAX};
+use super::shelves::{Shelves, Taken};
 use crate::core::durable::{Change, StoreFailure};
 use redb::{ReadableTable, WriteTransaction};
 
@@ -31,6 +32,8 @@ impl Store {
         writing.open_table(META)?.insert(keys::META_FORMAT, self.scratch.as_slice())?;
         // So that they are there to be read.
         writing.open_table(MESSAGES)?;
+        writing.open_table(SHEETS)?;
+        writing.open_table(DONE)?;
         writing.open_table(QUEUES)?;
         writing.open_table(POSITIONS)?;
         writing.open_table(SEEN)?;
@@ -57,18 +60,6 @@ impl Store {
     }
 }
 
-/// By how much a batch changes what messages take.
-#[derive(Debug, Default)]
-struct Taken {
-    more: u64,
-    less: u64,
-}
-
-/// What a value takes in the file at least, with its key and its place in a page.
-pub(super) fn taken(value: &[u8]) -> u64 {
-    value.len() as u64 + 24
-}
-
 fn fill(
     writing: &WriteTransaction,
     changes: &[Change],
@@ -76,8 +67,7 @@ fn fill(
     now_millis: i64,
     scratch: &mut Vec<u8>,
 ) -> Result<Taken, redb::Error> {
-    let mut size = Taken::default();
-    let mut messages = writing.open_table(MESSAGES)?;
+    let mut shelves = Shelves::open(writing)?;
     let mut queues = writing.open_table(QUEUES)?;
     let mut positions = writing.open_table(POSITIONS)?;
     let mut seen = writing.open_table(SEEN)?;
@@ -91,33 +81,20 @@ fn fill(
             }
             Change::Forget { queue } => {
                 queues.remove(u128::from(*queue))?;
-                messages.retain_in(keys::messages_of(*queue), |_, value| {
-                    size.less += taken(value);
-                    false
-                })?;
+                shelves.forget(*queue)?;
                 positions.retain_in(keys::positions_of(*queue), |_, _| false)?;
                 seen.retain(|key, _| keys::seen_parts(key).is_none_or(|(_, of, ..)| of != *queue))?;
             }
             Change::Put { queue, shelf, number, record } => {
-                let key = keys::message(*queue, *shelf, *number);
-                record::encode(key, record, scratch);
-                size.more += taken(scratch);
-                if let Some(before) = messages.insert(key, scratch.as_slice())? {
-                    size.less += taken(before.value());
-                }
+                shelves.put(keys::message(*queue, *shelf, *number), record)?;
             }
             Change::Remove { queue, shelf, number } => {
-                if let Some(before) = messages.remove(keys::message(*queue, *shelf, *number))? {
-                    size.less += taken(before.value());
-                }
+                shelves.remove(keys::message(*queue, *shelf, *number))?;
             }
             Change::RemoveRange { queue, shelf, first, last } => {
                 if first <= last {
                     let [first, last] = [first, last].map(|number| keys::message(*queue, *shelf, *number));
-                    messages.retain_in(first..=last, |_, value| {
-                        size.less += taken(value);
-                        false
-                    })?;
+                    shelves.remove_range(first..=last)?;
                 }
             }
             Change::Seen { queue, uid, id, until_millis } => {
@@ -147,5 +124,5 @@ fn fill(
     }
     record::encode_number(keys::META_COMMITS, number, scratch);
     writing.open_table(META)?.insert(keys::META_COMMITS, scratch.as_slice())?;
-    Ok(size)
+    shelves.end()
 }

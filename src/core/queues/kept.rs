@@ -48,6 +48,9 @@ pub(super) struct Behind {
     window: u64,
     /// The load that is under way.
     loading: Option<u64>,
+    /// The highest number that was given. Each shelf has numbers of its own: what comes together for one has consecutive ones,
+    /// which the store keeps together.
+    last: u64,
 }
 
 /// The store's part of a queue.
@@ -71,7 +74,6 @@ pub(in crate::core) struct Kept {
     pub(super) positions: Positions,
     /// What is in the store only is counted for, by user.
     by_user: HashMap<u32, u64>,
-    last: u64,
 }
 
 fn place_of(shelf: Shelf) -> usize {
@@ -127,13 +129,13 @@ impl Kept {
             storing: 0,
             positions: Positions::default(),
             by_user: HashMap::new(),
-            last: 0,
         }
     }
 
-    pub(super) fn next_number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
+    fn next_number(&mut self, shelf: Shelf) -> u64 {
+        let shelf = &mut self.shelves[place_of(shelf)];
+        shelf.last += 1;
+        shelf.last
     }
 
     /// Messages of this queue, dead letters aside, that are in the store only.
@@ -243,9 +245,9 @@ impl Queue {
                 messages: stock.messages,
                 cost: cost_of(stock),
                 stored_to: stock.last,
+                last: stock.last,
                 ..Behind::default()
             };
-            kept.last = kept.last.max(stock.last);
         }
         self.bytes += kept.shelves[..=DELAYED].iter().map(|shelf| shelf.cost).sum::<u64>();
         self.dead.begin_after(found.dead.last);
@@ -362,7 +364,8 @@ impl Queue {
     /// The change by which a message that is to be stored first is kept, under a new number. Asked for when it is handed to
     /// the ledger: on each shelf messages are written in the order of their numbers, and loaded by it.
     pub(super) fn put_behind_all(&mut self, slot: Slot, now: Now) -> Option<Change> {
-        self.slots.get_mut(slot).order = self.kept.as_mut()?.next_number();
+        let shelf = Self::shelf_of(self.slots.get(slot));
+        self.slots.get_mut(slot).order = self.kept.as_mut()?.next_number(shelf);
         self.put_of(slot, now)
     }
 

@@ -13,7 +13,7 @@ use super::origins::{Origin, OriginId, Origins};
 use super::outstanding::Outstanding;
 use super::recent::RecentIds;
 use super::settings::{QueueSettings, WhenFull};
-use super::slots::{List, Slot, Slots, State};
+use super::slots::{List, Place, Slot, Slots, State};
 use super::trash::Trash;
 use super::{Cause, MILLI, cost};
 use crate::core::Now;
@@ -132,6 +132,7 @@ pub(in crate::core) struct Queue {
     pub(super) filled: u16,
     /// By 9 less the priority, and order.
     pub(super) returned: BTreeMap<(u8, u64), Slot>,
+    /// By [`due_key`].
     pub(super) delayed: BTreeMap<(u64, u64), Slot>,
     /// By when they expire, in milliseconds since the queue was made.
     pub(super) expiring: BTreeMap<(u64, Slot), ()>,
@@ -148,6 +149,13 @@ pub(in crate::core) struct Queue {
     /// What is counted against `bytes_max`.
     pub(in crate::core) bytes: u64,
     last_order: u64,
+}
+
+/// Where a delayed message stands: by when it is due, then by its number. On disk each priority has numbers of its own, as have
+/// those that were never given out.
+fn due_key(place: &Place) -> (u64, u64) {
+    let shelf = if place.attempts == 0 { 0xf } else { place.priority };
+    (place.at, place.order << 4 | u64::from(shelf))
 }
 
 impl Queue {
@@ -340,7 +348,7 @@ impl Queue {
         place.order = order;
         place.at = due;
         place.state = State::Delayed;
-        self.delayed.insert((due, order), slot);
+        self.delayed.insert(due_key(place), slot);
         self.count(slot, true);
     }
 
@@ -440,6 +448,7 @@ impl Queue {
         let place = self.slots.get(slot);
         let (at, order, expires, priority, state) =
             (place.at, place.order, place.expires(), place.priority, place.state);
+        let due = due_key(place);
         let lane = usize::from(priority);
         self.count(slot, false);
         match state {
@@ -453,7 +462,7 @@ impl Queue {
                 self.returned.remove(&(9 - priority, order));
             }
             State::Delayed => {
-                self.delayed.remove(&(at, order));
+                self.delayed.remove(&due);
             }
             State::Out => {
                 self.slots.unlink(&mut self.out, slot);

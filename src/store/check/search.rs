@@ -3,6 +3,7 @@
 
 use super::{Check, Salvage, good};
 use crate::core::durable::Change;
+use crate::store::sheet::Sheet;
 use crate::store::{OpenError, RECORD_BYTES_MAX, keys, place, record};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -56,13 +57,10 @@ fn entry(
     check: &mut Check,
     salvage: &mut Option<Salvage>,
 ) -> Result<(), OpenError> {
-    if let (Some((queue, shelf, number)), Ok(view)) = (keys::message_parts(key), record::view(key, value)) {
-        // Pages are copied when they change, so most entries are there more than once.
-        if known.insert(key) {
-            let record = Arc::new(view.to_record());
-            return good(check, salvage, Change::Put { queue, shelf, number, record });
-        }
-    } else if let (Ok(queue), Ok((name, settings))) = (u32::try_from(key), record::queue(key, value)) {
+    if message(key, value, known, check, salvage)? {
+        return Ok(());
+    }
+    if let (Ok(queue), Ok((name, settings))) = (u32::try_from(key), record::queue(key, value)) {
         if known.insert(key) {
             return good(check, salvage, Change::Queue { queue, name, settings });
         }
@@ -70,8 +68,32 @@ fn entry(
         && let Ok(format) = record::number(key, value)
     {
         check.format = Some(format);
+    } else if keys::message_parts(key).is_some() {
+        // What of a sheet is done is not looked for: it may belong to one that is not there any more.
+        for (key, value) in Sheet::read(key, value).messages() {
+            message(key, value, known, check, salvage)?;
+        }
     }
     Ok(())
+}
+
+/// Whether this is a message.
+fn message(
+    key: u128,
+    value: &[u8],
+    known: &mut BTreeSet<u128>,
+    check: &mut Check,
+    salvage: &mut Option<Salvage>,
+) -> Result<bool, OpenError> {
+    let (Some((queue, shelf, number)), Ok(view)) = (keys::message_parts(key), record::view(key, value)) else {
+        return Ok(false);
+    };
+    // Pages are copied when they change, so most entries are there more than once.
+    if known.insert(key) {
+        let record = Arc::new(view.to_record());
+        good(check, salvage, Change::Put { queue, shelf, number, record })?;
+    }
+    Ok(true)
 }
 
 fn u32_at(page: &[u8], at: usize) -> Option<usize> {

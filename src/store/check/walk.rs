@@ -5,10 +5,12 @@ use super::{Check, Salvage, bad, good};
 use crate::core::durable::{Change, QueueNumber};
 use crate::store::OpenError;
 use crate::store::failure::guarded;
-use crate::store::keys::{self, MESSAGES, POSITIONS, QUEUES, SEEN};
+use crate::store::keys::{self, DONE, MESSAGES, POSITIONS, QUEUES, SEEN, SHEETS};
 use crate::store::open::number;
 use crate::store::record::{self, Wrong};
 use crate::store::scan::Kept;
+use crate::store::sheet::{Done, Sheet};
+use crate::store::shelves::done_of;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -31,17 +33,9 @@ pub(super) fn walk(
         (Ok(queue), Err(wrong)) => bad(check, Kept::Queue(queue), wrong),
         (Ok(queue), Ok((name, settings))) => good(check, salvage, Change::Queue { queue, name, settings }),
     })?;
-    each(database, MESSAGES, check, &mut |check, key, value| match (
-        keys::message_parts(key),
-        record::view(key, value),
-    ) {
-        (None, _) => bad(check, Kept::Unknown("messages"), Wrong::Key),
-        (Some((queue, shelf, number)), Err(wrong)) => bad(check, Kept::Message(queue, shelf, number), wrong),
-        (Some((queue, shelf, number)), Ok(view)) => {
-            let record = Arc::new(view.to_record());
-            good(check, salvage, Change::Put { queue, shelf, number, record })
-        }
-    })?;
+    // Before those that stand by themselves: what took the place of one on a sheet is written over it.
+    each(database, SHEETS, check, &mut |check, key, value| sheet(database, check, salvage, key, value))?;
+    each(database, MESSAGES, check, &mut |check, key, value| message(check, salvage, key, value))?;
     each(database, POSITIONS, check, &mut |check, key, value| match (
         keys::position_parts(key),
         record::number(key, value),
@@ -51,6 +45,44 @@ pub(super) fn walk(
         (Some((queue, stream)), Ok(seq)) => good(check, salvage, Change::Position { queue, stream, seq }),
     })?;
     seen(database, check, salvage)
+}
+
+fn message(
+    check: &mut Check,
+    salvage: &mut Option<Salvage>,
+    key: u128,
+    value: &[u8],
+) -> Result<(), OpenError> {
+    match (keys::message_parts(key), record::view(key, value)) {
+        (None, _) => bad(check, Kept::Unknown("messages"), Wrong::Key),
+        (Some((queue, shelf, number)), Err(wrong)) => bad(check, Kept::Message(queue, shelf, number), wrong),
+        (Some((queue, shelf, number)), Ok(view)) => {
+            let record = Arc::new(view.to_record());
+            good(check, salvage, Change::Put { queue, shelf, number, record })
+        }
+    }
+}
+
+fn sheet(
+    database: &Database,
+    check: &mut Check,
+    salvage: &mut Option<Salvage>,
+    key: u128,
+    value: &[u8],
+) -> Result<(), OpenError> {
+    let sheet = Sheet::read(key, value);
+    if let Some(wrong) = sheet.wrong {
+        bad(check, Kept::sheet(key), wrong)?;
+    }
+    let done = guarded(|| {
+        let reading = database.begin_read()?;
+        done_of(key, &sheet, &reading.open_table(DONE)?, &reading.open_table(MESSAGES)?)
+    });
+    let (done, wrong) = done.unwrap_or_else(|_| (Done::none(sheet.count()), None));
+    if let Some(wrong) = wrong {
+        bad(check, Kept::done(key), wrong)?;
+    }
+    sheet.left(&done).try_for_each(|(key, value)| message(check, salvage, key, value))
 }
 
 type Entry<'a> = &'a mut dyn FnMut(&mut Check, u128, &[u8]) -> Result<(), OpenError>;

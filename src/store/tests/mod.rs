@@ -8,6 +8,8 @@ mod power;
 
 mod records;
 
+mod sheets;
+
 use super::{Store, StoreOptions};
 use crate::core::durable::{Change, Obituary, QueueNumber, Record, Sender, Shelf};
 use std::sync::Arc;

@@ -107,6 +107,11 @@ impl Model {
             so_far.apply(&batch);
         }
         for _ in 0..=dice.below(12) {
+            if dice.below(6) == 0 {
+                let run = so_far.run(dice, bytes_max);
+                so_far.apply(&run);
+                batch.extend(run);
+            }
             let change = so_far.change(dice, bytes_max);
             // Only queues with names have anything.
             let of = match &change {
@@ -121,6 +126,16 @@ impl Model {
             }
         }
         batch
+    }
+
+    /// Messages as they come together: some make a sheet, or two, and some of their numbers may be taken.
+    fn run(&self, dice: &mut Dice, bytes_max: u64) -> Vec<Change> {
+        let shelf = Shelf::Waiting(u8::try_from(dice.below(2)).expect("small"));
+        let first = dice.below(4) * 40;
+        let length = usize::try_from(dice.below(1 + bytes_max / 8)).expect("small");
+        let byte = u8::try_from(dice.below(256)).expect("a byte");
+        let record = Record { bytes: vec![byte; length].into(), ..record("") };
+        (first..first + 1 + dice.below(40)).map(|number| put(1, shelf, number, record.clone())).collect()
     }
 
     fn change(&self, dice: &mut Dice, bytes_max: u64) -> Change {
@@ -138,8 +153,9 @@ impl Model {
             },
             1 if queue > 1 => Change::Forget { queue },
             2 => {
-                let first = dice.below(40);
-                Change::RemoveRange { queue, shelf, first, last: first + dice.below(10) }
+                let first = dice.below(150);
+                let (queue, shelf) = if dice.below(2) == 0 { (1, Shelf::Waiting(0)) } else { (queue, shelf) };
+                Change::RemoveRange { queue, shelf, first, last: first + dice.below(60) }
             }
             3..=7 => {
                 let chosen = usize::try_from(dice.below(self.messages.len() as u64)).expect("small");

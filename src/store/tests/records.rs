@@ -61,7 +61,7 @@ proptest! {
     #[test]
     fn what_is_no_message_but_has_a_right_checksum_is_refused_or_means_one_thing(
         record in any_record(),
-        kind in 0..4_u8,
+        kind in 0..6_u8,
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut: prop::sample::Index,
     ) {
