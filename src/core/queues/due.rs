@@ -8,7 +8,7 @@ use super::dead::Dead;
 use super::dice::Dice;
 use super::origins::Origin;
 use super::queue::{Full, Incoming, PRIORITIES, Queue, TENTH};
-use super::slots::{NONE, Slot};
+use super::slots::{NONE, Slot, State};
 use super::{Cause, cost};
 use crate::core::Now;
 use crate::core::durable::{Change, Shelf};
@@ -73,8 +73,7 @@ impl Queue {
                 self.give_back(slot, delay, Cause::TimedOut, by, now, charges);
             } else if let Some(thrown) = self.next_thrown() {
                 if let Some(slot) = thrown {
-                    self.trash.count -= 1;
-                    self.free(slot, charges);
+                    self.free_thrown(slot, charges);
                 }
             } else if self.is_over_limits() {
                 self.drop_one(now, charges);
@@ -104,8 +103,7 @@ impl Queue {
 
     /// Throws away everything that waits; what is given out stays. How many that were. Their memory is freed in turns.
     pub(in crate::core) fn purge(&mut self, charges: &mut Charges) -> u64 {
-        self.forget_purged();
-        let behind = self.purge_behind(charges);
+        let behind = self.purge_kept(charges);
         let purged = self.messages() - self.out_count - self.storing();
         self.trash.throw(std::mem::take(&mut self.returned).into_values().map(Some));
         self.trash.throw(std::mem::take(&mut self.delayed).into_values().map(Some));
@@ -120,16 +118,22 @@ impl Queue {
         purged + behind
     }
 
-    /// Has the store forget what is thrown away, as far as it is in memory.
-    fn forget_purged(&mut self) {
-        if self.kept.is_none() {
-            return;
-        }
-        let mut slots: Vec<Slot> = self.returned.values().chain(self.delayed.values()).copied().collect();
-        slots.extend(self.lanes.iter().flat_map(|lane| self.slots.iter(*lane)));
-        for slot in slots {
-            self.count(slot, false);
+    /// Frees one of what was thrown away. The store still has it if it was given out before; the others were a range.
+    fn free_thrown(&mut self, slot: Slot, charges: &mut Charges) {
+        self.trash.count -= 1;
+        let place = self.slots.get(slot);
+        if place.state == State::Returned || place.attempts > 0 {
             self.keep_no_more(slot);
+        }
+        self.free(slot, charges);
+    }
+
+    /// Frees all that was thrown away: there are no more turns.
+    pub(in crate::core) fn empty_trash(&mut self, charges: &mut Charges) {
+        while let Some(thrown) = self.next_thrown() {
+            if let Some(slot) = thrown {
+                self.free_thrown(slot, charges);
+            }
         }
     }
 

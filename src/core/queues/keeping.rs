@@ -3,7 +3,7 @@
 //! A push is answered when it is stored, and counts then. What consumers say takes effect at once and is written with
 //! the next batch. While nothing can be written, queues on disk refuse what is pushed and go on giving out.
 
-use super::QueueSettings;
+use super::{QueueSettings, Queues};
 use super::kept::Wanted;
 use super::ledger::{Batch, Pushing, Waiter};
 use super::recent::Id;
@@ -302,7 +302,15 @@ impl Core {
 
     /// Has everything written that waits, because the broker stops.
     pub fn flush_store(&mut self) {
-        self.queues.ledger.flush();
+        let Queues { table, by_name, ledger, charges, .. } = &mut self.queues;
+        for key in by_name.values() {
+            let Some(queue) = table.get_mut(*key) else { continue };
+            queue.empty_trash(charges);
+            if let Some(kept) = &mut queue.kept {
+                ledger.add(&mut kept.changes);
+            }
+        }
+        ledger.flush();
     }
 }
 

@@ -66,6 +66,8 @@ pub(in crate::core) struct Kept {
     /// Became due, or were put back: to be written before they count.
     pub(super) moving: Vec<Slot>,
     shelves: [Behind; SHELVES],
+    /// The highest number on its shelf of what is not due yet and is stored, whether it is in memory or not.
+    delayed_to: u64,
     /// What is not due yet, and what was given back with a delay, is counted for.
     delayed: u64,
     postponed: u64,
@@ -124,12 +126,19 @@ impl Kept {
             changes: Vec::new(),
             moving: Vec::new(),
             shelves: [Behind::default(); SHELVES],
+            delayed_to: 0,
             delayed: 0,
             postponed: 0,
             storing: 0,
             positions: Positions::default(),
             by_user: HashMap::new(),
         }
+    }
+
+    /// The store is to have nothing of this queue any more.
+    pub(super) fn forget(&mut self) {
+        self.changes.clear();
+        self.changes.push(Change::Forget { queue: self.number });
     }
 
     fn next_number(&mut self, shelf: Shelf) -> u64 {
@@ -249,6 +258,7 @@ impl Queue {
                 ..Behind::default()
             };
         }
+        kept.delayed_to = found.delayed.last;
         self.bytes += kept.shelves[..=DELAYED].iter().map(|shelf| shelf.cost).sum::<u64>();
         self.dead.begin_after(found.dead.last);
         for (uid, stock) in &found.by_user {
@@ -395,6 +405,7 @@ impl Queue {
         let Some(kept) = &mut self.kept else { return };
         kept.storing -= 1;
         if at > 0 {
+            kept.delayed_to = order;
             self.delay(slot, at);
             return self.watch_expiry(slot);
         }
@@ -492,25 +503,31 @@ impl Queue {
         self.trim_dead(charges);
     }
 
-    /// Throws away what is in the store only, of all that waits. How many that were.
-    pub(super) fn purge_behind(&mut self, charges: &mut Charges) -> u64 {
+    /// Throws away what is in the store of all that waits, but for what was given out before, in as few words as there are
+    /// shelves. How many of them are in the store only.
+    pub(super) fn purge_kept(&mut self, charges: &mut Charges) -> u64 {
         let Some(kept) = &mut self.kept else { return 0 };
         let mut purged = 0;
         for (place, shelf) in kept.shelves.iter_mut().enumerate().filter(|(place, _)| *place != DEAD) {
-            if shelf.messages == 0 {
-                continue;
+            // What consumers have was given out before what stands in its lane.
+            let head = self.lanes.get(place).filter(|lane| !lane.is_empty()).map(|lane| lane.head);
+            let first = match head {
+                Some(head) => self.slots.get(head).order,
+                None if place == DELAYED => 1,
+                None => shelf.loaded_to + 1,
+            };
+            let last = if place == DELAYED { kept.delayed_to } else { shelf.stored_to };
+            if first <= last {
+                let queue = kept.number;
+                kept.changes.push(Change::RemoveRange { queue, shelf: shelf_at(place), first, last });
             }
-            kept.changes.push(Change::RemoveRange {
-                queue: kept.number,
-                shelf: shelf_at(place),
-                first: shelf.loaded_to + 1,
-                last: shelf.stored_to,
-            });
             purged += std::mem::take(&mut shelf.messages);
             self.bytes -= std::mem::take(&mut shelf.cost);
             shelf.loaded_to = shelf.stored_to;
+            shelf.window = 0;
             shelf.loading = None;
         }
+        (kept.delayed, kept.postponed) = (0, 0);
         self.balance(charges);
         purged
     }

@@ -8,7 +8,7 @@ use super::Right;
 use super::charges::Charges;
 use super::kept::Oldest;
 use super::queue::Queue;
-use super::settings::{Durability, QueueSettings, WhenFull};
+use super::settings::{QueueSettings, WhenFull};
 use super::slots::{NONE, State};
 use crate::core::Now;
 use crate::core::broker::Core;
@@ -143,16 +143,10 @@ impl Core {
         self.tell_job_lost(consumer.session, key, consumer.number, 0, code);
     }
 
-    /// A queue is not in the configuration any more: it takes nothing, and goes when it is empty. One on disk stays as it is:
-    /// what was confirmed is to be there again when the configuration names it again.
+    /// A queue is not in the configuration any more: it takes nothing, and goes when it is empty. What one on disk holds until
+    /// then is there again when the broker is started with it again.
     fn retire(&mut self, key: Key) {
-        let Some(queue) = self.queues.table.get(key).filter(|queue| !queue.retiring) else { return };
-        if queue.settings.durability == Durability::Disk {
-            tracing::warn!(
-                "queue {} is not in the configuration any more, but on disk: it stays as it is until the broker stops, and \
-                 what it holds then stays in the store",
-                queue.name
-            );
+        if self.queues.table.get(key).is_none_or(|queue| queue.retiring) {
             return;
         }
         self.unbind_queue(key);
@@ -174,7 +168,8 @@ impl Core {
     /// Removes a queue that was waiting to be empty, and is. Whether it is gone.
     pub(super) fn remove_if_retired(&mut self, key: Key, now: Now) -> bool {
         let Some(queue) = self.queues.table.get(key) else { return true };
-        let holds = queue.messages() > 0 || queue.dead.len() > 0 || !queue.trash.is_empty();
+        let behind = queue.kept.as_ref().map_or(0, |kept| kept.dead_behind().0);
+        let holds = queue.messages() + queue.dead.len() as u64 + behind > 0 || !queue.trash.is_empty();
         if !queue.retiring || holds || self.routes_need_queue(&queue.name) {
             return false;
         }
@@ -183,9 +178,14 @@ impl Core {
             self.end_consumer(key, seat, Code::UnknownQueue, now);
         }
         self.queue_event(key, "removed");
-        if let Some(queue) = self.queues.table.remove(key) {
+        if let Some(mut queue) = self.queues.table.remove(key) {
             tracing::info!("queue {} is empty and has gone", queue.name);
             self.queues.by_name.remove(&queue.name);
+            if let Some(kept) = &mut queue.kept {
+                kept.forget();
+                self.queues.ledger.add(&mut kept.changes);
+                self.arm_store(now);
+            }
             queue.timer_at.into_iter().for_each(|at| self.timers.cancel(at, Timer::Queue(key)));
         }
         true
