@@ -107,6 +107,21 @@ fn at_a_rate_every_message_is_timed_from_when_it_was_due() {
 }
 
 #[test]
+fn a_queue_on_disk_is_measured_beside_its_disk() {
+    let report = bench(&["disk", "--duration", "0.2"]);
+    let on_disk = &report["on_disk"];
+    for key in ["confirmed", "group", "synced_each", "synced_groups"] {
+        assert!(on_disk[key].as_f64().unwrap() > 0.0, "{on_disk}");
+    }
+    let goals = report["goals"].as_array().unwrap();
+    assert_eq!(goals.len(), 2, "{goals:?}");
+    assert_eq!(
+        goals[1]["reached"],
+        on_disk["confirmed"].as_f64().unwrap() / on_disk["synced_groups"].as_f64().unwrap()
+    );
+}
+
+#[test]
 fn lossy_receivers_know_what_they_missed() {
     let words = ["throughput", "--duration", "0.05", "--size", "64", "--lossy", "--untouched"];
     for measurement in measurements(&bench(&words)) {

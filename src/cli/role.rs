@@ -47,6 +47,8 @@ enum Part {
         #[command(subcommand)]
         role: bench::BenchRole,
     },
+    /// The producers of a queue on disk
+    Fill(bench::Fill),
     /// Somebody who behaves badly beside a measurement
     Offend(bench::Offend),
     /// A process of the demonstration
@@ -69,6 +71,7 @@ impl Role {
         match self.part {
             Part::Bare { role } => role.run(),
             Part::Bench { role } => role.run(),
+            Part::Fill(fill) => fill.run(),
             Part::Offend(offend) => offend.run(),
             Part::Demo { role } => role.run(),
             Part::Serve { core, arguments } => {

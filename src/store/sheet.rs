@@ -262,7 +262,10 @@ mod tests {
         let end = third.as_ptr() as usize + third.len() - bytes.as_ptr() as usize;
         assert_eq!((good(&bytes[..end]), good(&bytes[..end - 1]), good(&[])), (3, 2, 0));
         assert_eq!(Sheet::read(KEY + 1, &bytes).count(), 0, "under another key it is nothing");
-        assert_eq!((sheet.last(), sheet.index(KEY + 19), sheet.index(KEY + 20)), (Some(KEY + 19), Some(19), None));
+        assert_eq!(
+            (sheet.last(), sheet.index(KEY + 19), sheet.index(KEY + 20)),
+            (Some(KEY + 19), Some(19), None)
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! sides were measured in this run.
 
 use super::baseline::{Baseline, FANOUT_BYTES, FANOUT_READERS, Kind as Limit, LARGE_BYTES, SMALL_BYTES};
+use super::disk::OnDisk;
 use super::measure::{Case, Kind};
 use super::pin::Pin;
 use super::report::Measurement;
@@ -40,11 +41,26 @@ struct Found<'a> {
 }
 
 /// All rows for which both sides were measured.
-pub(super) fn compare(measurements: &[Measurement], baselines: &[Baseline]) -> Vec<Goal> {
+pub(super) fn compare(
+    measurements: &[Measurement],
+    baselines: &[Baseline],
+    on_disk: Option<OnDisk>,
+) -> Vec<Goal> {
     let mut found = Found { measurements, baselines, goals: Vec::new() };
     found.rings();
     found.sockets();
     found.services();
+    if let Some(OnDisk { confirmed, synced_each, synced_groups, .. }) = on_disk {
+        let what = "queue on disk 1 KiB, 64 producers, confirmed, messages/s";
+        found.at_least(what, "a sync for each message", Some(confirmed), Some(synced_each), 50.0);
+        found.at_least(
+            what,
+            "the same groups appended and synced",
+            Some(confirmed),
+            Some(synced_groups),
+            0.6,
+        );
+    }
     found.goals
 }
 
@@ -255,10 +271,11 @@ mod tests {
         };
         let one = measured(Kind::Throughput, SMALL_BYTES, 1, Pin::Split, 13.0);
         let eight = measured(Kind::Throughput, SMALL_BYTES, FANOUT_READERS, Pin::None, 0.5);
-        assert!(compare(std::slice::from_ref(&one), &[]).is_empty());
-        let goals = compare(&[one, eight], &[stream]);
+        assert!(compare(std::slice::from_ref(&one), &[], None).is_empty());
+        let on_disk = OnDisk { confirmed: 60.0, group: 9, synced_each: 1.0, synced_groups: 120.0 };
+        let goals = compare(&[one, eight], &[stream], Some(on_disk));
         let seen: Vec<(f64, bool)> = goals.iter().map(|goal| (goal.reached, goal.met)).collect();
-        assert_eq!(seen, [(1.3, true), (0.4, false)]);
+        assert_eq!(seen, [(1.3, true), (0.4, false), (60.0, true), (0.5, false)]);
         assert!(table(&goals).to_string().contains("NO"));
     }
 }

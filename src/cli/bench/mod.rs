@@ -29,7 +29,10 @@ mod isolation;
 
 mod offenders;
 
+mod disk;
+
 pub(super) use bare::BareRole;
+pub(super) use disk::Fill;
 pub(super) use offenders::Offend;
 pub(super) use pin::pin_to;
 pub(super) use roles::BenchRole;
@@ -62,6 +65,7 @@ const BATCH_DEFAULT: usize = 128;
     tramline bench latency --path socket --rate 10000 --duration 10\n  \
     tramline bench throughput --size 64,1MiB,8MiB --path ring\n  \
     tramline bench fanout --readers 1,4,8 --json\n  \
+    TMPDIR=/var/tmp tramline bench disk --duration 3\n  \
     tramline bench isolation\n\n\
     Sender, receivers and broker are processes of their own. A broker is started for each measurement unless --socket \
     names one. Limits are measured in the same run. Build with --release: other figures say nothing.")]
@@ -115,7 +119,7 @@ pub(super) struct Bench {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum What {
-    /// Latency, throughput and fan-out
+    /// Latency, throughput, fan-out, and the disk
     All,
     /// How long a message takes there and back; with --rate, one way
     Latency,
@@ -123,6 +127,8 @@ enum What {
     Throughput,
     /// The same with several receivers
     Fanout,
+    /// A queue on disk, beside what the disk of TMPDIR does
+    Disk,
     /// Only the limits of this machine
     Limits,
     /// What somebody who behaves badly costs others
@@ -178,14 +184,23 @@ impl Bench {
         }
         // Rounds are taken in turns: what disturbs the machine for a second or two spoils one of each, not all of one.
         let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); cases.len()];
+        let mut on_disk = Vec::new();
         for _ in 0..self.rounds {
+            if self.what == What::Disk || self.what == What::All && self.asks_for_nothing() {
+                step("queue on disk");
+                on_disk.push(disk::round(self.duration)?);
+            }
+            if self.what == What::Disk {
+                continue;
+            }
             limits.measure(&plan)?;
             for (case, outcomes) in cases.iter().zip(&mut outcomes) {
                 step(&format!("{} {}", case.path.as_str(), size::readable(case.bytes as u64)));
                 outcomes.push(case.run(self.socket.as_ref(), &cores, self.duration)?);
             }
         }
-        let baselines = limits.best();
+        let baselines = if self.what == What::Disk { Vec::new() } else { limits.best() };
+        let on_disk = disk::best(&on_disk);
         let measurements: Vec<Measurement> = cases
             .into_iter()
             .zip(outcomes)
@@ -193,7 +208,7 @@ impl Bench {
             .collect();
         progress.finish_and_clear();
         let correct = measurements.iter().all(|measurement| measurement.best.correct);
-        let goals = goals::compare(&measurements, &baselines);
+        let goals = goals::compare(&measurements, &baselines, on_disk);
         let report = Report {
             version: env!("CARGO_PKG_VERSION"),
             debug_build: cfg!(debug_assertions),
@@ -202,10 +217,17 @@ impl Bench {
             duration_seconds: self.duration.as_secs_f64(),
             baselines,
             measurements,
+            on_disk,
             goals,
         };
         report.print(self.json)?;
         if correct { Ok(()) } else { Err(Failure::software("messages were lost, changed or out of order")) }
+    }
+
+    /// Whether everything is to be as usual.
+    fn asks_for_nothing(&self) -> bool {
+        let plain = !self.untouched && !self.copied && self.rate.is_none() && !self.lossy;
+        plain && self.path.is_empty() && self.size.is_empty() && self.socket.is_none()
     }
 
     /// Everything that is to be measured, in the order of the report.

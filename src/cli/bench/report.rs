@@ -2,6 +2,7 @@
 //! that were measured in the same run.
 
 use super::baseline::{Baseline, Kind as Limit, Unit};
+use super::disk::OnDisk;
 use super::goals::{self, Goal};
 use super::measure::{Case, Kind, Outcome};
 use super::pin::Pin;
@@ -85,6 +86,8 @@ pub(super) struct Report {
     pub(super) baselines: Vec<Baseline>,
     /// The measurements.
     pub(super) measurements: Vec<Measurement>,
+    /// A queue on disk, if it was measured.
+    pub(super) on_disk: Option<OnDisk>,
     /// What must be reached, beside what was, as far as it was measured.
     pub(super) goals: Vec<Goal>,
 }
@@ -176,6 +179,12 @@ impl Report {
         if !throughput.is_empty() {
             text.push_str("\nThroughput, counted at the slowest receiver\n");
             text.push_str(&throughput.to_string());
+        }
+        if let Some(OnDisk { confirmed, group, synced_each, synced_groups }) = self.on_disk {
+            text.push_str(&format!(
+                "\nA queue on disk, 1 KiB, 64 producers: {confirmed:.0}/s confirmed, in groups of {group}; appended to a file \
+                 and synced one by one {synced_each:.0}/s, in such groups {synced_groups:.0}/s\n"
+            ));
         }
         if !self.goals.is_empty() {
             text.push_str("\nWhat must be reached, and what was\n");

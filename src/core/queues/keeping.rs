@@ -3,10 +3,10 @@
 //! A push is answered when it is stored, and counts then. What consumers say takes effect at once and is written with
 //! the next batch. While nothing can be written, queues on disk refuse what is pushed and go on giving out.
 
-use super::{QueueSettings, Queues};
 use super::kept::Wanted;
 use super::ledger::{Batch, Pushing, Waiter};
 use super::recent::Id;
+use super::{QueueSettings, Queues};
 use crate::core::broker::Core;
 use crate::core::durable::{Change, Record, StoreFailure, Written};
 use crate::core::quota::Refused;

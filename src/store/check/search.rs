@@ -85,7 +85,8 @@ fn message(
     check: &mut Check,
     salvage: &mut Option<Salvage>,
 ) -> Result<bool, OpenError> {
-    let (Some((queue, shelf, number)), Ok(view)) = (keys::message_parts(key), record::view(key, value)) else {
+    let (Some((queue, shelf, number)), Ok(view)) = (keys::message_parts(key), record::view(key, value))
+    else {
         return Ok(false);
     };
     // Pages are copied when they change, so most entries are there more than once.

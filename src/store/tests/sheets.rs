@@ -70,12 +70,8 @@ fn what_comes_together_is_one_entry_and_few_or_large_ones_are_not() {
 #[test]
 fn other_shelves_and_ids_between_them_do_not_part_what_came_together() {
     let (_folder, _, mut store) = fresh();
-    let seen = |number: u64| Change::Seen {
-        queue: 1,
-        uid: 0,
-        id: number.to_le_bytes().into(),
-        until_millis: 5000,
-    };
+    let seen =
+        |number: u64| Change::Seen { queue: 1, uid: 0, id: number.to_le_bytes().into(), until_millis: 5000 };
     let mut batch = Vec::new();
     for number in 1..=20 {
         batch.push(put(1, WAITING, number, record(&text(number))));
@@ -96,14 +92,10 @@ fn each_is_removed_by_itself_and_the_sheet_with_the_last() {
     assert_eq!(entries(&store), (0, 1, 1));
     let mut store = check(store, &path, &left);
     // Most are done: what is left stands by itself.
-    store
-        .commit(&(2..=17).map(|number| remove(1, WAITING, number)).collect::<Vec<_>>())
-        .expect("kept");
+    store.commit(&(2..=17).map(|number| remove(1, WAITING, number)).collect::<Vec<_>>()).expect("kept");
     assert_eq!(entries(&store), (3, 0, 0));
     let mut store = check(store, &path, &[18, 19, 20]);
-    store
-        .commit(&(18..=20).map(|number| remove(1, WAITING, number)).collect::<Vec<_>>())
-        .expect("kept");
+    store.commit(&(18..=20).map(|number| remove(1, WAITING, number)).collect::<Vec<_>>()).expect("kept");
     assert_eq!((entries(&store), store.live_bytes()), ((0, 0, 0), 0));
     check(store, &path, &[]);
 }
