@@ -198,7 +198,7 @@ impl Core {
     }
 
     /// The message of a line, not numbered yet, if a frame can carry it. Its type and headers are put into `head`.
-    pub(super) fn line_message<'a>(
+    fn line_message<'a>(
         &self,
         publish: &'a Publish<'_>,
         head: &'a mut Vec<u8>,
@@ -223,6 +223,25 @@ impl Core {
             head,
             payload: &publish.payload,
         })
+    }
+
+    /// The message of a line, as it travels, counted for its session.
+    pub(super) fn line_bytes(
+        &mut self,
+        key: Key,
+        publish: &Publish<'_>,
+        seq: u64,
+        now: Now,
+    ) -> Checked<Vec<u8>> {
+        let mut head = Vec::new();
+        let message = Message { seq, ..self.line_message(publish, &mut head, now)? };
+        let mut bytes = Vec::new();
+        encode_message(&mut bytes, &message);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.traffic.messages_in += 1;
+            session.traffic.bytes_in += publish.payload.len() as u64;
+        }
+        Ok(bytes)
     }
 
     /// The topic's key; the first publish of a session to it keeps it known while the session lives.

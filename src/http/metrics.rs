@@ -8,12 +8,16 @@
 //! [`LABELLED_MAX`] each, the first by name. What is left out is counted in
 //! `tramline_topics_left_out` and its like; `/status` shows all.
 
+mod rows;
+
+mod queues;
+
 mod services;
 
 mod took;
 
 use crate::core::Snapshot;
-use crate::core::snapshot::{QueueStatus, StoreStatus, StreamStatus, TopicStatus};
+use crate::core::snapshot::{StoreStatus, StreamStatus, TopicStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, text::encode,
@@ -346,64 +350,5 @@ impl Moment {
         took::Took(&counts.fsync).encode(family)?;
         page.gauge("store_fsync_last_seconds", "The same of the last batch.", seconds(counts.nanos_last))?;
         page.gauge("store_fsync_most_seconds", "The same of the slowest.", seconds(counts.nanos_most))
-    }
-
-    fn queues(&self, page: &mut Page<'_>) -> fmt::Result {
-        let shown = &self.0.queues[..self.0.queues.len().min(LABELLED_MAX)];
-        type Value<N> = fn(&QueueStatus) -> N;
-        fn series<N>(
-            shown: &[QueueStatus],
-            value: Value<N>,
-        ) -> impl Iterator<Item = ([(&'static str, &str); 1], N)> {
-            shown.iter().map(move |queue| ([("queue", queue.queue.as_str())], value(queue)))
-        }
-        let gauges: [(&str, &str, Value<u64>); 10] = [
-            ("queue_ready_messages", "Messages that could be given out now.", |queue| queue.ready),
-            ("queue_delayed_messages", "Messages that are not due yet.", |queue| queue.delayed),
-            ("queue_in_flight_messages", "Messages that consumers have.", |queue| queue.in_flight),
-            ("queue_held_bytes", "What a queue's messages are counted for.", |queue| queue.bytes),
-            ("queue_dead_letters", "Dead letters that are kept.", |queue| queue.dead_letters),
-            ("queue_dead_bytes", "What they are counted for.", |queue| queue.dead_bytes),
-            ("queue_consumers", "Consumers.", |queue| count(queue.consumers.len())),
-            ("queue_paused", "1 while it gives nothing out.", |queue| queue.paused.into()),
-            ("queue_durable", "1 if it is kept on disk.", |queue| (queue.durability == "disk").into()),
-            ("queue_storing_messages", "Messages on their way to the disk.", |queue| queue.storing),
-        ];
-        for (name, help, value) in gauges {
-            page.gauges(name, help, series(shown, value))?;
-        }
-        let oldest: Value<f64> = |queue| queue.oldest_seconds.unwrap_or(0.0);
-        page.gauges(
-            "queue_oldest_seconds",
-            "Age of the oldest of those that come first.",
-            series(shown, oldest),
-        )?;
-        let counters: [(&str, &str, Value<u64>); 14] = [
-            ("queue_pushed_messages", "Taken in.", |queue| queue.counts.pushed),
-            ("queue_duplicate_messages", "Confirmed and not queued again.", |queue| queue.counts.duplicates),
-            ("queue_refused_messages", "Not taken in for want of room.", |queue| queue.counts.refused),
-            ("queue_lost_messages", "Lost in rings before they could be taken in.", |queue| {
-                queue.counts.lost
-            }),
-            ("queue_delivered_messages", "Given out; each attempt counts.", |queue| queue.counts.delivered),
-            ("queue_acked_messages", "Acknowledged.", |queue| queue.counts.acked),
-            ("queue_nacked_messages", "Given back by consumers.", |queue| queue.counts.nacked),
-            ("queue_rejected_messages", "Rejected by consumers.", |queue| queue.counts.rejected),
-            ("queue_timed_out_messages", "Not settled in time.", |queue| queue.counts.timed_out),
-            ("queue_returned_messages", "Come back from consumers that had gone.", |queue| {
-                queue.counts.returned
-            }),
-            ("queue_expired_messages", "Waited longer than they might.", |queue| queue.counts.expired),
-            ("queue_dropped_messages", "Dropped because the queue was full.", |queue| queue.counts.dropped),
-            ("queue_dead_messages", "Become dead letters.", |queue| queue.counts.dead),
-            ("queue_dead_dropped_messages", "Dead letters dropped for want of room.", |queue| {
-                queue.counts.dead_dropped
-            }),
-        ];
-        for (name, help, value) in counters {
-            page.counters(name, help, series(shown, value))?;
-        }
-        let left_out = self.0.queues.len() - shown.len();
-        page.gauge("queues_left_out", "Queues without series of their own here.", count(left_out))
     }
 }

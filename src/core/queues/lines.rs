@@ -14,8 +14,7 @@ use crate::core::delivery::{Handed, line};
 use crate::core::quota::{Checked, Refused};
 use crate::core::table::Key;
 use crate::json::{self, Admin, Declare, Judgement, Op, Pull, Push, Sender, StoredLine, Value};
-use tramline_wire::codec::encode_message;
-use tramline_wire::{Code, DeclareQueue, Message, Verdict};
+use tramline_wire::{Code, DeclareQueue, Verdict};
 
 /// Messages that one answer shows.
 const SHOWN_MAX: usize = 1000;
@@ -74,16 +73,12 @@ impl Core {
 
     fn push_line(&mut self, key: Key, push: &Push<'_>, id: Option<&str>, now: Now) -> Checked<()> {
         let queue = self.queue_for(key, &push.queue, Right::Push)?;
-        let publish = &push.message;
-        let mut head = Vec::new();
-        let message = self.line_message(publish, &mut head, now)?;
-        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
-        session.traffic.messages_in += 1;
-        session.traffic.bytes_in += publish.payload.len() as u64;
-        session.pushed_lines += 1;
-        let (seq, from) = (session.pushed_lines, session.identity.clone());
-        let mut bytes = Vec::new();
-        encode_message(&mut bytes, &Message { seq, ..message });
+        let Some(session) = self.sessions.get(key) else { return Ok(()) };
+        let (seq, from) = (session.pushed_lines + 1, session.identity.clone());
+        let bytes = self.line_bytes(key, &push.message, seq, now)?;
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.pushed_lines = seq;
+        }
         let incoming = Incoming {
             bytes: bytes.into(),
             priority: push.priority,

@@ -10,9 +10,8 @@ use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::quota::{Checked, Refused};
 use crate::core::table::Key;
-use crate::json::{self, Ask as AskLine, Op, Provide, Publish, Reply, Said, Value};
-use tramline_wire::codec::encode_message;
-use tramline_wire::{Code, ErrorReply, Message, Outcome};
+use crate::json::{self, Ask as AskLine, Op, Provide, Reply, Said, Value};
+use tramline_wire::{Code, ErrorReply, Outcome};
 
 impl Core {
     /// Carries out an operation on services and answers it, now or later, unless it is refused.
@@ -65,19 +64,6 @@ impl Core {
         }
         self.answer_json(key, |out| json::write_ok(out, "cancel", id, &[("count", Value::Number(count))]));
         Ok(())
-    }
-
-    /// The message of a line, as it travels.
-    fn line_bytes(&mut self, key: Key, publish: &Publish<'_>, seq: u64, now: Now) -> Checked<Vec<u8>> {
-        let mut head = Vec::new();
-        let message = Message { seq, ..self.line_message(publish, &mut head, now)? };
-        let mut bytes = Vec::new();
-        encode_message(&mut bytes, &message);
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.traffic.messages_in += 1;
-            session.traffic.bytes_in += publish.payload.len() as u64;
-        }
-        Ok(bytes)
     }
 
     fn provide_line(&mut self, key: Key, provide: &Provide<'_>, id: Option<&str>) -> Checked<()> {

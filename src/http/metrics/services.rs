@@ -1,5 +1,6 @@
 //! The metrics of services.
 
+use super::rows::Rows;
 use super::took::Took;
 use super::{LABELLED_MAX, Moment, Page, count};
 use crate::core::snapshot::ServiceStatus;
@@ -10,10 +11,8 @@ use std::fmt;
 impl Moment {
     pub(super) fn services(&self, page: &mut Page<'_>) -> fmt::Result {
         let shown = &self.0.services[..self.0.services.len().min(LABELLED_MAX)];
+        let rows = Rows { shown, label: "service", name: |service: &ServiceStatus| &service.service };
         type Value = fn(&ServiceStatus) -> u64;
-        let series = |value: Value| {
-            shown.iter().map(move |service| ([("service", service.service.as_str())], value(service)))
-        };
         let gauges: [(&str, &str, Value); 4] = [
             ("service_instances", "Who provides a service.", |service| count(service.instances.len())),
             ("service_ejected_instances", "Those of them that are left out for a while.", |service| {
@@ -24,9 +23,7 @@ impl Moment {
                 service.waiting
             }),
         ];
-        for (name, help, value) in gauges {
-            page.gauges(name, help, series(value))?;
-        }
+        rows.gauges(page, gauges)?;
         let counters: [(&str, &str, Value); 15] = [
             ("service_requests", "Requests taken.", |service| service.counts.requests),
             ("service_attempts", "Requests given to instances; each attempt counts.", |service| {
@@ -68,9 +65,7 @@ impl Moment {
                 service.counts.replies_dropped
             }),
         ];
-        for (name, help, value) in counters {
-            page.counters(name, help, series(value))?;
-        }
+        rows.counters(page, counters)?;
         let help = "From when a request was taken to when its answer was passed on.";
         let mut family =
             page.0.encode_descriptor("service_latency_seconds", help, None, MetricType::Histogram)?;
