@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use support::{Broker, Watchdog, have, skipped};
+use support::{Broker, Watchdog, have, skipped, this_program};
 use tramline_client::{Client, Code};
 
 const QUEUES: &str = "\
@@ -221,14 +221,8 @@ fn example_process() {
 fn the_example_loses_nothing_of_a_worker_that_is_killed() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(QUEUES);
-    let example = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "example_process", "--nocapture"])
-        .env("QUEUES_EXAMPLE", "yes")
-        .env("TRAMLINE_SOCKET", broker.socket())
-        .output()
-        .unwrap();
-    let said = String::from_utf8(example.stdout).unwrap();
-    assert!(example.status.success() && said.contains("60 of 60 jobs done"), "{said}");
+    let (example, said) = this_program("example_process", "QUEUES_EXAMPLE", &broker);
+    assert!(example.success() && said.contains("60 of 60 jobs done"), "{said}");
     assert_eq!(status(&broker, "example.jobs")["dead"].as_u64(), Some(0));
 }
 

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Broker, Watchdog, have, skipped, tramline};
+use support::{Broker, Watchdog, have, skipped, this_program, tramline};
 use tramline_client::{Client, Code, Error, Request};
 
 fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> Code {
@@ -422,14 +422,8 @@ fn the_example_answers_although_one_of_its_instances_is_slow() {
     let broker = Broker::with_config(
         "services: [{name: example.square, attempt_timeout_millis: 50, eject_failures: 3, eject_millis: 60000}]",
     );
-    let example = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "example_process", "--nocapture"])
-        .env("SERVICES_EXAMPLE", "yes")
-        .env("TRAMLINE_SOCKET", broker.socket())
-        .output()
-        .unwrap();
-    let said = String::from_utf8(example.stdout).unwrap();
-    assert!(example.status.success(), "{said}{}", String::from_utf8_lossy(&example.stderr));
+    let (example, said) = this_program("example_process", "SERVICES_EXAMPLE", &broker);
+    assert!(example.success(), "{said}");
     assert!(
         said.contains("answers by instance: {\"fast\": ") && said.contains("an error of the service: "),
         "{said}"

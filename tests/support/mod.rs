@@ -37,6 +37,16 @@ pub(crate) fn tramline() -> Command {
     command
 }
 
+/// Runs this test binary once more, for the one test that plays the part of an example, as a client of a broker. How it
+/// ended, and what it said.
+pub(crate) fn this_program(test: &str, variable: &str, broker: &Broker) -> (ExitStatus, String) {
+    let mut command = Command::new(std::env::current_exe().expect("a program knows where it is"));
+    command.args(["--exact", test, "--nocapture"]).env(variable, "yes");
+    let output = command.env("TRAMLINE_SOCKET", broker.socket()).output().expect("this program runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status, String::from_utf8_lossy(&said).into_owned())
+}
+
 /// Announces that something is missing and what is not tested therefore; a failure where the environment says
 /// `CI=true`. Every test that leaves something out does so by this, and by nothing else.
 pub(crate) fn skipped(missing: &str, untested: &str) {

@@ -345,14 +345,20 @@ fn strategies_choose_as_for_queues() {
     }
 }
 
-#[test]
-fn with_failover_the_next_one_comes_only_when_the_first_has_gone_or_is_left_out() {
+/// A service that fails over, with a caller that has sent two requests, and two instances that take one at a time.
+fn first_and_second() -> (Shell, [SessionId; 3]) {
     let mut shell = shell(ServiceSettings { strategy: Strategy::Failover, eject_failures: 1, ..settings() });
     let from = shell.native("c");
     let first = instance(&mut shell, Provide { priority: 1, ..provide(1, 1) });
     let second = instance(&mut shell, Provide { priority: 2, ..provide(1, 1) });
     ask(&mut shell, from, request(1));
     ask(&mut shell, from, request(2));
+    (shell, [from, first, second])
+}
+
+#[test]
+fn with_failover_the_next_one_comes_only_when_the_first_has_gone_or_is_left_out() {
+    let (mut shell, [from, first, second]) = first_and_second();
     assert_eq!((given(&mut shell, first).len(), given(&mut shell, second).len()), (1, 0), "busy is not gone");
     fail(&mut shell, first, 1);
     assert_eq!((given(&mut shell, first).len(), given(&mut shell, second).len()), (0, 1), "left out is gone");
@@ -361,12 +367,7 @@ fn with_failover_the_next_one_comes_only_when_the_first_has_gone_or_is_left_out(
 
 #[test]
 fn nothing_is_given_out_in_the_moment_of_its_deadline() {
-    let mut shell = shell(ServiceSettings { strategy: Strategy::Failover, eject_failures: 1, ..settings() });
-    let from = shell.native("c");
-    let first = instance(&mut shell, Provide { priority: 1, ..provide(1, 1) });
-    let second = instance(&mut shell, Provide { priority: 2, ..provide(1, 1) });
-    ask(&mut shell, from, request(1));
-    ask(&mut shell, from, request(2));
+    let (mut shell, [from, first, second]) = first_and_second();
     // The first is left out when the first request is due, so that the second could be given to the other, too late.
     shell.pass(1000);
     assert_eq!(status(&shell).counts.ejections, 1);
