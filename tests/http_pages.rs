@@ -18,9 +18,9 @@ use support::have;
 use tempfile::TempDir;
 use tramline::core::Latency;
 use tramline::core::snapshot::{
-    LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts, RingStatus, RoutingCounts,
-    RoutingStatus, ServiceCounts, ServiceStatus, SessionStatus, Snapshot, StoreCounts, StoreStatus,
-    StreamStatus, TopicStatus, Totals, Traffic,
+    DestinationCounts, DestinationStatus, LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts,
+    RingStatus, RouteCounts, RouteStatus, RoutingCounts, RoutingStatus, ServiceCounts, ServiceStatus,
+    SessionStatus, Snapshot, StoreCounts, StoreStatus, StreamStatus, TopicStatus, Totals, Traffic,
 };
 use tramline::http::{SnapshotRequests, Worker, snapshots, worker};
 
@@ -97,7 +97,32 @@ fn snapshot(streams: u64) -> Snapshot {
         streams: (0..streams).map(|number| stream(number, &format!("cam.{number:04}"))).collect(),
         retained: Vec::new(),
         subscriptions: Vec::new(),
-        routes: Vec::new(),
+        routes: vec![RouteStatus {
+            route: "to \"map\"".to_owned(),
+            from: vec!["gps.*".to_owned()],
+            strategy: "failover",
+            priority: 0,
+            counts: RouteCounts {
+                received: 9,
+                passed: 2,
+                passed_missing: 1,
+                invalid: 1,
+                delivered: 5,
+                dead: 1,
+                retries: 4,
+                ..RouteCounts::default()
+            },
+            waiting: 0,
+            latency: Latency { steps: [5; 17], sum_nanos: 2_500_000 },
+            destinations: ["service:map.primary", "queue:late"]
+                .map(|destination| DestinationStatus {
+                    destination: destination.to_owned(),
+                    state: if destination.starts_with('s') { "ejected" } else { "open" },
+                    consecutive_failures: 5,
+                    counts: DestinationCounts { tries: 8, failures: 6, ..DestinationCounts::default() },
+                })
+                .into(),
+        }],
         routing: RoutingStatus {
             messages: 0,
             messages_max: 9,
@@ -329,6 +354,17 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     assert!(body.contains("tramline_store_fsync_seconds_bucket{le=\"0.01\"} 2\n"), "{body}");
     assert!(body.contains("tramline_store_fsync_seconds_count 3\n"), "{body}");
     assert!(body.contains("tramline_store_writable 0\n"), "{body}");
+    let route = r#"route="to \"map\"""#;
+    for line in [
+        format!("tramline_route_delivered_messages_total{{{route}}} 5\n"),
+        format!("tramline_route_conditions_failed_total{{{route},reason=\"missing\"}} 1\n"),
+        format!("tramline_route_latency_seconds_count{{{route}}} 85\n"),
+        format!("tramline_route_destination_ejected{{{route},destination=\"service:map.primary\"}} 1\n"),
+        format!("tramline_route_destination_failures_total{{{route},destination=\"queue:late\"}} 6\n"),
+        "tramline_routing_not_taken_messages_total{reason=\"full\"} ".to_owned(),
+    ] {
+        assert!(body.contains(&line), "{line} is not in {body}");
+    }
     assert!(!body.contains("# EOF") && !body.contains("# UNIT"), "{body}");
     if !have("promtool") {
         return;

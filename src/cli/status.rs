@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the broker may take to answer.
@@ -37,32 +37,50 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (mut stream, path) = self.socket.stream()?;
         if self.path {
+            let (_, path) = self.socket.stream()?;
             let mut output = Output::new();
             output.write(path.as_os_str().as_bytes())?;
             output.write(b"\n")?;
             return output.flush();
         }
-        let failure = |error: std::io::Error| Failure::unavailable(format!("{}: {error}", path.display()));
-        stream.set_read_timeout(Some(ANSWER_WAIT_MAX)).map_err(failure)?;
-        stream.set_write_timeout(Some(ANSWER_WAIT_MAX)).map_err(failure)?;
-        // HTTP 1.0: the answer ends with the connection and comes in one piece.
-        stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n").map_err(failure)?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(failure)?;
-        let body =
-            body(&answer).map_err(|fault| Failure::unavailable(format!("{}: {fault}", path.display())))?;
+        let (answer, path) = answer(&self.socket)?;
+        let body = body_of(&answer, &path)?;
         let mut output = Output::new();
         if self.json {
             output.write(body)?;
         } else {
-            let status = serde_json::from_slice(body)
-                .map_err(|error| Failure::software(format!("the broker's answer is not JSON: {error}")))?;
-            output.write(page(&status, &path).as_bytes())?;
+            output.write(page(&parsed(body)?, &path).as_bytes())?;
         }
         output.flush()
     }
+}
+
+/// The status of a running broker.
+pub(super) fn ask(socket: &Socket) -> Result<Value, Failure> {
+    let (answer, path) = answer(socket)?;
+    parsed(body_of(&answer, &path)?)
+}
+
+fn answer(socket: &Socket) -> Result<(Vec<u8>, PathBuf), Failure> {
+    let (mut stream, path) = socket.stream()?;
+    let failure = |error: std::io::Error| Failure::unavailable(format!("{}: {error}", path.display()));
+    stream.set_read_timeout(Some(ANSWER_WAIT_MAX)).map_err(failure)?;
+    stream.set_write_timeout(Some(ANSWER_WAIT_MAX)).map_err(failure)?;
+    // HTTP 1.0: the answer ends with the connection and comes in one piece.
+    stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n").map_err(failure)?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(failure)?;
+    Ok((answer, path))
+}
+
+fn body_of<'a>(answer: &'a [u8], path: &Path) -> Result<&'a [u8], Failure> {
+    body(answer).map_err(|fault| Failure::unavailable(format!("{}: {fault}", path.display())))
+}
+
+fn parsed(body: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(body)
+        .map_err(|error| Failure::software(format!("the broker's answer is not JSON: {error}")))
 }
 
 /// The body of a successful HTTP answer.

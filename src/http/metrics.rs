@@ -14,6 +14,8 @@ mod queues;
 
 mod services;
 
+mod routes;
+
 mod took;
 
 use crate::core::Snapshot;
@@ -163,7 +165,8 @@ impl Collector for Moment {
         self.streams(&mut page)?;
         self.store(&mut page)?;
         self.queues(&mut page)?;
-        self.services(&mut page)
+        self.services(&mut page)?;
+        self.routes(&mut page)
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod explain;
 
+mod running;
+
 use super::Failure;
 use super::failure::told;
 use super::output::Output;
@@ -25,6 +27,8 @@ pub(super) struct RouteArguments {
 enum What {
     Test(Test),
     Explain(explain::Explain),
+    Ls(running::Ls),
+    Show(running::Show),
 }
 
 /// Run the tests that stand beside the routes, and print what differs
@@ -40,6 +44,8 @@ impl RouteArguments {
         match self.what {
             What::Test(test) => test.run(),
             What::Explain(explain) => explain.run(),
+            What::Ls(ls) => ls.run(),
+            What::Show(show) => show.run(),
         }
     }
 }
