@@ -12,6 +12,8 @@ mod publish;
 
 mod subscribe;
 
+mod tap;
+
 mod queue;
 
 mod store;
@@ -83,6 +85,7 @@ enum Command {
     Publish(publish::Publish),
     #[command(name = "sub")]
     Subscribe(subscribe::Subscribe),
+    Tap(tap::Tap),
     #[command(name = "queue")]
     Queues(queue::Queues),
     #[command(name = "store")]
@@ -118,6 +121,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Publish(publish) => publish.run(),
         Command::Subscribe(subscribe) => subscribe.run(),
+        Command::Tap(tap) => tap.run(),
         Command::Queues(queues) => queues.run(),
         Command::Stores(stores) => stores.run(),
         Command::Req(req) => req.run(),

@@ -112,6 +112,7 @@ fn checked(mut raw: RawConfig) -> Checked<Config> {
             declare_queues: allow.declare_queues.as_ref().map(who).unwrap_or_default(),
             provide_services: allow.provide_services.as_ref().map(who).unwrap_or_default(),
             declare_durable_queues: allow.declare_durable_queues.as_ref().map(who).unwrap_or_default(),
+            tap: allow.tap.as_ref().map(who).unwrap_or_default(),
         },
         topics: topics
             .iter()

@@ -121,6 +121,8 @@ pub struct Allow {
     pub provide_services: Who,
     /// Who may declare queues on disk besides the broker's own uid and root.
     pub declare_durable_queues: Who,
+    /// Who may see what routes do besides the broker's own uid and root.
+    pub tap: Who,
 }
 
 /// Where queues on disk are kept.

@@ -75,6 +75,7 @@ section! {
         declare_queues: RawWho,
         provide_services: RawWho,
         declare_durable_queues: RawWho,
+        tap: RawWho,
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Access {
     pub provide_services: super::Who,
     /// Who may declare queues on disk besides the broker's own uid and root (`allow.declare_durable_queues`).
     pub declare_durable_queues: super::Who,
+    /// Who may see what routes do besides the broker's own uid and root (`allow.tap`).
+    pub tap: super::Who,
     /// Settings by filter; the first that matches a topic counts.
     pub topics: Vec<TopicSettings>,
 }
@@ -91,6 +93,12 @@ impl Access {
     #[must_use]
     pub fn may_declare_durable(&self, peer: &Peer) -> bool {
         is_owner(peer, self.own_uid) || self.declare_durable_queues.names(peer)
+    }
+
+    /// Whether this peer may see what routes do.
+    #[must_use]
+    pub fn may_tap(&self, peer: &Peer) -> bool {
+        is_owner(peer, self.own_uid) || self.tap.names(peer)
     }
 
     /// How a subscriber that asks for `wanted` may read the stream of a publisher that says `gated_by`.

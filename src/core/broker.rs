@@ -64,6 +64,8 @@ pub struct Core {
     pub(super) backlogs: usize,
     /// Subscriptions to topics of the broker's own.
     pub(super) listeners: usize,
+    /// Those of them that are shown what routes do.
+    pub(super) taps: usize,
     pub(super) topics: Topics,
     pub(super) streams: Streams,
     pub(super) attachments: BTreeMap<u64, Attachment>,
@@ -129,6 +131,7 @@ impl Core {
             subscriptions: Table::default(),
             backlogs: 0,
             listeners: 0,
+            taps: 0,
             streams: Streams::default(),
             attachments: BTreeMap::new(),
             ids: Ids::default(),

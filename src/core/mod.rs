@@ -117,6 +117,7 @@ pub use limits::Limits;
 pub use outbox::{Chunk, Outbox};
 pub use queues::{Durability, QueueSettings, WhenFull, Who};
 pub(crate) use rings::ring_bytes;
+pub use routes::tap_topic;
 pub use services::ServiceSettings;
 pub use snapshot::Snapshot;
 pub use strategy::Strategy;

@@ -7,6 +7,7 @@
 
 use super::broker::Core;
 use super::rings::Stage;
+use super::routes::is_tap;
 use super::table::Key;
 use super::{Access, Now};
 use std::collections::BTreeSet;
@@ -27,7 +28,15 @@ impl Core {
             .sessions
             .iter()
             .filter_map(|(key, session)| {
-                let (code, message) = self.access.connect(&session.peer).err()?;
+                let sees = |key| self.subscriptions.get(key).is_some_and(|each| is_tap(&each.filter));
+                let (code, message) = match self.access.connect(&session.peer) {
+                    Err(denied) => denied,
+                    Ok(()) if session.subscriptions.values().any(|key| sees(*key)) => {
+                        let refused = self.may_tap(key).err()?;
+                        (refused.code, refused.message)
+                    }
+                    Ok(()) => return None,
+                };
                 Some((key, code, message))
             })
             .collect();

@@ -7,6 +7,7 @@ use super::Now;
 use super::broker::Core;
 use super::gaps::Gaps;
 use super::quota::{Checked, Refused, allows, fits};
+use super::routes::is_tap;
 use super::session::Pause;
 use super::subscription::{Asker, Confirmation, Sink, Subscription};
 use super::table::Key;
@@ -36,6 +37,9 @@ impl Core {
     pub(super) fn subscribe(&mut self, session_key: Key, wanted: Wanted<'_>, now: Now) -> Checked<()> {
         let filter = Filter::parse(wanted.filter)
             .map_err(|error| Refused::new(Code::BadTopic, format!("the filter is refused: {error}")))?;
+        if is_tap(wanted.filter) {
+            self.may_tap(session_key)?;
+        }
         let limits = &self.limits;
         let Some(session) = self.sessions.get(session_key) else { return Ok(()) };
         let (own, all) = (session.subscriptions.len() as u64, self.subscriptions.len() as u64);
@@ -91,6 +95,7 @@ impl Core {
         session.subscriptions.insert(wanted.number, key);
         self.topics.add_filter(filter, key);
         self.listeners += usize::from(filter.as_str().starts_with('$'));
+        self.taps += usize::from(is_tap(filter.as_str()));
         self.timers.set(deadline, Timer::Subscribed(key));
         if wanted.history > 0 {
             self.offer_all_retained(key, filter);
@@ -151,6 +156,7 @@ impl Core {
             self.topics.remove_filter(filter, key);
         }
         self.listeners -= usize::from(subscription.filter.starts_with('$'));
+        self.taps -= usize::from(is_tap(&subscription.filter));
         if let Some(confirmation) = subscription.confirmation {
             self.timers.cancel(confirmation.deadline, Timer::Subscribed(key));
         }

@@ -11,6 +11,10 @@ use std::fmt;
 use std::time::Duration;
 use tramline_wire::Topic;
 
+/// The first token of the topics on which the broker shows what routes do, to whoever may tap them. Routes take nothing from
+/// there: what they showed of that would be shown again.
+pub const TAP_ROOT: &str = "$tap";
+
 /// Everything about routes that a configuration says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -134,6 +138,9 @@ impl Intake {
         match text.strip_prefix("queue:") {
             Some(queue) => plain_topic(queue).map(Self::Queue),
             None => match tramline_wire::Filter::parse(text) {
+                Ok(_) if text.split('.').next() == Some(TAP_ROOT) => {
+                    Err(format!("{text:?}: what the broker shows of routes is not for routes"))
+                }
                 Ok(_) => Ok(Self::Filter(text.to_owned())),
                 Err(error) => Err(format!("{text:?} is neither a filter of topics nor queue:NAME: {error}")),
             },

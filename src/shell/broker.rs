@@ -174,6 +174,7 @@ fn access(settings: &Config) -> Access {
         declare_queues: settings.allow.declare_queues.clone(),
         provide_services: settings.allow.provide_services.clone(),
         declare_durable_queues: settings.allow.declare_durable_queues.clone(),
+        tap: settings.allow.tap.clone(),
         topics: settings.topics.clone(),
     }
 }

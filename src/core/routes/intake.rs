@@ -7,6 +7,7 @@
 use super::hands::Source;
 use super::item::{Arrived, Back};
 use super::set::{Candidates, OfTopic};
+use super::task::Made;
 use super::{Routing, cost};
 use crate::core::broker::Core;
 use crate::core::delivery::Handed;
@@ -124,8 +125,8 @@ impl Core {
             match (item, only) {
                 (Some(item), _) => {
                     let made = match settings.drop {
-                        Some(_) => super::task::Made::Dropped,
-                        None => super::task::Made::AsItCame,
+                        Some(_) => Made::Dropped,
+                        None => Made::AsItCame,
                     };
                     self.take_made(item, route, made, now);
                 }
@@ -142,6 +143,10 @@ impl Core {
 
     /// Publishes a message on the one topic that its route leads to, or drops it.
     fn forward_at_once(&mut self, route: Key, only: Option<Key>, drop: bool, handed: &Handed<'_>, now: Now) {
+        if self.taps > 0 {
+            let made = if drop { Made::Dropped } else { Made::AsItCame };
+            self.show_tapped(route, (handed.from, handed.name), handed.message, &made, now);
+        }
         let hops = handed.from.hops;
         if let Some(tap) = self.routing.table.get(route).and_then(|state| state.tap) {
             self.publish_for_route(tap, handed.message, hops, now);

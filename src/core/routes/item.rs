@@ -178,6 +178,10 @@ impl Core {
     pub(super) fn take_made(&mut self, key: Key, route: Key, made: Made, now: Now) {
         let Some(account) = self.account_of(route) else { return };
         account.counts.received += 1;
+        if self.taps > 0 {
+            self.show_item(key, route, &made, now);
+        }
+        let Some(account) = self.account_of(route) else { return };
         match &made {
             Made::Passed(why) => {
                 account.counts.passed += 1;
@@ -228,6 +232,15 @@ impl Core {
             item.made += bytes;
             self.routing.bytes += bytes;
             self.routing.made_bytes += bytes;
+        }
+    }
+
+    /// Shows what a route made of an item to whoever looks.
+    fn show_item(&mut self, key: Key, route: Key, made: &Made, now: Now) {
+        let Some(item) = self.routing.items.get(key) else { return };
+        let (from, topic, bytes) = (item.from.clone(), item.topic.clone(), item.bytes.clone());
+        if let Ok(message) = tramline_wire::codec::decode_message(&bytes) {
+            self.show_tapped(route, (&from, &topic), message, made, now);
         }
     }
 

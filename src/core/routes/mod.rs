@@ -16,7 +16,7 @@
 //! * `item`: a message that routes have, from when it is taken until it is settled.
 //! * `leg`, `trying`, `group`: a way to a destination; a try, and what comes of it; who of several is tried.
 //! * `letters`: what goes to invalid channels and to dead letters.
-//! * `reload`: another configuration; `report`: for the status.
+//! * `tap`: what is shown live to who looks. `reload`: another configuration; `report`: for the status.
 
 mod set;
 
@@ -40,7 +40,11 @@ mod reload;
 
 mod report;
 
+mod tap;
+
 pub(super) use leg::Told;
+pub(super) use tap::is_tap;
+pub use tap::{TAPPED_PER_SECOND_MAX, tap_topic};
 pub use task::{Done, Task};
 
 use super::queues::Place;

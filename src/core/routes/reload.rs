@@ -135,7 +135,12 @@ impl Core {
         }
         let name: Arc<str> = name.into();
         let (counts, latency) = (RouteCounts::default(), Latency::default());
-        let key = self.routing.books.insert(Account { name: name.clone(), counts, latency });
+        let key = self.routing.books.insert(Account {
+            name: name.clone(),
+            counts,
+            latency,
+            tapped: Default::default(),
+        });
         self.routing.accounts.insert(name, key);
         key
     }

@@ -11,6 +11,8 @@ pub(super) struct Account {
     pub(super) name: Arc<str>,
     pub(super) counts: RouteCounts,
     pub(super) latency: Latency,
+    /// How much of it is shown live.
+    pub(super) tapped: super::tap::Pace,
 }
 
 impl Core {

@@ -8,6 +8,8 @@ use crate::routes::Routes;
 use crate::routes::envelope::{Native, PRIORITY_HEADER, VERSION_HEADER};
 use crate::routes::expression::Meter;
 use crate::routes::route::{Outcome, Part, Passed, Route, Try};
+use crate::routes::value::write_text;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tramline_wire::codec::decode_message;
@@ -95,6 +97,16 @@ pub(super) struct Body {
 impl Body {
     fn of(payload: Vec<u8>) -> Arc<Self> {
         Arc::new(Self { head: None, payload: payload.into(), name_at: None })
+    }
+
+    /// The payload as this destination gets it.
+    pub(super) fn payload_for(&self, name: &str) -> Cow<'_, [u8]> {
+        let Some(at) = self.name_at else { return Cow::Borrowed(&self.payload) };
+        let mut payload = Vec::with_capacity(self.payload.len() + name.len() + 16);
+        payload.extend_from_slice(&self.payload[..at]);
+        write_text(name, &mut payload);
+        payload.extend_from_slice(&self.payload[at..]);
+        Cow::Owned(payload)
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -12,7 +12,6 @@ use crate::core::queues::{Incoming, Waiter};
 use crate::core::quota::Refused;
 use crate::core::table::Key;
 use crate::routes::route::Try;
-use crate::routes::value::write_text;
 use std::sync::Arc;
 use tramline_wire::codec::{decode_message, encode_message};
 use tramline_wire::{Code, Message};
@@ -97,25 +96,16 @@ impl Core {
         let Some(item) = self.routing.items.get(leg.item) else { return Ok(false) };
         let (original, hops, priority) = (item.bytes.clone(), item.from.hops, item.priority);
         let Ok(message) = decode_message(&original) else { return Ok(false) };
-        let mut payload = Vec::new();
+        let payload;
         let message = match &content {
             Content::AsItCame => Message { flags: own_flags(message.flags), after: None, ..message },
             Content::Made(body) => {
-                let payload: &[u8] = match body.name_at {
-                    None => &body.payload,
-                    Some(at) => {
-                        payload.reserve(body.payload.len() + name.len() + 16);
-                        payload.extend_from_slice(&body.payload[..at]);
-                        write_text(name, &mut payload);
-                        payload.extend_from_slice(&body.payload[at..]);
-                        &payload
-                    }
-                };
+                payload = body.payload_for(name);
                 Message {
                     flags: json_flags(message.flags),
                     after: None,
                     head: body.head.as_deref().unwrap_or(message.head),
-                    payload,
+                    payload: &payload,
                     ..message
                 }
             }

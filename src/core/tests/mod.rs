@@ -45,6 +45,8 @@ mod services_world;
 
 mod routes;
 
+mod routes_tap;
+
 mod adoption;
 
 mod books;
