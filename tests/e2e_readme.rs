@@ -108,3 +108,58 @@ fn every_command_of_the_walk_does_what_it_says() {
     watching.kill().unwrap();
     watching.wait().unwrap();
 }
+
+#[test]
+fn the_tour_of_routes_loses_nothing_when_the_first_service_is_killed() {
+    let home = tempfile::tempdir().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_tramline"));
+    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut lines = commands("From a receiver to a map");
+    let serving = lines.remove(0);
+    let mut serve = tramline();
+    serve.args(serving.strip_prefix("tramline ").unwrap().split(' '));
+    let socket = home.path().join("s.sock");
+    serve.arg("--socket").arg(&socket).env("XDG_STATE_HOME", home.path().join("state"));
+    let temporary = home.path().to_owned();
+    let broker = Broker::spawn(home, socket.clone(), serve);
+
+    // As one script; what it has started ends with it. Instead of three seconds, until everything has been brought somewhere.
+    let settled = "until tramline status --json | tr -d ' \\n' | grep -q '\"received\":313.*\"routing\":{\"messages\":0,'; do :; done";
+    let script: Vec<String> = lines.iter().map(|line| line.replace("sleep 3", settled)).collect();
+    assert!(script.iter().any(|line| line.contains(settled)), "{script:?}");
+    let script = format!("trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{}\n", script.join("\n"));
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .env("PATH", &path)
+        .env("TRAMLINE_SOCKET", &socket)
+        .env("TMPDIR", &temporary)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+
+    let status = broker.json().ask(r#"{"op":"status"}"#);
+    let of = |section: &str, key: &str, name: &str| {
+        let all = status["status"][section].as_array().unwrap().clone();
+        all.into_iter().find(|each| each[key] == name).unwrap()
+    };
+    let fixes = of("routes", "route", "fixes");
+    let count = |route: &serde_json::Value, key: &str| route[key].as_u64().unwrap();
+    assert_eq!((count(&fixes, "received"), count(&fixes, "delivered")), (313, 42), "{fixes}");
+    assert_eq!(
+        (count(&fixes, "invalid"), count(&fixes, "dead"), count(&fixes, "lost")),
+        (250, 0, 0),
+        "{fixes}"
+    );
+    // What came before a service was there waits in the queue behind it.
+    let on_map: u64 = said.lines().find_map(|line| line.trim().parse().ok()).unwrap();
+    assert_eq!(on_map + count(&of("queues", "queue", "late"), "messages"), 42, "{said}");
+    let tried = |place: usize| fixes["destinations"][place].clone();
+    assert!(count(&tried(1), "delivered") > 0, "the second took over: {fixes}");
+    for part in
+        ["fixes: it is not taken: when is false", "service:map.backup", "satellites", "\"lat\":\"***\""]
+    {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+}
