@@ -241,6 +241,23 @@ fn routes_are_read_again_under_load_and_broken_ones_are_refused_whole() {
 }
 
 #[test]
+fn the_patterns_own_configuration_acts_word_for_word() {
+    let _watchdog = Watchdog::start();
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routes.md")).unwrap();
+    let begin = document.find("# integration-pattern-config.yaml").unwrap();
+    let length = document[begin..].find("\n```").unwrap();
+    let broker = Broker::with_config(&document[begin..begin + length]);
+    let client = broker.client("publisher");
+    client.publish_text("any.topic", r#"{"field1": "a", "field2": 1.25}"#).unwrap();
+    client.publish_text("any.topic", r#"{"field1": 7}"#).unwrap();
+    client.flush().unwrap();
+    until(&broker, "Sensor fusion", "delivered", 1);
+    until(&broker, "Sensor fusion", "invalid", 1);
+    let route = route(&broker, "Sensor fusion");
+    assert_eq!((&route["strategy"], route["parts"].as_u64()), (&Value::from("round_robin"), Some(1)));
+}
+
+#[test]
 fn what_is_in_rings_is_taken_as_well() {
     const COUNT: u64 = 5000;
     let _watchdog = Watchdog::start();

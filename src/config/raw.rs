@@ -330,6 +330,7 @@ section! {
         retries: Count,
         backoff: RawBackoff,
         dead_letter: DestinationText,
+        concurrency: Count,
     }
 }
 

@@ -14,6 +14,9 @@ use crate::routes::settings::{
 use crate::routes::value::Value;
 use std::time::Duration;
 
+/// The most `concurrency`.
+const CONCURRENCY_MAX: u64 = 1_000_000;
+
 /// The most `retries`.
 const RETRIES_MAX: u64 = 1000;
 
@@ -195,6 +198,8 @@ impl Inherited {
         }
         let retries = raw.retries.or(above.retries).map(|count| count.0);
         set(&mut deliver.retries, retries, 0..=RETRIES_MAX, &at("retries", raw.retries.is_some()))?;
+        let concurrency = raw.concurrency.map(|count| count.0);
+        set(&mut deliver.concurrency, concurrency, 1..=CONCURRENCY_MAX, &at("concurrency", true))?;
         let pause = |take: fn(&RawBackoff) -> Option<Span>| {
             raw.backoff
                 .as_ref()

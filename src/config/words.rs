@@ -53,7 +53,7 @@ pub(super) struct IntakeText(pub(super) Intake);
 
 impl<'de> Deserialize<'de> for IntakeText {
     fn deserialize<D: Deserializer<'de>>(yaml: D) -> Result<Self, D::Error> {
-        scalar(yaml, "a filter of topics or queue:NAME", |value| match value {
+        scalar(yaml, "a filter of topics, queue:NAME or service:NAME", |value| match value {
             Scalar::Text(text) => Intake::parse(text).map(Self),
             Scalar::Number(number) => Intake::parse(&number.to_string()).map(Self),
         })

@@ -69,7 +69,7 @@ fn feeds<'r>(route: &'r RouteSettings, other: &RouteSettings) -> Option<&'r Dest
         let origin = match destination {
             Destination::Topic(topic) => Origin::Topic(topic),
             Destination::Queue(queue) => Origin::Queue(queue),
-            Destination::Service(_) => return false,
+            Destination::Service(service) => Origin::Service(service),
         };
         other.from.iter().any(|intake| meets(intake, origin))
     })

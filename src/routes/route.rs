@@ -23,6 +23,8 @@ pub enum Origin<'a> {
     Topic(&'a str),
     /// Taken from a queue.
     Queue(&'a str),
+    /// A request to a service.
+    Service(&'a str),
 }
 
 /// A route, ready for messages.
@@ -339,7 +341,9 @@ impl Route {
 
 pub(super) fn meets(intake: &Intake, origin: Origin<'_>) -> bool {
     match (intake, origin) {
-        (Intake::Queue(queue), Origin::Queue(from)) => queue == from,
+        (Intake::Queue(name), Origin::Queue(from)) | (Intake::Service(name), Origin::Service(from)) => {
+            name == from
+        }
         (Intake::Filter(filter), Origin::Topic(topic)) => {
             match (Filter::parse(filter), Topic::parse(topic)) {
                 (Ok(filter), Ok(topic)) => filter.matches(topic),

@@ -42,7 +42,7 @@ impl Settings {
         self.routes.iter().flat_map(|route| {
             let from = route.from.iter().filter_map(|from| match from {
                 Intake::Queue(queue) => Some(queue.as_str()),
-                Intake::Filter(_) => None,
+                Intake::Filter(_) | Intake::Service(_) => None,
             });
             let ends = [&route.invalid, &route.deliver.dead_letter].into_iter().flatten();
             from.chain(route.deliver.to.iter().chain(ends).filter_map(|to| match to {
@@ -127,22 +127,27 @@ pub enum Intake {
     Filter(String),
     /// A queue.
     Queue(String),
+    /// Requests to a service, which the broker provides.
+    Service(String),
 }
 
 impl Intake {
-    /// Reads `sensors.gps.*` or `queue:jobs`.
+    /// Reads `sensors.gps.*`, `queue:jobs` or `service:positions`.
     ///
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("queue:") {
-            Some(queue) => plain_topic(queue).map(Self::Queue),
-            None => match tramline_wire::Filter::parse(text) {
+        match text.split_once(':') {
+            Some(("queue", queue)) => plain_topic(queue).map(Self::Queue),
+            Some(("service", service)) => plain_topic(service).map(Self::Service),
+            _ => match tramline_wire::Filter::parse(text) {
                 Ok(_) if text.split('.').next() == Some(TAP_ROOT) => {
                     Err(format!("{text:?}: what the broker shows of routes is not for routes"))
                 }
                 Ok(_) => Ok(Self::Filter(text.to_owned())),
-                Err(error) => Err(format!("{text:?} is neither a filter of topics nor queue:NAME: {error}")),
+                Err(error) => Err(format!(
+                    "{text:?} is neither a filter of topics nor queue:NAME nor service:NAME: {error}"
+                )),
             },
         }
     }
@@ -153,6 +158,7 @@ impl fmt::Display for Intake {
         match self {
             Self::Filter(filter) => f.write_str(filter),
             Self::Queue(queue) => write!(f, "queue:{queue}"),
+            Self::Service(service) => write!(f, "service:{service}"),
         }
     }
 }

@@ -50,13 +50,17 @@ fn try_one(routes: &Routes, route: &Route, test: &TestSettings) -> Vec<String> {
     let mut payload = Vec::new();
     test.input.write(&mut payload);
     let intake = settings.from.first();
-    let (topic, from_queue) = match (&test.topic, intake) {
-        (Some(topic), _) => (topic.clone(), false),
-        (None, Some(Intake::Filter(filter))) => (a_topic_of(filter), false),
-        (None, Some(Intake::Queue(queue))) => (queue.clone(), true),
-        (None, None) => (String::new(), false),
+    let topic = match (&test.topic, intake) {
+        (Some(topic), _) => topic.clone(),
+        (None, Some(Intake::Filter(filter))) => a_topic_of(filter),
+        (None, Some(Intake::Queue(name) | Intake::Service(name))) => name.clone(),
+        (None, None) => String::new(),
     };
-    let origin = if from_queue { Origin::Queue(&topic) } else { Origin::Topic(&topic) };
+    let origin = match (&test.topic, intake) {
+        (None, Some(Intake::Queue(_))) => Origin::Queue(&topic),
+        (None, Some(Intake::Service(_))) => Origin::Service(&topic),
+        _ => Origin::Topic(&topic),
+    };
     let message_type =
         test.message_type.clone().or_else(|| settings.message_types.first().cloned()).unwrap_or_default();
     let source = test.source.clone().or_else(|| own_source(settings.input, &test.input));

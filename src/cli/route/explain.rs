@@ -18,7 +18,7 @@ pub(super) struct Explain {
     /// The configuration
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The topic it is published on, or queue:NAME
+    /// The topic it is published on, queue:NAME, or service:NAME
     topic: String,
     /// The message; - is standard input. Without one, only topic and type are looked at
     message: Option<String>,
@@ -36,11 +36,12 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) fn run(self) -> Result<(), Failure> {
         let routes = super::read(&self.file)?;
-        let origin = match self.topic.strip_prefix("queue:") {
-            Some(queue) => Origin::Queue(queue),
-            None => Origin::Topic(&self.topic),
+        let origin = match self.topic.split_once(':') {
+            Some(("queue", queue)) => Origin::Queue(queue),
+            Some(("service", service)) => Origin::Service(service),
+            _ => Origin::Topic(&self.topic),
         };
-        let (Origin::Queue(name) | Origin::Topic(name)) = origin;
+        let (Origin::Queue(name) | Origin::Topic(name) | Origin::Service(name)) = origin;
         if let Err(error) = tramline_wire::Topic::parse(name) {
             return Err(Failure::usage(format!("{name:?} is no topic: {error}")));
         }

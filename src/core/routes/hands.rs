@@ -18,6 +18,8 @@ pub(super) enum Source {
     Topic(SessionId, Key),
     /// A queue.
     Queue(Key),
+    /// A caller of a service.
+    Caller(SessionId, Key),
 }
 
 #[derive(Debug, Default)]

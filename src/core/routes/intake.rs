@@ -1,4 +1,5 @@
-//! Messages on their way in: from topics, by subscriptions of the broker's own, and from queues, as their consumer.
+//! Messages on their way in: from topics, by subscriptions of the broker's own, from queues, as their consumer, and from
+//! callers of services that routes answer.
 //!
 //! When too much is under way nothing more is taken: a ring whose reader may hold it up is not read on, a queue gives
 //! nothing out, and what is published by socket is refused here and counted, as by a queue that is full. A message that only
@@ -11,10 +12,11 @@ use super::task::Made;
 use super::{Routing, cost};
 use crate::core::broker::Core;
 use crate::core::delivery::Handed;
-use crate::core::queues::{Given, Place, Settled, priority_of};
+use crate::core::queues::{Given, Origin, Place, Settled, priority_of};
 use crate::core::table::Key;
 use crate::core::{Action, Now};
 use serde_json::json;
+use std::sync::Arc;
 use tramline_wire::HeaderBlock;
 use tramline_wire::codec::decode_message;
 
@@ -222,6 +224,41 @@ impl Core {
         self.have_treated(item, &candidates);
     }
 
+    /// Whether routes are to be given no request to a service now.
+    pub(in crate::core) fn routes_hold_call_up(&mut self, place: Place) -> bool {
+        let full = self.routing.is_full_for(0).is_some();
+        if full {
+            self.routing.blocked_calls.push(place);
+        }
+        full
+    }
+
+    /// A request to a service that routes answer.
+    pub(in crate::core) fn take_call(
+        &mut self,
+        place: Place,
+        number: u64,
+        service: &Arc<str>,
+        (origin, bytes): (Origin, Arc<[u8]>),
+        now: Now,
+    ) {
+        let message = decode_message(&bytes).unwrap_or_default();
+        let (head, time) = (HeaderBlock::parse(message.head).unwrap_or_default(), message.time);
+        let candidates = self.routing.set.of_service(service, head.message_type().unwrap_or_default());
+        self.routing.counts.unmatched += u64::from(candidates.places.is_empty());
+        let arrived = Arrived {
+            source: Source::Caller(origin.from.session, place.0),
+            back: Back::Call { place, number },
+            from: origin.from.clone(),
+            topic: service.clone(),
+            priority: priority_of(head),
+            bytes: bytes.clone(),
+            time,
+        };
+        let item = self.open_item(arrived, now);
+        self.have_treated(item, &candidates);
+    }
+
     /// Lets those go on who were held up, if there is room now.
     pub(super) fn make_room_for_routes(&mut self) {
         for worker in 0..self.routing.hands.len() {
@@ -242,6 +279,9 @@ impl Core {
                 queue.change(seat, |consumer| consumer.blocked = false);
             }
             self.wants_attention(key);
+        }
+        for place in std::mem::take(&mut self.routing.blocked_calls) {
+            self.unblock_own_instance(place);
         }
     }
 }

@@ -15,6 +15,14 @@ use crate::core::session::Identity;
 use crate::core::table::Key;
 use crate::routes::route::Passed;
 use std::sync::Arc;
+use tramline_wire::limits::REPLY_TEXT_BYTES_MAX;
+use tramline_wire::{ErrorReply, Message, Outcome};
+
+/// The error with which a request is answered that is not valid.
+const INVALID: u32 = 422;
+
+/// The error with which a request is answered that no route takes.
+const NOT_TAKEN: u32 = 404;
 
 /// Who waits for what becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +31,17 @@ pub(super) enum Back {
     Nobody,
     /// A queue, which gave it out under this tag.
     Queue { place: Place, tag: u64 },
+    /// Whoever asked a service, of which this is a call.
+    Call { place: Place, number: u64 },
+}
+
+/// Why a request is not answered with what a service said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It is not valid.
+    Invalid(String),
+    /// It could not be delivered.
+    Dead(String),
 }
 
 /// What a queue is told of a message, the worst last.
@@ -63,6 +82,10 @@ pub(super) struct Item {
     pub(super) open: u32,
     pub(super) takings: Vec<Taking>,
     pub(super) verdict: Verdict,
+    /// Whether a route took it; what a service answered; and why there may be no answer.
+    pub(super) was_taken: bool,
+    pub(super) reply: Option<Arc<[u8]>>,
+    pub(super) trouble: Option<Trouble>,
     pub(super) taken: u64,
     pub(super) unix_nanos: i64,
     /// The set's states of routes, by their places.
@@ -114,6 +137,9 @@ impl Core {
             open: 1,
             takings: Vec::new(),
             verdict: Verdict::default(),
+            was_taken: false,
+            reply: None,
+            trouble: None,
             taken: now.monotonic,
             unix_nanos: own_time(time, now),
             keys,
@@ -196,6 +222,9 @@ impl Core {
             Made::Invalid(..) => account.counts.invalid += 1,
             Made::AsItCame | Made::Parts(_) => {}
         }
+        if let Some(item) = self.routing.items.get_mut(key) {
+            item.was_taken = true;
+        }
         self.tap(key, route, now);
         match made {
             Made::Passed(_) | Made::Dropped => {}
@@ -254,6 +283,9 @@ impl Core {
     ) {
         if let Some(state) = self.routing.table.get(route) {
             tracing::debug!("route {}: a message is not valid: {reason}", state.settings().name);
+        }
+        if let Some(item) = self.routing.items.get_mut(key) {
+            item.trouble.get_or_insert_with(|| Trouble::Invalid(reason.clone()));
         }
         match letter {
             Some(body) => {
@@ -342,11 +374,32 @@ impl Core {
             };
             self.settle_own_job(place, tag, settled, now);
         }
+        if let Back::Call { place, number } = item.back {
+            self.answer_call(place, number, &item, now);
+        }
         drop(item);
         if !self.routing.retired.is_empty() {
             self.forget_routes();
         }
         self.make_room_for_routes();
+    }
+
+    /// Answers a request: with what the destination said, or with nothing if that says nothing.
+    fn answer_call(&mut self, place: Place, number: u64, item: &Item, now: Now) {
+        let error = |number, text| Outcome::Error(ErrorReply { number, text });
+        let mut nothing = Vec::new();
+        tramline_wire::codec::encode_message(&mut nothing, &Message::default());
+        let (outcome, bytes) = match (&item.trouble, &item.reply) {
+            (Some(Trouble::Invalid(reason)), _) => (error(INVALID, shortened(reason)), &nothing[..]),
+            (Some(Trouble::Dead(why)), _) => (Outcome::Failed { text: shortened(why) }, &nothing[..]),
+            (None, _) if item.verdict != Verdict::Settled => {
+                (Outcome::Failed { text: "it could not be treated" }, &nothing[..])
+            }
+            (None, _) if !item.was_taken => (error(NOT_TAKEN, "no route takes this request"), &nothing[..]),
+            (None, Some(reply)) => (Outcome::Done, &**reply),
+            (None, None) => (Outcome::Done, &nothing[..]),
+        };
+        self.answer_for_route(place, number, outcome, bytes, now);
     }
 
     /// Gives a worker what waits for it, as far as it can take it.
@@ -370,6 +423,13 @@ impl Core {
         let account = self.routing.table.get(route)?.account;
         self.routing.books.get_mut(account)
     }
+}
+
+/// As much of a text as an answer may carry.
+fn shortened(text: &str) -> &str {
+    let most = REPLY_TEXT_BYTES_MAX.min(text.len());
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
 }
 
 /// An item as workers get it.

@@ -81,8 +81,10 @@ pub(super) struct Leg {
 /// What came of a try.
 #[derive(Debug)]
 pub(in crate::core) enum Told {
-    /// It arrived; with the answer of a service.
+    /// It arrived.
     Done,
+    /// A service has answered.
+    Answered(Arc<[u8]>),
     /// A service answered with an error of its application.
     Error { number: u32, text: Box<str> },
     /// It did not arrive.

@@ -3,7 +3,7 @@
 //! Workers write letters. A letter is tried as often as what it is about; one that arrives nowhere is lost, which is
 //! counted and told, unless the message came from a queue, which then takes it back.
 
-use super::item::carried;
+use super::item::{Trouble, carried};
 use super::leg::{Aim, Content, Stage};
 use super::task::{Body, Job};
 use crate::core::Now;
@@ -38,6 +38,9 @@ impl Core {
                         "$tramline.route",
                         |_| json!({"route": name, "event": "dead", "tries": tries, "reason": reason}),
                     );
+                }
+                if let Some(item) = self.routing.items.get_mut(item) {
+                    item.trouble.get_or_insert_with(|| Trouble::Dead(why.clone()));
                 }
                 if has_dead_letter {
                     return self.bury(key, why);

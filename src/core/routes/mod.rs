@@ -1,4 +1,4 @@
-//! Routes: messages taken from topics and queues, treated on workers, and brought to their destinations.
+//! Routes: messages taken from topics, queues and requests, treated on workers, and brought to their destinations.
 //!
 //! What a route makes of one message is in `src/routes`; here is what the broker does around it. A message that a route
 //! takes is an *item* until nothing of it is under way any more. Each route that takes it, and is to deliver it, has a
@@ -103,6 +103,10 @@ pub(super) struct Routing {
     blocked: Vec<Place>,
     /// Whether it was said that there is too much, since there was room.
     told_full: bool,
+    /// Services that are given no requests.
+    blocked_calls: Vec<Place>,
+    /// What it provides, by the names of services.
+    provided: BTreeMap<Arc<str>, Place>,
     /// What it takes from queues, by their names.
     consumers: BTreeMap<Arc<str>, Place>,
     /// Whether a message is being published on behalf of a route.
@@ -135,6 +139,8 @@ impl Routing {
             ready: VecDeque::new(),
             held: Vec::new(),
             blocked: Vec::new(),
+            blocked_calls: Vec::new(),
+            provided: BTreeMap::new(),
             told_full: false,
             consumers: BTreeMap::new(),
             publishing: false,

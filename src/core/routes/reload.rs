@@ -46,6 +46,7 @@ impl Core {
         self.forget_routes();
         self.leave_topics();
         self.take_from_queues(now);
+        self.answer_services(now);
         self.close_accounts();
         self.make_room_for_routes();
         self.settle(now);
@@ -128,6 +129,37 @@ impl Core {
         }
     }
 
+    /// Provides the services that routes answer, and no others any more.
+    fn answer_services(&mut self, now: Now) {
+        let set = self.routing.set.clone();
+        let wanted: BTreeSet<Arc<str>> = set.services().cloned().collect();
+        for service in &wanted {
+            if self.routing.provided.contains_key(service) {
+                continue;
+            }
+            match self.provide_for_routes(service, PREFETCH, now) {
+                Ok(place) => {
+                    self.routing.provided.insert(service.clone(), place);
+                }
+                Err(refused) => {
+                    tracing::error!(
+                        "routes do not provide service {service}: {}: {}",
+                        refused.code,
+                        refused.message
+                    );
+                }
+            }
+        }
+        let gone: Vec<Arc<str>> =
+            self.routing.provided.keys().filter(|service| !wanted.contains(*service)).cloned().collect();
+        for service in gone {
+            if let Some(place) = self.routing.provided.remove(&service) {
+                self.routing.blocked_calls.retain(|blocked| *blocked != place);
+                self.provide_no_more(place, now);
+            }
+        }
+    }
+
     /// The account of a route of this name.
     fn open_account(&mut self, name: &str) -> Key {
         if let Some(known) = self.routing.accounts.get(name) {
@@ -166,6 +198,6 @@ impl Core {
 fn filters(routes: &Routes) -> impl Iterator<Item = &str> {
     routes.routes().iter().flat_map(|route| &route.settings().from).filter_map(|from| match from {
         Intake::Filter(filter) => Some(filter.as_str()),
-        Intake::Queue(_) => None,
+        Intake::Queue(_) | Intake::Service(_) => None,
     })
 }

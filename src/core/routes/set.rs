@@ -22,6 +22,7 @@ pub(super) struct Set {
     /// The subscriptions of all their filters.
     sources: Filters,
     by_queue: BTreeMap<Arc<str>, Arc<Candidates>>,
+    by_service: BTreeMap<Arc<str>, Arc<Candidates>>,
 }
 
 /// The routes that look at a message, in order.
@@ -63,7 +64,7 @@ impl Set {
     /// `subscriptions` are those of the filters of all routes.
     pub(super) fn new(routes: Arc<Routes>, keys: Vec<Key>, subscriptions: &BTreeMap<Box<str>, Key>) -> Self {
         let (mut filters, mut sources) = (Filters::default(), Filters::default());
-        let mut queues: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let (mut queues, mut services) = (BTreeMap::new(), BTreeMap::new());
         for (place, (route, key)) in routes.routes().iter().zip(&keys).enumerate() {
             for from in &route.settings().from {
                 match from {
@@ -72,7 +73,8 @@ impl Set {
                             filters.insert(filter, *key);
                         }
                     }
-                    Intake::Queue(queue) => queues.entry(queue).or_default().push(place),
+                    Intake::Queue(queue) => put(&mut queues, queue, place),
+                    Intake::Service(service) => put(&mut services, service, place),
                 }
             }
         }
@@ -81,13 +83,8 @@ impl Set {
                 sources.insert(filter, *key);
             }
         }
-        let by_queue = queues.into_iter().map(|(queue, mut places)| {
-            places.dedup();
-            // What comes from a queue has to be settled in any case.
-            (queue.into(), Arc::new(Candidates { places: places.into(), forward: false }))
-        });
-        let by_queue = by_queue.collect();
-        Self { routes, keys: keys.into(), filters, sources, by_queue }
+        let (by_queue, by_service) = (ready(queues), ready(services));
+        Self { routes, keys: keys.into(), filters, sources, by_queue, by_service }
     }
 
     /// The queues that routes take from.
@@ -95,9 +92,23 @@ impl Set {
         self.by_queue.keys()
     }
 
+    /// The services that routes provide.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_service.keys()
+    }
+
     /// The routes that look at messages of a queue, of this type.
     pub(super) fn of_queue(&self, queue: &str, message_type: &str) -> Arc<Candidates> {
-        let Some(all) = self.by_queue.get(queue) else { return Arc::default() };
+        self.among(self.by_queue.get(queue), message_type)
+    }
+
+    /// The routes that look at requests to a service, of this type.
+    pub(super) fn of_service(&self, service: &str, message_type: &str) -> Arc<Candidates> {
+        self.among(self.by_service.get(service), message_type)
+    }
+
+    fn among(&self, all: Option<&Arc<Candidates>>, message_type: &str) -> Arc<Candidates> {
+        let Some(all) = all else { return Arc::default() };
         let fits = |place: &usize| self.is_for(*place, message_type);
         if all.places.iter().all(fits) {
             return all.clone();
@@ -126,6 +137,20 @@ impl Set {
         }
         Arc::new(Candidates { places, forward })
     }
+}
+
+fn put<'r>(all: &mut BTreeMap<&'r str, Vec<usize>>, name: &'r str, place: usize) {
+    let places = all.entry(name).or_default();
+    // It may be named twice.
+    if places.last() != Some(&place) {
+        places.push(place);
+    }
+}
+
+/// What is to be settled or answered in any case is never just forwarded.
+fn ready(all: BTreeMap<&str, Vec<usize>>) -> BTreeMap<Arc<str>, Arc<Candidates>> {
+    let list = |places: Vec<usize>| Arc::new(Candidates { places: places.into(), forward: false });
+    all.into_iter().map(|(name, places)| (name.into(), list(places))).collect()
 }
 
 impl Routing {

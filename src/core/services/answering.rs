@@ -116,7 +116,10 @@ impl Core {
     ) {
         let Call { caller, request, asker, .. } = call;
         if let Asker::Leg(leg) = asker {
-            let told = error.map_or(Told::Done, |(number, text)| Told::Error { number, text });
+            let told = match error {
+                Some((number, text)) => Told::Error { number, text },
+                None => Told::Answered(bytes.into()),
+            };
             return self.tell_leg(leg, told);
         }
         let outbox_bytes_max = self.limits.outbox_bytes_max as usize;

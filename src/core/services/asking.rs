@@ -183,6 +183,9 @@ impl Core {
         };
         let instance = service.instance(seat)?;
         let (session_key, provider) = (instance.session, instance.provider);
+        if Some(session_key) == self.queues.own_session {
+            return self.give_call_to_routes((key, seat), order, call_key, now);
+        }
         let session = self.sessions.get_mut(session_key)?;
         if session.outbox.len() >= outbox_bytes_max || session.stage != Stage::Open {
             service.change(seat, |instance| instance.blocked = true);
@@ -234,7 +237,7 @@ impl Core {
     }
 
     /// Sets the timer of a call that was just given to an instance.
-    fn watch_attempt(&mut self, key: Key, now: Now) {
+    pub(super) fn watch_attempt(&mut self, key: Key, now: Now) {
         let Some(call) = self.services.calls.get(key) else { return };
         let Some(service) = self.services.table.get(call.service) else { return };
         let millis = service.settings.attempt_timeout_millis;

@@ -14,7 +14,7 @@
 //! * `instances`: who provides, and what becomes of what somebody had who does not any more.
 //! * `answering`: an outcome on its way to its caller.
 //! * `frames`, `lines`: what frames and JSON lines do with services.
-//! * `routed`: what routes ask of services.
+//! * `routed`: what routes ask of services, and what they answer.
 //! * `report`: for the status.
 
 mod settings;

@@ -103,7 +103,7 @@ impl Broker {
 
     /// The counts of a route, after checking that they add up.
     #[track_caller]
-    fn counts(&self, name: &str) -> crate::core::snapshot::RouteCounts {
+    pub(super) fn counts(&self, name: &str) -> crate::core::snapshot::RouteCounts {
         let counts = self.route(name).counts;
         let sum = counts.passed
             + counts.dropped
@@ -134,7 +134,7 @@ impl Broker {
     }
 
     /// What is in a queue.
-    fn queued(&mut self, queue: &str) -> Vec<Value> {
+    pub(super) fn queued(&mut self, queue: &str) -> Vec<Value> {
         let id = self.shell.json();
         self.shell.line(id, &json!({"op": "pull", "queue": queue, "max": 1000, "ack": true}).to_string());
         let lines = self.lines(id);
@@ -405,4 +405,57 @@ fn what_goes_round_is_stopped() {
     assert_eq!((counts.received, counts.delivered), (16, 16));
     let snapshot = broker.shell.core.snapshot(broker.shell.now);
     assert_eq!((snapshot.routing.counts.stopped, snapshot.queues[0].dead_letters), (1, 1));
+}
+
+#[test]
+fn requests_are_answered_with_what_the_destination_said() {
+    let mut front = ruled(route("front", "service:front", &["service:one", "service:two"]));
+    front.deliver.strategy = Strategy::Failover;
+    front.deliver.retries = 1;
+    front.message_types = vec!["T".to_owned()];
+    let kept =
+        RouteSettings { message_types: vec!["Q".to_owned()], ..route("kept", "service:front", &["queue:q"]) };
+    let mut broker = Broker::new(compiled(vec![front, kept]));
+    let (one, two) = (broker.provide("one"), broker.provide("two"));
+    let ask = |broker: &mut Broker, kind: &str, data: Value| {
+        let line = json!({"op": "req", "service": "front", "type": kind, "data": data});
+        broker.shell.line(broker.from, &line.to_string());
+    };
+    ask(&mut broker, "T", json!({"n": 1}));
+    let call = broker.lines(one).remove(0);
+    assert_eq!((&call["data"], call["call"].as_u64()), (&json!({"m": 1}), Some(1)));
+    assert_eq!(broker.lines(broker.from), Vec::<Value>::new());
+    broker.reply(one, "one", 1);
+    let answer = broker.lines(broker.from).remove(0);
+    assert_eq!((&answer["ok"], &answer["data"]), (&json!(true), &json!("done")));
+    // The other answers when the first has died.
+    ask(&mut broker, "T", json!({"n": 2}));
+    broker.shell.hang_up(one);
+    broker.shell.pass(100);
+    assert_eq!(broker.calls(two), [1]);
+    broker.reply(two, "two", 1);
+    assert_eq!(broker.lines(broker.from).remove(0)["data"], "done");
+    // What nobody can be asked, what is not valid, what nobody takes, and what a queue has.
+    broker.shell.hang_up(two);
+    let code = |broker: &mut Broker| broker.lines(broker.from).remove(0)["error"]["code"].clone();
+    ask(&mut broker, "T", json!({"n": 3}));
+    broker.shell.pass(1000);
+    assert_eq!(code(&mut broker), "instance_failed");
+    ask(&mut broker, "T", json!({"k": 3}));
+    let told = broker.lines(broker.from).remove(0);
+    assert!(
+        told.to_string().contains("422") && told.to_string().contains("it is required and missing"),
+        "{told}"
+    );
+    ask(&mut broker, "U", json!({"k": 3}));
+    let told = broker.lines(broker.from).remove(0);
+    assert!(told.to_string().contains("404"), "{told}");
+    ask(&mut broker, "Q", json!({"k": 3}));
+    assert_eq!(broker.lines(broker.from).remove(0)["ok"], true);
+    assert_eq!(broker.queued("q"), [json!({"k": 3})]);
+    let counts = broker.counts("front");
+    assert_eq!((counts.received, counts.delivered, counts.dead, counts.invalid), (4, 2, 1, 1));
+    broker.change(Settings::default());
+    ask(&mut broker, "T", json!({"n": 1}));
+    assert_eq!(code(&mut broker), "no_instance");
 }
