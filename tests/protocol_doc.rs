@@ -161,6 +161,7 @@ fn every_limit_stands_in_the_table_with_its_value() {
         ("FRAME_FDS_MAX", u64::from(limits::FRAME_FDS_MAX)),
         ("SUBSCRIPTION_ID_MAX", u64::from(limits::SUBSCRIPTION_ID_MAX)),
         ("RING_MESSAGE_BYTES_MAX", limits::RING_MESSAGE_BYTES_MAX),
+        ("BULK_UNIT_BYTES", limits::BULK_UNIT_BYTES),
         ("MESSAGE_ID_BYTES_MAX", limits::MESSAGE_ID_BYTES_MAX as u64),
         ("REJECT_REASON_BYTES_MAX", limits::REJECT_REASON_BYTES_MAX as u64),
         ("PRIORITY_MAX", u64::from(limits::PRIORITY_MAX)),

@@ -328,22 +328,6 @@ fn many_requests_are_under_way_at_a_time_and_answers_find_their_callers() {
 }
 
 #[test]
-fn what_does_not_fit_into_a_frame_is_refused_on_both_sides() {
-    let _watchdog = Watchdog::start();
-    let broker = Broker::start();
-    let (caller, instance) = (broker.client("caller"), broker.client("instance"));
-    let long = vec![0; 2 << 20];
-    let refused = caller.request("s", &long).send().unwrap_err();
-    assert_eq!(refused.limit().unwrap().name, "frame_bytes_max");
-    let mut requests = instance.service("s").start().unwrap();
-    let pending = caller.request("s", b"x").start().unwrap();
-    let request = requests.recv().unwrap();
-    assert_eq!(request.reply(&long).unwrap_err().limit().unwrap().name, "frame_bytes_max");
-    request.reply_error(1, "too long").unwrap();
-    assert_eq!(code(pending.wait()), Code::ErrorReply);
-}
-
-#[test]
 fn a_person_with_socat_asks_and_is_answered() {
     if !have("socat") {
         return skipped("socat", "services by hand");

@@ -6,7 +6,6 @@ use crate::inbox::Item;
 use crate::message::Source;
 use crate::reactor::lock;
 use crate::reconnect::Phase;
-use crate::run;
 use crate::service::WaitingCall;
 use crate::session::{Answer, Greeting, Restoring, TopicSettings};
 use crate::shared::Shared;
@@ -108,6 +107,12 @@ impl Shared {
                 self.detached(inbound, *attach, *code);
                 Ok(())
             }
+            ToClient::BulkRing(ring) => inbound.take_bulk_ring(self, ring),
+            ToClient::BulkPayload(payload) => inbound.take_bulk_payload(payload),
+            ToClient::BulkFree(free) => {
+                self.bulk_freed(*free);
+                Ok(())
+            }
             ToClient::Close { code, message } => Err(Error::refused(*code, message, None)),
             // Delivered by the caller; and what later versions add is only sent when agreed on.
             other => Err(Error::Protocol(format!("an unexpected frame: {other:?}").into())),
@@ -115,8 +120,8 @@ impl Shared {
     }
 
     /// A request for an instance of this client.
-    fn called(&self, inbound: &Inbound, call: &wire::Call<'_>) -> Result<()> {
-        let message = run::message_of(&call.message, inbound.source(call.source)?);
+    fn called(&self, inbound: &mut Inbound, call: &wire::Call<'_>) -> Result<()> {
+        let message = inbound.whole_message(&call.message, call.source)?;
         let calls = lock(&self.session).providers.get(&call.provider).cloned();
         let Some(calls) = calls else {
             self.give_back(call.provider, call.call, "the instance has ended");
@@ -134,10 +139,11 @@ impl Shared {
     }
 
     /// The answer to a request of this client.
-    fn replied(&self, inbound: &Inbound, replied: &wire::Replied<'_>) -> Result<()> {
+    fn replied(&self, inbound: &mut Inbound, replied: &wire::Replied<'_>) -> Result<()> {
+        let message = inbound.whole_message(&replied.message, replied.source)?;
         let answer = match replied.error {
             Some(ErrorReply { number, text }) => Err(Error::Reply { number, text: text.to_owned() }),
-            None => Ok(run::message_of(&replied.message, inbound.source(replied.source)?)),
+            None => Ok(message),
         };
         if lock(&self.session).asked.answered(replied.request, answer) {
             self.reactor.changed();

@@ -6,6 +6,7 @@
 //! taken out, and above [`INBOX_BYTES_CEILING`] nobody does, so that the broker's rules for slow
 //! subscribers apply.
 
+use crate::bulk::BulkIn;
 use crate::error::{Error, Result};
 use crate::inbox::{Inbox, Item};
 use crate::job_run::ArrivingJobs;
@@ -75,6 +76,7 @@ pub(crate) struct Inbound {
     /// Small messages that follow each other where they were read.
     run: Option<Growing>,
     jobs: ArrivingJobs,
+    pub(crate) bulk: BulkIn,
     pub(crate) backoff: Duration,
     pub(crate) was_open: bool,
 }
@@ -95,6 +97,7 @@ impl Inbound {
             batch_for: None,
             run: None,
             jobs: ArrivingJobs::default(),
+            bulk: BulkIn::default(),
             backoff: Duration::ZERO,
             was_open: false,
         }
@@ -115,6 +118,8 @@ impl Inbound {
         self.batch.clear();
         self.batch_for = None;
         self.run = None;
+        // Before anything of it is dropped: nobody is to be told.
+        self.bulk = BulkIn::default();
         self.jobs = ArrivingJobs::default();
     }
 
@@ -430,7 +435,8 @@ impl Shared {
                 inbound.deliver_plain(self, &deliver, buffer, at)?;
                 continue;
             }
-            if let Some(job) = Job::decode_plain(body) {
+            let bulk = inbound.bulk.is_next();
+            if let Some(job) = Job::decode_plain(body).filter(|_| !bulk) {
                 inbound.take_plain_job(self, &job, buffer, at)?;
                 continue;
             }
@@ -441,9 +447,15 @@ impl Shared {
                 ToClient::Deliver(deliver) => inbound.deliver(self, deliver)?,
                 ToClient::Job(job) => {
                     let source = inbound.job_source(self, job, buffer)?;
-                    inbound.jobs.take(job, &source);
+                    match inbound.bulk.take_next() {
+                        Some(bulk) => inbound.jobs.take_bulk(job, &source, bulk),
+                        None => inbound.jobs.take(job, &source),
+                    }
                 }
                 other => self.dispatch(inbound, other)?,
+            }
+            if bulk && inbound.bulk.is_next() {
+                return Err(Error::Protocol("a payload by ring, and then nothing that it belongs to".into()));
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Jobs on their way from the socket to their consumer: small ones that follow each other stay the bytes they came in, as
 //! messages of a subscription do (`run`), and are handed over in one piece at the end of each read.
 
+use crate::bulk::BulkBytes;
 use crate::job_box::JobBox;
 use crate::message::Source;
 use crate::run::{RUN_BYTES_MAX, RUN_FRAME_BYTES_MAX, Run, SpareBuffers, Waiting};
@@ -69,6 +70,13 @@ impl ArrivingJobs {
     pub(crate) fn take(&mut self, job: &Job<'_>, source: &Arc<Source>) {
         if self.to.is_some() {
             self.pieces.push(Piece::One(Some(Box::new(Waiting::new(job, source)))));
+        }
+    }
+
+    /// Takes one whose payload lies in the broker's ring.
+    pub(crate) fn take_bulk(&mut self, job: &Job<'_>, source: &Arc<Source>, bulk: BulkBytes) {
+        if self.to.is_some() {
+            self.pieces.push(Piece::One(Some(Box::new(Waiting::with_bulk(job, source, bulk)))));
         }
     }
 

@@ -143,6 +143,8 @@ mod draft;
 
 mod publish;
 
+mod bulk;
+
 mod push;
 
 mod jobs;

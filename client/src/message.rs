@@ -4,6 +4,7 @@
 //! payloads read in place hold the pin that keeps their bytes where they are. It never refers back to
 //! its subscription, so it may outlive it and move between threads.
 
+use crate::bulk::BulkBytes;
 use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ enum Body {
         end: usize,
     },
     Pinned(Pinned),
+    /// In the ring by which the broker hands large messages over.
+    Bulk(Box<BulkBytes>),
 }
 
 /// One message: `Send + Sync + 'static`, readable as `&[u8]`.
@@ -127,6 +130,11 @@ impl Message {
         Self::new(parts, Body::Pinned(pinned), 0, true)
     }
 
+    /// From the broker's ring, in place.
+    pub(crate) fn from_bulk(parts: Parts<'_>, bulk: Box<BulkBytes>) -> Self {
+        Self::new(parts, Body::Bulk(bulk), 0, true)
+    }
+
     /// The message, to be looked at.
     #[must_use]
     pub fn by_ref(&self) -> MessageRef<'_> {
@@ -141,7 +149,7 @@ impl Message {
     pub(crate) fn held_bytes(&self) -> usize {
         let body = match &self.body {
             Body::Owned { bytes, .. } => bytes.capacity(),
-            Body::Inline { .. } | Body::Pinned(_) => 0,
+            Body::Inline { .. } | Body::Pinned(_) | Body::Bulk(_) => 0,
         };
         let rare = self.rare.as_ref().map_or(0, |rare| size_of::<Rare>() + rare.head.len());
         size_of::<Self>() + body + rare
@@ -169,6 +177,7 @@ impl Message {
             Body::Inline { bytes, length } => &bytes.0[..usize::from(*length)],
             Body::Owned { bytes, start, end } => &bytes[*start..*end],
             Body::Pinned(pinned) => pinned.payload(),
+            Body::Bulk(bulk) => bulk.payload(),
         }
     }
 
@@ -259,7 +268,7 @@ impl Message {
     /// Whether its payload is read where it was published, without a copy.
     #[must_use]
     pub fn in_place(&self) -> bool {
-        matches!(self.body, Body::Pinned(_))
+        matches!(self.body, Body::Pinned(_) | Body::Bulk(_))
     }
 
     /// The payload read as JSON. Borrows from the payload where `T` does.

@@ -11,9 +11,7 @@ use crate::shared::Shared;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tramline_wire::limits::{
-    ALIASES_MAX, FRAME_OVERHEAD_BYTES, MESSAGE_ID_BYTES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX,
-};
+use tramline_wire::limits::{ALIASES_MAX, MESSAGE_ID_BYTES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX};
 use tramline_wire::{Encoding, LimitInfo, Message, Push, ToBroker};
 
 /// Bytes of pushes that are gathered before they are written out.
@@ -136,14 +134,11 @@ impl Shared {
         if queued.id.len() > MESSAGE_ID_BYTES_MAX {
             return Err(Error::over("message_id_bytes_max", MESSAGE_ID_BYTES_MAX, queued.id.len()));
         }
+        let bytes = message.payload.len() + message.head.len() + queued.id.len();
+        let Some(mut placed) = self.place_if_large(bytes, message.payload)? else { return Ok(None) };
         let mut session = lock(&self.session);
         let mut outbound = lock(&self.outbound);
         self.check_open(&outbound)?;
-        let bytes = message.payload.len() + message.head.len() + queued.id.len();
-        let most = outbound.frame_bytes_max - FRAME_OVERHEAD_BYTES;
-        if bytes > most {
-            return Err(Error::over("frame_bytes_max", most, bytes));
-        }
         if !outbound.has_room() {
             outbound.flush();
             if !outbound.has_room() {
@@ -157,6 +152,7 @@ impl Shared {
             queue.epoch = epoch;
             outbound.push(&ToBroker::OpenQueue { req: 0, alias: queue.alias, queue: queued.queue });
         }
+        let Some(payload) = placed.tell(&mut outbound, message.payload) else { return Ok(None) };
         let (alias, seq) = (queue.alias, queue.next_seq);
         queue.next_seq += 1;
         if awaited {
@@ -176,7 +172,7 @@ impl Shared {
                 source_time: meta.source_time,
                 after: None,
                 head: message.head,
-                payload: message.payload,
+                payload,
             },
         });
         // When the socket takes more, whoever leads writes it.

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tramline_wire as wire;
-use tramline_wire::limits::{FRAME_OVERHEAD_BYTES, REQUEST_MILLIS_CEILING};
+use tramline_wire::limits::REQUEST_MILLIS_CEILING;
 use tramline_wire::{Encoding, LimitInfo, ToBroker};
 
 /// How much longer than the broker this side waits.
@@ -102,20 +102,18 @@ impl Shared {
         message: &Outgoing<'_>,
         flush: bool,
     ) -> Result<Option<u64>> {
+        let bytes = message.payload.len() + message.head.len() + asking.service.len();
+        let Some(mut placed) = self.place_if_large(bytes, message.payload)? else { return Ok(None) };
         let mut session = lock(&self.session);
         let mut outbound = lock(&self.outbound);
         self.check_open(&outbound)?;
-        let bytes = message.payload.len() + message.head.len() + asking.service.len();
-        let most = outbound.frame_bytes_max - FRAME_OVERHEAD_BYTES;
-        if bytes > most {
-            return Err(Error::over("frame_bytes_max", most, bytes));
-        }
         if !outbound.has_room() {
             outbound.flush();
             if !outbound.has_room() {
                 return Ok(None);
             }
         }
+        let Some(payload) = placed.tell(&mut outbound, message.payload) else { return Ok(None) };
         let seq = session.asked.begin();
         let meta = message.meta(monotonic_nanos());
         outbound.push(&ToBroker::Request(wire::Request {
@@ -129,7 +127,7 @@ impl Shared {
                 source_time: meta.source_time,
                 after: None,
                 head: message.head,
-                payload: message.payload,
+                payload,
             },
         }));
         let freed = flush && outbound.flush();

@@ -4,6 +4,7 @@
 //! consumer looks at each message there. So nothing is allocated, hashed or moved for a small message between
 //! the socket and whoever reads it. Large messages stand alone: they are moved once, not twice.
 
+use crate::bulk::BulkBytes;
 use crate::inbox::{Inbox, Item};
 use crate::message::{Message, MessageRef, Parts, Source};
 use crate::reactor::lock;
@@ -156,14 +157,30 @@ impl Waiting {
         let Job { tag, attempt, priority, ref message, .. } = *job;
         Self { message: message_of(message, source), tag, attempt, priority }
     }
+
+    /// One whose payload lies in the broker's ring.
+    pub(crate) fn with_bulk(job: &Job<'_>, source: &Arc<Source>, bulk: BulkBytes) -> Self {
+        let Job { tag, attempt, priority, ref message, .. } = *job;
+        Self {
+            message: Message::from_bulk(parts_of(message, source), Box::new(bulk)),
+            tag,
+            attempt,
+            priority,
+        }
+    }
 }
 
 /// A message that came whole.
 #[inline]
 pub(crate) fn message_of(message: &wire::Message<'_>, source: &Arc<Source>) -> Message {
+    Message::from_socket(parts_of(message, source), message.payload, message.payload.len() as u64)
+}
+
+/// What it says besides its payload.
+#[inline]
+pub(crate) fn parts_of<'a>(message: &wire::Message<'a>, source: &'a Arc<Source>) -> Parts<'a> {
     let meta = Meta { flags: message.flags.bits(), time: message.time, source_time: message.source_time };
-    let parts = Parts { source, seq: message.seq, lost: 0, meta, head: message.head };
-    Message::from_socket(parts, message.payload, message.payload.len() as u64)
+    Parts { source, seq: message.seq, lost: 0, meta, head: message.head }
 }
 
 /// A run that grows while frames are taken apart.

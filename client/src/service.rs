@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tramline_wire as wire;
-use tramline_wire::limits::{FRAME_OVERHEAD_BYTES, REPLY_TEXT_BYTES_MAX};
+use tramline_wire::limits::REPLY_TEXT_BYTES_MAX;
 use tramline_wire::{Code, Encoding, ErrorReply, Outcome, Provide, ToBroker};
 
 /// What an instance offers, kept to offer it again after a reconnect.
@@ -172,10 +172,26 @@ impl Shared {
     }
 
     fn push_reply(&self, provider: u32, call: u64, outcome: Outcome<'_>, message: &Outgoing<'_>) {
+        // What is not large is always sent, or goes nowhere.
+        let _ = self.step_reply(provider, call, outcome, message);
+    }
+
+    /// Tries to send once; `None`: there is no room for a large answer now.
+    fn step_reply(
+        &self,
+        provider: u32,
+        call: u64,
+        outcome: Outcome<'_>,
+        message: &Outgoing<'_>,
+    ) -> Result<Option<()>> {
+        let words = message.head.len() + REPLY_TEXT_BYTES_MAX;
+        let placed = self.place_if_large(message.payload.len() + words, message.payload)?;
+        let Some(mut placed) = placed else { return Ok(None) };
         let mut outbound = lock(&self.outbound);
         if !outbound.open {
-            return;
+            return Ok(Some(()));
         }
+        let Some(payload) = placed.tell(&mut outbound, message.payload) else { return Ok(Some(())) };
         let meta = message.meta(monotonic_nanos());
         // There is at most one for each call, so what waits is bounded by what the instance offers.
         outbound.push(&ToBroker::Reply(wire::Reply {
@@ -189,7 +205,7 @@ impl Shared {
                 source_time: meta.source_time,
                 after: None,
                 head: message.head,
-                payload: message.payload,
+                payload,
             },
         }));
         let freed = outbound.flush();
@@ -197,6 +213,7 @@ impl Shared {
         if freed {
             self.reactor.changed();
         }
+        Ok(Some(()))
     }
 
     pub(crate) fn end_providing(&self, calls: &CallBox) {
@@ -501,10 +518,6 @@ impl Request {
     fn answer(&self, outcome: Outcome<'_>, message: &Outgoing<'_>) -> Result<()> {
         let shared = &self.handle.shared;
         shared.check_process()?;
-        let most = lock(&shared.outbound).frame_bytes_max - FRAME_OVERHEAD_BYTES;
-        if message.payload.len() > most {
-            return Err(Error::over("frame_bytes_max", most, message.payload.len()));
-        }
         if self.answered.swap(true, Ordering::AcqRel) {
             return Err(Error::refused(Code::SettledTwice.number(), "the request was answered before", None));
         }
@@ -517,7 +530,24 @@ impl Request {
             state.over.remove(&self.call)
         };
         // Told all the same, so that the broker gives this instance another.
-        shared.push_reply(self.calls.id, self.call, outcome, message);
+        let step = || shared.step_reply(self.calls.id, self.call, outcome, message);
+        let sent = match step() {
+            Ok(None) => shared.wait_until(Some(self.deadline), step),
+            other => other,
+        };
+        match sent {
+            Ok(Some(())) => {}
+            Ok(None) => {
+                // Its time is over. Said all the same, so that the broker gives this instance another.
+                let text = "there was no room for the answer in time";
+                shared.push_reply(self.calls.id, self.call, Outcome::Failed { text }, &nothing());
+                return Err(Error::refused(Code::TooLate.number(), text, None));
+            }
+            Err(error) => {
+                self.answered.store(false, Ordering::Release);
+                return Err(error);
+            }
+        }
         if over {
             let message = "nobody waits for the answer any more";
             return Err(Error::refused(Code::TooLate.number(), message, None));

@@ -5,6 +5,7 @@
 //! statements only. The leader never waits for a topic's lock.
 
 use crate::builder::Options;
+use crate::bulk::BulkOut;
 use crate::error::{Error, Result};
 use crate::gates::GateTimer;
 use crate::inbound::{Inbound, Look};
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     /// Bytes waiting in all inboxes.
     pub(crate) inbox_bytes: Arc<AtomicUsize>,
     pub(crate) spare_buffers: SpareBuffers,
+    /// What is sent by ring to queues and services.
+    pub(crate) bulk: BulkOut,
     /// Reading has stopped because too much waits; whoever takes messages out kicks the reactor.
     pub(crate) reading_paused: AtomicBool,
     /// Somebody should look at `session.fault`.
@@ -109,6 +112,7 @@ impl Shared {
             inbox_bytes: Arc::clone(&session.inbox_bytes),
             session: Mutex::new(session),
             spare_buffers: SpareBuffers::default(),
+            bulk: BulkOut::default(),
             reading_paused: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
             closing: AtomicBool::new(false),

@@ -207,6 +207,9 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         queue_cache_bytes_max: 4096..=1 << 40;
         store_waiting_bytes_max: 4096..=1 << 40;
         store_batch_bytes_max: 4096..=256 * 1024 * 1024;
+        delivery_ring_bytes_max: 64 * 1024..=1 << 32;
+        delivery_rings_bytes_max: 64 * 1024..=1 << 50;
+        user_delivery_rings_bytes_max: 64 * 1024..=1 << 50;
         session_consumers_max: 1..=U32;
         prefetch_max: 1..=1_000_000;
         services_max: 0..=U32;
@@ -224,6 +227,22 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
                 limits.ring_bytes_max, limits.rings_bytes_max
             ),
         );
+    }
+    let shares = [
+        ("delivery_ring_bytes_max", limits.delivery_ring_bytes_max),
+        ("user_delivery_rings_bytes_max", limits.user_delivery_rings_bytes_max),
+        ("delivery_rings_bytes_max", limits.delivery_rings_bytes_max),
+    ];
+    for pair in shares.windows(2) {
+        let ((less, least), (more, most)) = (pair[0], pair[1]);
+        if least > most {
+            return breach(
+                format!("limits.{less}"),
+                format!(
+                    "{least} is more than limits.{more}, {most}: what is that large could be given to nobody"
+                ),
+            );
+        }
     }
     limits.ring_default = ring(raw.ring_default.as_ref(), "limits.ring_default", &limits)?;
     Ok(limits)

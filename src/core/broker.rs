@@ -7,6 +7,7 @@
 
 use super::adoption::Claims;
 use super::attachment::Attachment;
+use super::bulk::Deliveries;
 use super::events::Event;
 use super::ids::Ids;
 use super::links::Links;
@@ -77,6 +78,7 @@ pub struct Core {
     pub(super) queues: Queues,
     pub(super) services: Services,
     pub(super) routing: Routing,
+    pub(super) deliveries: Deliveries,
     /// The topic of what is pushed to a queue itself.
     pub(super) nameless: Arc<str>,
     pub(super) timers: Timers,
@@ -99,6 +101,8 @@ pub struct Core {
     pub(super) events: VecDeque<Event>,
     /// JSON clients that write no more and have been given what they asked for.
     pub(super) to_finish: VecDeque<Key>,
+    /// Clients with large answers for which there may be room.
+    pub(super) to_place: VecDeque<Key>,
 }
 
 impl Core {
@@ -141,6 +145,7 @@ impl Core {
             pasts: Pasts::default(),
             queues,
             services: Services::default(),
+            deliveries: Deliveries::default(),
             nameless: "".into(),
             timers: Timers::default(),
             actions: VecDeque::new(),
@@ -158,6 +163,7 @@ impl Core {
             resumed: VecDeque::new(),
             events: VecDeque::new(),
             to_finish: VecDeque::new(),
+            to_place: VecDeque::new(),
         }
     }
 
@@ -433,6 +439,7 @@ impl Core {
                 Timer::Queue(key) => self.queue_is_due(key, now),
                 Timer::Call(key) => self.call_is_due(key, now),
                 Timer::Service(key) => self.service_is_due(key, now),
+                Timer::Bulk(key) => self.bulk_is_due(key),
                 Timer::Store => self.store_is_due(),
                 Timer::Leg(key) => self.leg_is_due(key, now),
             }
@@ -475,6 +482,7 @@ impl Core {
             && self.queues.leaving.is_empty()
             && self.services.leaving.is_empty()
             && self.services.given_up.is_empty()
+            && self.to_place.is_empty()
             && self.to_finish.is_empty())
     }
 
@@ -504,6 +512,7 @@ impl Core {
             self.end_instances(now);
             self.give_calls_out(now);
             self.settle_routes(now);
+            self.place_replies(now);
             self.finish_those_done();
             self.publish_events(now);
         }

@@ -95,6 +95,8 @@ impl Core {
         self.services.leaving.extend(std::mem::take(&mut session.providers).into_values());
         self.services.given_up.extend(std::mem::take(&mut session.requests).into_values());
         (session.blocked_instances, session.held_replies) = (Vec::new(), std::collections::VecDeque::new());
+        self.end_bulk(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         let code = if session.process_ended { Code::ProcessEnded } else { Code::PeerGone };
         let identity = session.identity.clone();
         let (open_by, mute_at) = (session.open_by.take(), session.mute_at.take());

@@ -83,6 +83,13 @@ pub struct Limits {
     pub store_waiting_bytes_max: u64,
     /// Bytes that are written to the store at a time.
     pub store_batch_bytes_max: u64,
+    /// Largest payload of a queue's message, a request or a reply that travels by ring, in bytes; and memory of the ring in
+    /// which one session is given them.
+    pub delivery_ring_bytes_max: u64,
+    /// Memory of all such rings together, in bytes.
+    pub delivery_rings_bytes_max: u64,
+    /// The same, of one user.
+    pub user_delivery_rings_bytes_max: u64,
     /// Consumers of one session.
     pub session_consumers_max: u32,
     /// Messages that one consumer may have, and be allowed, at a time, and requests that one instance may.
@@ -137,6 +144,9 @@ impl Default for Limits {
             queue_cache_bytes_max: 4 * 1024 * 1024,
             store_waiting_bytes_max: 32 * 1024 * 1024,
             store_batch_bytes_max: 4 * 1024 * 1024,
+            delivery_ring_bytes_max: 64 * 1024 * 1024,
+            delivery_rings_bytes_max: 512 * 1024 * 1024,
+            user_delivery_rings_bytes_max: 256 * 1024 * 1024,
             session_consumers_max: 1_024,
             prefetch_max: 4_096,
             services_max: 1_024,

@@ -93,6 +93,8 @@ mod links;
 
 mod gates;
 
+mod bulk;
+
 mod retained;
 
 mod past;
@@ -327,6 +329,57 @@ pub enum Action {
     /// Have a worker carry this out, off the core's thread, then call [`Core::worked`]. What is for one worker is carried out
     /// in this order.
     Work(routes::Task),
+    /// Copy a payload out of a client's bulk ring, off the core's thread, then call [`Core::bulk_fetched`] with it behind
+    /// `head`. The memory stays the core's (duplicate it before the next action).
+    FetchBulk {
+        /// The session.
+        session: SessionId,
+        /// Its ring.
+        ring: u32,
+        /// The ring's memory, not checked yet.
+        memory: FdId,
+        /// How large that must be.
+        bytes: u64,
+        /// Where the payload begins; it lies within as many bytes.
+        offset: u64,
+        /// How long it is.
+        length: u64,
+        /// What comes before it.
+        head: Box<[u8]>,
+    },
+    /// Nothing more will be fetched from the ring that this session had.
+    ForgetBulk {
+        /// The session.
+        session: SessionId,
+    },
+    /// Make memory for a bulk ring to this session, off the core's thread, then call [`Core::bulk_made`]. One that it had
+    /// before is forgotten.
+    MakeBulk {
+        /// The session.
+        session: SessionId,
+        /// The ring's number.
+        ring: u32,
+        /// How large.
+        bytes: u64,
+    },
+    /// Copy a payload into the bulk ring to this session, off the core's thread, then call [`Core::bulk_placed`].
+    PlaceBulk {
+        /// The session.
+        session: SessionId,
+        /// The ring.
+        ring: u32,
+        /// Where to.
+        offset: u64,
+        /// What: from `from` to the end.
+        bytes: std::sync::Arc<[u8]>,
+        /// Where the payload begins in it.
+        from: usize,
+    },
+    /// The bulk ring to this session is over: its memory goes.
+    DropBulk {
+        /// The session.
+        session: SessionId,
+    },
     /// Read this paused proxy attachment again.
     ProxyResume {
         /// The attachment.

@@ -85,16 +85,16 @@ impl Core {
         let mut consumed = 0;
         let frame_bytes_max = self.limits.frame_bytes_max as usize;
         let flow = loop {
-            match self.sessions.get(key).map(|session| (session.stage, session.paused)) {
-                None | Some((Stage::Closing, _)) => break Flow::Close,
-                Some((_, Some(_))) => break Flow::Pause,
-                Some((_, None)) => {}
-            }
+            let bulk = match self.sessions.get(key).map(|session| (session.stage, session.paused, session)) {
+                None | Some((Stage::Closing, ..)) => break Flow::Close,
+                Some((_, Some(_), _)) => break Flow::Pause,
+                Some((_, None, session)) => session.bulk.up.next.is_some(),
+            };
             if self.answers_pile_up(key) {
                 break Flow::Pause;
             }
-            let mut stretch = self.take_stretch(key, &bytes[consumed..], now);
-            if stretch == 0 {
+            let mut stretch = if bulk { 0 } else { self.take_stretch(key, &bytes[consumed..], now) };
+            if stretch == 0 && !bulk {
                 stretch = self.take_pushes(key, &bytes[consumed..], now);
             }
             if stretch > 0 {
@@ -166,6 +166,11 @@ impl Core {
             let message = if greeting { "the first frame must be Hello" } else { "a second Hello" };
             return Err(Violation::new(Code::OutOfOrder, message));
         }
+        let bulk = self.sessions.get_mut(key).and_then(|session| session.bulk.up.next.take());
+        if let Some(payload) = bulk {
+            let taken = self.take_with_bulk(key, body, &frame, payload, now)?;
+            return Ok(if taken { Step::Taken } else { Step::NotYet });
+        }
         match frame {
             ToBroker::Publish(publish) => return self.take_publish(key, body, &publish, now),
             ToBroker::Hello { name, client } => self.greet(key, name, client)?,
@@ -221,10 +226,21 @@ impl Core {
                 accepted?;
             }
             ToBroker::Push(push) => {
-                if !self.take_push(key, body, &push, now)? {
+                if self.push_is_held_up(key, push.queue) {
                     return Ok(Step::NotYet);
                 }
+                let bytes = ToBroker::push_message(body, push.id.len());
+                self.take_push(key, &push, Ok(bytes.into()), now)?;
             }
+            ToBroker::BulkRing(ring) => {
+                let memory = if ring.fds == 0 { None } else { Some(Self::descriptor(fds)?) };
+                memory.into_iter().for_each(|memory| self.keep_fd(memory));
+                let taken = self.take_bulk_ring(key, &ring, memory);
+                memory.into_iter().for_each(|memory| self.release_fd(memory));
+                taken?;
+            }
+            ToBroker::BulkPayload(payload) => self.take_bulk_payload(key, &payload)?,
+            ToBroker::BulkFree(free) => self.take_bulk_free(key, free, now)?,
             ToBroker::OpenQueue { req, alias, queue } => self.open_queue(key, req, alias, queue)?,
             ToBroker::DeclareQueue(declare) => self.declare_queue(key, &declare, now),
             ToBroker::Consume(consume) => self.take_consume(key, &consume)?,
@@ -233,8 +249,14 @@ impl Core {
                 self.take_settle(key, (req, consumer), (first, last), verdict, now)?;
             }
             ToBroker::EndConsume { req, consumer, seen } => self.end_consume(key, req, consumer, seen, now),
-            ToBroker::Request(request) => self.take_request(key, body, &request, now)?,
-            ToBroker::Reply(reply) => self.take_reply(key, body, &reply, now)?,
+            ToBroker::Request(request) => {
+                let bytes = ToBroker::last_message(body, &request.message);
+                self.take_request(key, &request, Ok(bytes.into()), now)?;
+            }
+            ToBroker::Reply(reply) => {
+                let bytes = ToBroker::last_message(body, &reply.message);
+                self.take_reply(key, &reply, Ok(bytes.into()), now)?;
+            }
             ToBroker::CancelRequest { request } => self.take_cancel(key, request, now),
             ToBroker::Provide(provide) => self.take_provide(key, &provide)?,
             ToBroker::EndProvide { req, provider } => self.take_end_provide(key, req, provider, now),

@@ -53,6 +53,8 @@ pub(super) enum Pause {
     Answers,
     /// Too much waits to be written to the store.
     Store,
+    /// The payload of its last frame is being copied.
+    Bulk,
 }
 
 /// One connection.
@@ -130,6 +132,8 @@ pub(super) struct Session {
     pub(super) providers: BTreeMap<u32, super::services::Place>,
     /// Those of them that wait for room in the outbox.
     pub(super) blocked_instances: Vec<super::services::Place>,
+    /// Its rings for large payloads.
+    pub(super) bulk: super::bulk::Bulk,
     pub(super) traffic: Traffic,
     pub(super) connected: u64,
 }
@@ -182,6 +186,7 @@ impl Session {
             held_reply_bytes: 0,
             providers: BTreeMap::new(),
             blocked_instances: Vec::new(),
+            bulk: super::bulk::Bulk::default(),
             traffic: Traffic::default(),
             connected: now,
         }

@@ -237,6 +237,21 @@ impl Core {
                 used: Some(self.queues.ledger.waiting_bytes()),
             },
             LimitStatus { name: "store_batch_bytes_max", value: limits.store_batch_bytes_max, used: None },
+            LimitStatus {
+                name: "delivery_ring_bytes_max",
+                value: limits.delivery_ring_bytes_max,
+                used: None,
+            },
+            LimitStatus {
+                name: "delivery_rings_bytes_max",
+                value: limits.delivery_rings_bytes_max,
+                used: Some(self.deliveries.bytes),
+            },
+            LimitStatus {
+                name: "user_delivery_rings_bytes_max",
+                value: limits.user_delivery_rings_bytes_max,
+                used: None,
+            },
             each("session_consumers_max", limits.session_consumers_max),
             each("prefetch_max", limits.prefetch_max),
             counted("services_max", limits.services_max, self.services.by_name.len()),

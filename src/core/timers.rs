@@ -34,6 +34,8 @@ pub(super) enum Timer {
     Call(Key),
     /// An instance of a service comes back.
     Service(Key),
+    /// A delivery ring is idle, or is tried again.
+    Bulk(Key),
     /// Something waits to be written to the store.
     Store,
     /// Something that a route delivers is tried again.

@@ -4,6 +4,7 @@
 //! wait. This file wires the parts and does nothing else.
 
 use super::accept::accept_always;
+use super::bulk::Bulks;
 use super::counters::Counters;
 use super::descriptors::Descriptors;
 use super::proxy::Proxies;
@@ -41,6 +42,7 @@ pub(super) struct Shell {
     pub(super) state: RefCell<State>,
     pub(super) settings: Config,
     pub(super) workers: Workers,
+    pub(super) bulks: Bulks,
     pub(super) http: Worker,
     pub(super) keeper: Keeper,
     pub(super) pool: Pool,
@@ -67,7 +69,7 @@ pub(super) struct State {
 impl Shell {
     fn new(
         (settings, routes): (Config, Arc<Routes>),
-        (workers, pool): (Workers, Pool),
+        (workers, bulks, pool): (Workers, Bulks, Pool),
         http: Worker,
         (keeper, found, last_queue): (Keeper, Vec<StoredQueue>, QueueNumber),
     ) -> Result<Self, ServeError> {
@@ -100,6 +102,7 @@ impl Shell {
             }),
             settings,
             workers,
+            bulks,
             http,
             keeper,
             pool,
@@ -193,6 +196,8 @@ pub(super) async fn serve(
     let (made, retained) = unbounded_channel();
     let workers =
         Workers::start(found, made).map_err(|error| ServeError::System("start its threads", error))?;
+    let (moved, bulk_done) = unbounded_channel();
+    let bulks = Bulks::start(moved).map_err(|error| ServeError::System("start its threads", error))?;
     let (source, requests) = snapshots();
     let http = Worker::start(settings.http.listen, source)
         .map_err(|error| ServeError::System("serve HTTP", error))?;
@@ -203,7 +208,7 @@ pub(super) async fn serve(
     let keeper = Keeper::start(&settings, kept)?;
     let (worked, results) = unbounded_channel();
     let pool = Pool::new(worked);
-    let shell = Rc::new(Shell::new((settings, routes), (workers, pool), http, keeper)?);
+    let shell = Rc::new(Shell::new((settings, routes), (workers, bulks, pool), http, keeper)?);
     let listener = net::UnixListener::from_std(listener)
         .map_err(|error| ServeError::System("wait for connections", error))?;
 
@@ -212,6 +217,7 @@ pub(super) async fn serve(
     tokio::task::spawn_local(Rc::clone(&shell).take_retained(retained));
     tokio::task::spawn_local(Rc::clone(&shell).take_stored(stored));
     tokio::task::spawn_local(Rc::clone(&shell).take_worked(results));
+    tokio::task::spawn_local(Rc::clone(&shell).take_bulk_done(bulk_done));
     shell.settle_soon();
     tokio::task::spawn_local(Rc::clone(&shell).reload_always(reload, overrides));
     let stopping = Rc::new(Notify::new());

@@ -18,6 +18,8 @@ pub mod socket;
 
 mod systemd;
 
+mod bulk;
+
 mod broker;
 
 mod accept;

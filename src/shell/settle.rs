@@ -158,6 +158,11 @@ impl Shell {
             Action::ProxyDetach { attach, drain } => self.proxy_detach(attach, drain),
             Action::Work(task) => self.pool.work(task),
             action @ (Action::Store { .. } | Action::Load { .. }) => self.ask_store(action),
+            action @ (Action::FetchBulk { .. }
+            | Action::ForgetBulk { .. }
+            | Action::MakeBulk { .. }
+            | Action::PlaceBulk { .. }
+            | Action::DropBulk { .. }) => self.move_bulk(action),
             Action::ProxyResume { attach } => self.proxy_resume(attach),
             Action::ProxyLinkEnded { link } => self.proxy_link_ended(link),
         }

@@ -123,6 +123,34 @@ pub(crate) const OF_A_BROKER: &[(&str, u32)] = &[
     ("pass: written", 6),
 ];
 
+/// Steps of a process that sends large messages to a queue and to services, and is answered.
+pub(crate) const OF_A_LARGE_SENDER: &[(&str, u32)] = &[
+    ("bulk: written", 1),
+    ("bulk: written", 3),
+    ("bulk: given back", 1),
+    ("bulk: given back", 2),
+    ("bulk: mapped", 1),
+    ("bulk: told where", 1),
+    ("bulk: let go", 1),
+];
+
+/// Steps of a process that takes large messages from a queue or answers large requests.
+pub(crate) const OF_A_LARGE_RECEIVER: &[(&str, u32)] =
+    &[("bulk: mapped", 1), ("bulk: told where", 1), ("bulk: told where", 3), ("bulk: let go", 1)];
+
+/// Steps of a broker that passes large messages on.
+pub(crate) const OF_A_CARRYING_BROKER: &[(&str, u32)] =
+    &[("bulk: fetched", 1), ("bulk: fetched", 3), ("bulk: placed", 1), ("bulk: placed", 3)];
+
 /// All of them.
-pub(crate) const TABLES: &[&[(&str, u32)]] =
-    &[OF_A_PUBLISHER, OF_A_SUBSCRIBER, OF_WHO_IS_LEFT, OF_A_GROWING_PUBLISHER, OF_A_FOLLOWER, OF_A_BROKER];
+pub(crate) const TABLES: &[&[(&str, u32)]] = &[
+    OF_A_PUBLISHER,
+    OF_A_SUBSCRIBER,
+    OF_WHO_IS_LEFT,
+    OF_A_GROWING_PUBLISHER,
+    OF_A_FOLLOWER,
+    OF_A_BROKER,
+    OF_A_LARGE_SENDER,
+    OF_A_LARGE_RECEIVER,
+    OF_A_CARRYING_BROKER,
+];

@@ -153,6 +153,16 @@ impl Broker {
         Self::spawn(home, socket, command)
     }
 
+    /// The same, killed the so-manieth time that it comes to a step.
+    pub(crate) fn with_config_dying(yaml: &str, at: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let socket = home.path().join("t.sock");
+        std::fs::write(home.path().join(CONFIG), yaml).unwrap();
+        let mut command = serving(broker_program(), &home, &socket);
+        command.env("TRAMLINE_DIE_AT", at);
+        Self::spawn(home, socket, command)
+    }
+
     /// A client of this broker.
     pub(crate) fn client(&self, name: &str) -> Client {
         Client::builder().name(name).socket(self.socket()).connect().unwrap()

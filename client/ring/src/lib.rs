@@ -19,6 +19,7 @@
 //! * [`link`]: pages and bells; `bell`: the pipes themselves.
 //! * [`wait`]: spin a little, then park.
 //! * [`observe`]: counters, for who watches; [`retain`](mod@retain): the last messages of a ring whose writer has gone.
+//! * [`bulk`]: memory for payloads that no frame holds; bytes and nothing else.
 //! * `protocol`: the algorithm, the only place with memory orders; `layout`: the bytes; `sync`: what loom replaces.
 //! * `ahead`: hints to the processor; `arena`: the writer's private account of its bytes; `view`, `memory`, `headroom`: mappings, seals, room.
 //!
@@ -104,6 +105,9 @@ pub mod observe;
 pub mod retain;
 
 #[cfg(all(target_os = "linux", not(loom)))]
+pub mod bulk;
+
+#[cfg(all(target_os = "linux", not(loom)))]
 pub mod fork;
 
 #[cfg(target_os = "linux")]
@@ -149,6 +153,8 @@ pub mod baseline;
 pub use ahead::bring;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use bell::Drained;
+#[cfg(all(target_os = "linux", not(loom)))]
+pub use bulk::{BulkReader, BulkWriter};
 #[cfg(target_os = "linux")]
 pub use error::RingError;
 #[cfg(all(target_os = "linux", not(loom)))]

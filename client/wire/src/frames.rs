@@ -26,6 +26,7 @@ use crate::message::Message;
 use bincode::{BorrowDecode, Encode};
 
 mod adoption;
+mod bulk;
 mod gates;
 mod queues;
 mod services;
@@ -33,6 +34,7 @@ mod sessions;
 mod streams;
 
 pub use adoption::{Adopted, StillAdmits, StillReads};
+pub use bulk::{BulkFree, BulkPayload, BulkRing};
 pub use gates::{GateLimits, ModeChanged, ModeTold};
 pub use queues::{Consume, DeclareQueue, Job, Push, Strategy, Verdict, WhenFull};
 pub use services::{Call, ErrorReply, Outcome, Provide, Replied, Reply, Request};
@@ -260,6 +262,12 @@ pub enum ToBroker<'a> {
     },
     /// What became of a call (29). Every call is answered once, also one that is over.
     Reply(Reply<'a>),
+    /// The ring for this client's large payloads (30), 1 descriptor with memory.
+    BulkRing(BulkRing),
+    /// The payload of the next frame, a `Push`, `Request` or `Reply` (31).
+    BulkPayload(BulkPayload),
+    /// The client does not read a payload of the broker's any more (32).
+    BulkFree(BulkFree),
 }
 
 /// A frame from the broker to a client.
@@ -452,6 +460,12 @@ pub enum ToClient<'a> {
         /// The limit that was met, if it was one.
         limit: Option<LimitInfo<'a>>,
     },
+    /// The ring for large payloads to this client (31), 1 descriptor with memory.
+    BulkRing(BulkRing),
+    /// The payload of the next frame, a `Job`, `Call` or `Replied` (32).
+    BulkPayload(BulkPayload),
+    /// The broker has copied a payload of this client's, or does not need it (33).
+    BulkFree(BulkFree),
 }
 
 impl ToBroker<'_> {
@@ -462,6 +476,7 @@ impl ToBroker<'_> {
             Self::OpenStream(frame) => frame.fds,
             Self::Accept(frame) => frame.fds,
             Self::GrowStream(frame) => frame.fds,
+            Self::BulkRing(frame) => frame.fds,
             _ => 0,
         }
     }
@@ -473,6 +488,7 @@ impl ToBroker<'_> {
             Self::OpenStream(frame) => frame.fds == 1,
             Self::GrowStream(frame) => frame.fds == 1,
             Self::Accept(frame) => frame.fds == frame.page.is_some() as u8,
+            Self::BulkRing(frame) => frame.fds == (frame.bytes > 0) as u8,
             _ => true,
         }
     }
@@ -486,6 +502,7 @@ impl ToClient<'_> {
             Self::Admit(frame) => frame.fds,
             Self::Attach(frame) => frame.fds,
             Self::Successor(frame) => frame.fds,
+            Self::BulkRing(frame) => frame.fds,
             _ => 0,
         }
     }
@@ -497,6 +514,7 @@ impl ToClient<'_> {
             Self::Admit(frame) => frame.fds == frame.page.is_some() as u8 + 2 * frame.bells as u8,
             Self::Attach(frame) => frame.fds == 1 + 2 * frame.bells as u8,
             Self::Successor(frame) => frame.fds == 1,
+            Self::BulkRing(frame) => frame.fds == (frame.bytes > 0) as u8,
             _ => true,
         }
     }

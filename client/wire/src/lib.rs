@@ -18,6 +18,7 @@
 //! * [`frames`]: every frame.
 //! * [`codec`]: frames to bytes and back; the only file that knows bincode's configuration.
 //!   `plain` is its short cut for the frames that messages travel in.
+//! * [`bulk`]: the account of a bulk ring's bytes, as its writer keeps it.
 //! * [`codes`]: why something was refused or closed.
 //! * [`path`]: where the broker's socket is.
 
@@ -37,18 +38,21 @@ pub mod codec;
 
 mod plain;
 
+pub mod bulk;
+
 pub mod codes;
 
 pub mod path;
 
+pub use bulk::BulkRoom;
 pub use codec::{DecodeError, FRAME_PREFIX_BYTES, Framed, split_frame};
 pub use codes::Code;
 pub use frames::{
-    Accept, Admit, Adopted, Attach, Call, Consume, DeclareQueue, Deliver, ErrorReply, GateLimits, GatedBy,
-    Geometry, GrowStream, Job, LimitInfo, Mode, ModeChanged, ModeTold, Offer, OpenStream, Outcome,
-    PageDeclaration, Provide, Publish, Push, Replied, Reply, Request, SlowPolicy, Source, StillAdmits,
-    StillReads, Strategy, Subscribe, Successor, ToBroker, ToClient, TopicSettings, Verdict, Welcome,
-    WhenFull,
+    Accept, Admit, Adopted, Attach, BulkFree, BulkPayload, BulkRing, Call, Consume, DeclareQueue, Deliver,
+    ErrorReply, GateLimits, GatedBy, Geometry, GrowStream, Job, LimitInfo, Mode, ModeChanged, ModeTold,
+    Offer, OpenStream, Outcome, PageDeclaration, Provide, Publish, Push, Replied, Reply, Request, SlowPolicy,
+    Source, StillAdmits, StillReads, Strategy, Subscribe, Successor, ToBroker, ToClient, TopicSettings,
+    Verdict, Welcome, WhenFull,
 };
 pub use headers::HeaderBlock;
 pub use message::{After, Encoding, Message, MessageFlags};

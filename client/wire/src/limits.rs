@@ -48,6 +48,9 @@ pub const SUBSCRIPTION_ID_MAX: u32 = 1 << 24;
 /// Largest message in a ring, in bytes (lengths are 32 bits there).
 pub const RING_MESSAGE_BYTES_MAX: u64 = u32::MAX as u64;
 
+/// Payloads in a bulk ring begin at multiples of this many bytes.
+pub const BULK_UNIT_BYTES: u64 = 64;
+
 /// Longest id by which a producer names a message, in bytes.
 pub const MESSAGE_ID_BYTES_MAX: usize = 64;
 

@@ -4,11 +4,11 @@
 use proptest::prelude::*;
 use tramline_wire::codec::{DecodeError, Framed, decode_message, encode_message, split_frame};
 use tramline_wire::{
-    Accept, Admit, Adopted, After, Attach, Call, Consume, DeclareQueue, Deliver, ErrorReply, GateLimits,
-    GatedBy, Geometry, GrowStream, Job, LimitInfo, Message, MessageFlags, Mode, ModeChanged, ModeTold, Offer,
-    OpenStream, Outcome, PageDeclaration, Provide, Publish, Push, Replied, Reply, Request, SlowPolicy,
-    Source, StillAdmits, StillReads, Strategy, Subscribe, Successor, ToBroker, ToClient, TopicSettings,
-    Verdict, Welcome, WhenFull,
+    Accept, Admit, Adopted, After, Attach, BulkFree, BulkPayload, BulkRing, Call, Consume, DeclareQueue,
+    Deliver, ErrorReply, GateLimits, GatedBy, Geometry, GrowStream, Job, LimitInfo, Message, MessageFlags,
+    Mode, ModeChanged, ModeTold, Offer, OpenStream, Outcome, PageDeclaration, Provide, Publish, Push,
+    Replied, Reply, Request, SlowPolicy, Source, StillAdmits, StillReads, Strategy, Subscribe, Successor,
+    ToBroker, ToClient, TopicSettings, Verdict, Welcome, WhenFull,
 };
 
 /// The numbers, texts and bytes from which a frame is made; frames borrow from it.
@@ -79,6 +79,11 @@ impl Stuff {
             3 => Verdict::Reject { reason: &self.text },
             _ => Verdict::Extend { millis: self.small[3] },
         }
+    }
+
+    fn bulk_ring(&self) -> BulkRing {
+        let bytes = if self.flag { self.large[0] | 1 } else { 0 };
+        BulkRing { ring: self.small[0], bytes, fds: u8::from(self.flag) }
     }
 
     fn error_reply(&self) -> ErrorReply<'_> {
@@ -211,6 +216,9 @@ impl Stuff {
             }),
             ToBroker::CancelRequest { request: x },
             ToBroker::Reply(Reply { provider: a, call: x, outcome: self.outcome(), message: self.message() }),
+            ToBroker::BulkRing(self.bulk_ring()),
+            ToBroker::BulkPayload(BulkPayload { ring: a, offset: x, length: y }),
+            ToBroker::BulkFree(BulkFree { ring: a, offset: x }),
         ]
     }
 
@@ -349,6 +357,9 @@ impl Stuff {
                 message: &self.text,
                 limit: self.flag.then_some(LimitInfo { name: &self.more, value: x, used: y }),
             },
+            ToClient::BulkRing(self.bulk_ring()),
+            ToClient::BulkPayload(BulkPayload { ring: a, offset: x, length: y }),
+            ToClient::BulkFree(BulkFree { ring: a, offset: x }),
         ]
     }
 }
@@ -487,7 +498,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_refused_or_a_frame(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-        for kind in 0_u8..18 {
+        for kind in 0_u8..34 {
             let body = [&[kind, 0, 0, 0][..], &bytes].concat();
             if let Ok(frame) = ToBroker::decode(&body) {
                 let mut again = Vec::new();

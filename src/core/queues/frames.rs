@@ -6,17 +6,18 @@
 use super::bound::pushed_by;
 use super::ledger::Waiter;
 use super::queue::{Consumer, Incoming};
-use super::work::Place;
-use super::{ATTEMPTS_CEILING, Durability, QueueSettings, Right, WhenFull};
+use super::work::{Place, refused_by};
+use super::{ATTEMPTS_CEILING, Durability, QueueSettings, Right, WhenFull, cost};
 use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::native::{DELIVER_HEAD_BYTES, Violation, check_message};
 use crate::core::quota::{Checked, Refused};
 use crate::core::strategy::Strategy;
 use crate::core::table::Key;
+use std::sync::Arc;
 use tramline_wire as wire;
 use tramline_wire::limits::{ALIASES_MAX, MESSAGE_ID_BYTES_MAX, PRIORITY_MAX, REJECT_REASON_BYTES_MAX};
-use tramline_wire::{Code, Consume, DeclareQueue, Push, ToBroker, ToClient, Verdict};
+use tramline_wire::{Code, Consume, DeclareQueue, Push, ToClient, Verdict};
 
 /// What a message needs in the body of the frame that gives it out, besides itself, and may be more one day.
 pub(super) const PUSH_ROOM_BYTES: usize = DELIVER_HEAD_BYTES + 8;
@@ -75,14 +76,35 @@ impl Core {
         }
     }
 
-    /// Takes a push. `false`: not now, its session is held up.
+    /// Whether a push to this alias is not to be taken now: its session is held up then.
+    pub(in crate::core) fn push_is_held_up(&mut self, key: Key, alias: u32) -> bool {
+        self.aliased_queue(key, alias).is_ok_and(|queue| self.store_holds_up(key, queue))
+    }
+
+    /// Whether a message of so many bytes would be taken now by the queue behind an alias, as far as room is concerned.
+    pub(in crate::core) fn would_take(&mut self, key: Key, alias: u32, bytes: usize) -> Checked<()> {
+        let queue_key = self.aliased_queue(key, alias)?;
+        let queues = &mut self.queues;
+        let Some(queue) = queues.table.get_mut(queue_key) else { return Ok(()) };
+        let Some(session) = self.sessions.get(key) else { return Ok(()) };
+        let waits = queue.settings.when_full != WhenFull::Refuse && cost(bytes) <= queue.settings.bytes_max;
+        let full = queue.is_full_for(bytes).filter(|_| !waits);
+        let refused = match full {
+            Some(full) => Err(refused_by(&queue.name, full)),
+            None => queues.charges.fit(queue.account(), session.identity.uid, cost(bytes), &self.limits),
+        };
+        queue.counts.refused += u64::from(refused.is_err());
+        refused
+    }
+
+    /// Takes a push, unless its message was refused before.
     pub(in crate::core) fn take_push(
         &mut self,
         key: Key,
-        body: &[u8],
         push: &Push<'_>,
+        bytes: Checked<Arc<[u8]>>,
         now: Now,
-    ) -> Result<bool, Violation> {
+    ) -> Result<(), Violation> {
         let Push { queue: alias, priority, delay_millis, ttl_millis, id, message } = *push;
         check_message(&message)?;
         if priority > PRIORITY_MAX || id.len() > MESSAGE_ID_BYTES_MAX || message.after.is_some() {
@@ -93,25 +115,13 @@ impl Core {
             );
             return Err(Violation::new(Code::Malformed, message));
         }
-        let bytes = ToBroker::push_message(body, id.len());
-        let max = self.limits.frame_bytes_max as usize;
-        if bytes.len() + PUSH_ROOM_BYTES > max {
-            let message = format!(
-                "a message of {} bytes leaves no room for its delivery in a frame of {max} (limits.frame_bytes_max)",
-                bytes.len()
-            );
-            return Err(Violation::new(Code::FrameTooLarge, message));
-        }
         let queue = self.aliased_queue(key, alias);
-        if queue.as_ref().is_ok_and(|queue| self.store_holds_up(key, *queue)) {
-            return Ok(false);
-        }
-        let Some(session) = self.sessions.get_mut(key) else { return Ok(true) };
+        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
         session.traffic.messages_in += 1;
         session.traffic.bytes_in += message.payload.len() as u64;
         let from = session.identity.clone();
         let pushed = queue.and_then(|queue| {
-            let incoming = Incoming { bytes: bytes.into(), priority, delay_millis, ttl_millis, id };
+            let incoming = Incoming { bytes: bytes?, priority, delay_millis, ttl_millis, id };
             let origin = pushed_by(&from, &self.nameless);
             self.push_to(queue, incoming, &origin, now)?;
             Ok(self.queues.table.get(queue).is_some_and(|queue| queue.kept.is_some()))
@@ -131,7 +141,7 @@ impl Core {
                 self.answer(key, &ToClient::PushRefused { queue: alias, seq, code, message: &text, limit });
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Pushes of these numbers were taken, to be answered with others.

@@ -423,6 +423,11 @@ impl Queue {
         }
     }
 
+    /// Its bytes.
+    pub(super) fn next_bytes(&self) -> Option<&Arc<[u8]>> {
+        self.next_ready().map(|slot| &self.slots.get(slot).bytes)
+    }
+
     /// The oldest of the lowest priority that is not given out.
     pub(super) fn oldest_waiting(&self) -> Oldest {
         let lane = (self.filled != 0).then(|| self.filled.trailing_zeros());

@@ -10,6 +10,7 @@ use super::outstanding::Tag;
 use super::queue::{Consumer, Full, Incoming, Queue};
 use super::{Durability, QueueSettings, Right, cost};
 use crate::core::broker::Core;
+use crate::core::bulk::{HEAD_BYTES, Placing};
 use crate::core::delivery::{Handed, line};
 use crate::core::durable::Change;
 use crate::core::gaps::{alias_of, note_gone};
@@ -194,6 +195,7 @@ impl Core {
     fn give_out_of(&mut self, key: Key, now: Now) -> bool {
         let outbox_bytes_max = self.limits.outbox_bytes_max as usize;
         let json_max = self.limits.json_payload_bytes_max as usize;
+        let frame_bytes_max = self.limits.frame_bytes_max as usize;
         for _ in 0..TURN_MESSAGES {
             let queues = &mut self.queues;
             let Some(queue) = queues.table.get_mut(key) else { return false };
@@ -210,9 +212,28 @@ impl Core {
                 return false;
             }
             let Some(session) = self.sessions.get_mut(session_key) else { return false };
-            if session.outbox.len() >= outbox_bytes_max || session.stage != Stage::Open {
+            let bulk = queue.next_bytes().filter(|next| next.len() + HEAD_BYTES > frame_bytes_max);
+            let bulk = bulk.filter(|_| session.language == Language::Native).cloned();
+            let mut is_blocked = session.outbox.len() >= outbox_bytes_max
+                || session.stage != Stage::Open
+                // What follows one that is being copied does not overtake it.
+                || session.bulk.is_given_to(number);
+            let mut place = None;
+            if let Some(next) = bulk.as_ref().filter(|_| !is_blocked) {
+                place = self.bulk_room(session_key, next, now);
+                is_blocked = place.is_none();
+            }
+            let queues = &mut self.queues;
+            let Some(queue) = queues.table.get_mut(key) else { return false };
+            let Some(session) = self.sessions.get_mut(session_key) else { return false };
+            if is_blocked {
                 queue.change(seat, |consumer| consumer.blocked = true);
                 session.blocked.push((key, seat));
+                continue;
+            }
+            if let Some(offset) = place {
+                let Some(given) = queue.give(seat, now, &mut queues.charges) else { return false };
+                self.place_bulk(session_key, offset, Placing::Job { consumer: number, given });
                 continue;
             }
             let Some(given) = queue.give(seat, now, &mut queues.charges) else { return false };

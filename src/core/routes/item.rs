@@ -389,15 +389,16 @@ impl Core {
         let error = |number, text| Outcome::Error(ErrorReply { number, text });
         let mut nothing = Vec::new();
         tramline_wire::codec::encode_message(&mut nothing, &Message::default());
+        let nothing = Arc::from(nothing);
         let (outcome, bytes) = match (&item.trouble, &item.reply) {
-            (Some(Trouble::Invalid(reason)), _) => (error(INVALID, shortened(reason)), &nothing[..]),
-            (Some(Trouble::Dead(why)), _) => (Outcome::Failed { text: shortened(why) }, &nothing[..]),
+            (Some(Trouble::Invalid(reason)), _) => (error(INVALID, shortened(reason)), &nothing),
+            (Some(Trouble::Dead(why)), _) => (Outcome::Failed { text: shortened(why) }, &nothing),
             (None, _) if item.verdict != Verdict::Settled => {
-                (Outcome::Failed { text: "it could not be treated" }, &nothing[..])
+                (Outcome::Failed { text: "it could not be treated" }, &nothing)
             }
-            (None, _) if !item.was_taken => (error(NOT_TAKEN, "no route takes this request"), &nothing[..]),
-            (None, Some(reply)) => (Outcome::Done, &**reply),
-            (None, None) => (Outcome::Done, &nothing[..]),
+            (None, _) if !item.was_taken => (error(NOT_TAKEN, "no route takes this request"), &nothing),
+            (None, Some(reply)) => (Outcome::Done, reply),
+            (None, None) => (Outcome::Done, &nothing),
         };
         self.answer_for_route(place, number, outcome, bytes, now);
     }

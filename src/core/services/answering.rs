@@ -18,7 +18,7 @@ use crate::core::table::Key;
 use crate::json::{self, ReplyLine};
 use std::sync::Arc;
 use tramline_wire::codec::decode_message;
-use tramline_wire::{Code, ErrorReply, LimitInfo, Outcome, Replied, ToClient};
+use tramline_wire::{Code, ErrorReply, LimitInfo, Message, Outcome, Replied, ToClient};
 
 /// An answer that waits for room.
 #[derive(Debug)]
@@ -29,6 +29,27 @@ pub(in crate::core) struct Held {
     origin: Origin,
     error: Option<(u32, Box<str>)>,
     bytes: Arc<[u8]>,
+}
+
+impl Held {
+    pub(in crate::core) fn bytes(&self) -> &Arc<[u8]> {
+        &self.bytes
+    }
+
+    pub(in crate::core) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// What it is counted for while it waits.
+    pub(in crate::core) fn cost(&self) -> u64 {
+        cost(self.bytes.len())
+    }
+
+    /// As its caller is told of it.
+    pub(in crate::core) fn frame<'a>(&'a self, source: u32, message: Message<'a>) -> Replied<'a> {
+        let error = self.error.as_ref().map(|(number, text)| ErrorReply { number: *number, text });
+        Replied { request: self.request, source, error, message }
+    }
 }
 
 /// Whether an answer was wanted.
@@ -51,7 +72,7 @@ impl Core {
         place: Place,
         number: u64,
         outcome: Outcome<'_>,
-        bytes: &[u8],
+        bytes: &Arc<[u8]>,
         now: Now,
     ) -> Answered {
         let (key, seat) = place;
@@ -111,14 +132,14 @@ impl Core {
         service: &Arc<str>,
         by: Arc<Identity>,
         error: Option<(u32, Box<str>)>,
-        bytes: &[u8],
+        bytes: &Arc<[u8]>,
         now: Now,
     ) {
         let Call { caller, request, asker, .. } = call;
         if let Asker::Leg(leg) = asker {
             let told = match error {
                 Some((number, text)) => Told::Error { number, text },
-                None => Told::Answered(bytes.into()),
+                None => Told::Answered(bytes.clone()),
             };
             return self.tell_leg(leg, told);
         }
@@ -126,7 +147,26 @@ impl Core {
         let held_max = self.limits.backlog_bytes_max.into();
         let Some(session) = self.sessions.get_mut(caller) else { return };
         let origin = Origin { from: by, topic: Key::NOBODY, name: self.nameless.clone() };
-        let held = Held { request, asker, service: service.clone(), origin, error, bytes: bytes.into() };
+        let words = error.as_ref().map_or(0, |(_, text)| text.len());
+        let held = Held { request, asker, service: service.clone(), origin, error, bytes: bytes.clone() };
+        if session.language == Language::Native && self.is_bulk(bytes.len() + words) {
+            if let Err(refused) = self.hold_bulk_reply(caller, held) {
+                let message = format!(
+                    "the answer of service {service} was dropped, because there is no room for it: {}",
+                    refused.message
+                );
+                service_dropped(self, service);
+                self.tell_failed(
+                    caller,
+                    request,
+                    &Asker::Native,
+                    (refused.code, &message),
+                    refused.limit_info(),
+                );
+            }
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(caller) else { return };
         if session.held_replies.is_empty() && session.outbox.len() < outbox_bytes_max {
             self.write_reply(caller, &held, now);
             return self.finish_if_done(caller);
@@ -139,9 +179,7 @@ impl Core {
                  wait for it, and limits.backlog_bytes_max is {held_max}"
             );
             let limit = LimitInfo { name: "backlog_bytes_max", value: held_max, used: with_it };
-            if let Some(key) = self.services.by_name.get(service).copied() {
-                service_mut(self, key, |service| service.counts.replies_dropped += 1);
-            }
+            service_dropped(self, service);
             return self.tell_failed(caller, request, &asker, (Code::SlowSubscriber, &message), Some(limit));
         }
         session.held_reply_bytes = with_it;
@@ -163,14 +201,13 @@ impl Core {
     }
 
     fn write_reply(&mut self, caller: Key, held: &Held, now: Now) {
-        let Held { request, asker, service, origin, error, bytes } = held;
+        let Held { asker, service, origin, error, bytes, .. } = held;
         let json_max = self.limits.json_payload_bytes_max as usize;
         let Some(session) = self.sessions.get_mut(caller).filter(|session| session.stage != Stage::Closing)
         else {
             return;
         };
         session.traffic.messages_out += 1;
-        let error = error.as_ref().map(|(number, text)| ErrorReply { number: *number, text });
         match (session.language, asker) {
             (Language::Native, _) => {
                 let Ok(message) = decode_message(bytes) else { return };
@@ -179,7 +216,7 @@ impl Core {
                 let Session { outbox, sources, .. } = session;
                 let out = outbox.buffer();
                 let (source, new) = alias_of(sources, out, &origin.from, origin.topic, &origin.name);
-                ToClient::Replied(Replied { request: *request, source, error, message }).encode(out);
+                ToClient::Replied(held.frame(source, message)).encode(out);
                 if new {
                     note_gone(sources, |id| self.by_id.contains_key(&id));
                 }
@@ -193,7 +230,7 @@ impl Core {
                 };
                 let Some(handed) = Handed::of(bytes, origin) else { return };
                 session.traffic.bytes_out += handed.message.payload.len() as u64;
-                let error = error.map(|error| (error.number, error.text));
+                let error = error.as_ref().map(|(number, text)| (*number, &**text));
                 let reply = ReplyLine { service, error, message: line(0, &handed, now) };
                 self.answer_json(caller, |out| json::write_reply(out, id, &reply, json_max));
             }
@@ -229,6 +266,13 @@ impl Core {
             }
         }
         self.finish_if_done(caller);
+    }
+}
+
+/// An answer was dropped.
+fn service_dropped(core: &mut Core, service: &str) {
+    if let Some(key) = core.services.by_name.get(service).copied() {
+        service_mut(core, key, |service| service.counts.replies_dropped += 1);
     }
 }
 

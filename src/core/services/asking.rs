@@ -4,11 +4,12 @@
 //! given to another instance only if its caller allows that, a bounded number of times, to none twice, and never after its
 //! deadline.
 
-use super::call::{Asker, Call};
+use super::call::{Asker, Call, Giving};
 use super::service::Service;
 use super::settings::{ServiceRight, ServiceSettings};
 use super::{MILLI, Place, cost};
 use crate::core::broker::Core;
+use crate::core::bulk::{HEAD_BYTES, Placing};
 use crate::core::delivery::{Handed, line};
 use crate::core::gaps::{alias_of, note_gone};
 
@@ -33,7 +34,7 @@ pub(super) struct Ask<'a> {
     pub(super) timeout_millis: u32,
     pub(super) idempotent: bool,
     /// The message as it travels.
-    pub(super) bytes: &'a [u8],
+    pub(super) bytes: Arc<[u8]>,
 }
 
 impl Core {
@@ -125,7 +126,7 @@ impl Core {
             request: ask.request,
             asker: ask.asker,
             origin: Origin { from: identity, topic: Key::NOBODY, name: self.nameless.clone() },
-            bytes: ask.bytes.into(),
+            bytes: ask.bytes,
             idempotent: ask.idempotent,
             taken: now.monotonic,
             deadline,
@@ -170,6 +171,7 @@ impl Core {
     /// Gives the first request from this place on, or passes it over; from which place on to go on.
     fn give_next(&mut self, key: Key, from: u64, now: Now) -> Option<u64> {
         let outbox_bytes_max = self.limits.outbox_bytes_max as usize;
+        let frame_bytes_max = self.limits.frame_bytes_max as usize;
         let services = &mut self.services;
         let service = services.table.get_mut(key)?;
         let (order, call_key) = service.waiting.range(from..).next().map(|(order, call)| (*order, *call))?;
@@ -187,7 +189,19 @@ impl Core {
             return self.give_call_to_routes((key, seat), order, call_key, now);
         }
         let session = self.sessions.get_mut(session_key)?;
-        if session.outbox.len() >= outbox_bytes_max || session.stage != Stage::Open {
+        let bulk = session.language == Language::Native && call.bytes.len() + HEAD_BYTES > frame_bytes_max;
+        let bytes = Arc::clone(&call.bytes);
+        let mut is_blocked = session.outbox.len() >= outbox_bytes_max || session.stage != Stage::Open;
+        let mut place = None;
+        if bulk && !is_blocked {
+            place = self.bulk_room(session_key, &bytes, now);
+            is_blocked = place.is_none();
+        }
+        let session = self.sessions.get_mut(session_key)?;
+        let services = &mut self.services;
+        let service = services.table.get_mut(key)?;
+        let call = services.calls.get_mut(call_key)?;
+        if is_blocked {
             service.change(seat, |instance| instance.blocked = true);
             session.blocked_instances.push((key, seat));
             return Some(order);
@@ -197,6 +211,13 @@ impl Core {
         call.at = Some((seat, number));
         call.tried.push(serial);
         let attempt = u32::try_from(call.tried.len()).unwrap_or(u32::MAX);
+        if let Some(offset) = place {
+            let (deadline, origin) = (call.deadline, call.origin.clone());
+            let giving = Giving { provider, call: number, attempt, deadline, origin, bytes };
+            self.place_bulk(session_key, offset, Placing::Call(giving));
+            self.watch_attempt(call_key, now);
+            return Some(order);
+        }
         let message = decode_message(&call.bytes).ok()?;
         session.traffic.messages_out += 1;
         session.traffic.bytes_out += message.payload.len() as u64;

@@ -1,10 +1,12 @@
 //! A request, from when it is taken until its outcome is told.
 
+use super::MILLI;
+use crate::core::Now;
 use crate::core::queues::Origin;
 use crate::core::strategy::Seat;
 use crate::core::table::Key;
 use std::sync::Arc;
-use tramline_wire::Code;
+use tramline_wire::{Call as CallFrame, Code, Message};
 
 /// How the caller knows its request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,4 +47,34 @@ pub(super) struct Call {
     pub(super) tried: Vec<u64>,
     /// How the last of them failed.
     pub(super) failure: Option<(Code, String)>,
+}
+
+/// A request on its way to an instance by ring.
+#[derive(Debug)]
+pub(in crate::core) struct Giving {
+    pub(super) provider: u32,
+    /// Its number there.
+    pub(super) call: u64,
+    pub(super) attempt: u32,
+    pub(super) deadline: u64,
+    pub(super) origin: Origin,
+    pub(super) bytes: Arc<[u8]>,
+}
+
+impl Giving {
+    pub(in crate::core) fn bytes(&self) -> &Arc<[u8]> {
+        &self.bytes
+    }
+
+    pub(in crate::core) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// As the instance is told of it.
+    pub(in crate::core) fn frame<'a>(&self, source: u32, message: Message<'a>, now: Now) -> CallFrame<'a> {
+        let left = self.deadline.saturating_sub(now.monotonic).div_ceil(MILLI);
+        let timeout_millis = u32::try_from(left).unwrap_or(u32::MAX);
+        let Self { provider, call, attempt, .. } = *self;
+        CallFrame { provider, source, call, attempt, timeout_millis, message }
+    }
 }

@@ -9,13 +9,11 @@ use super::instances::Offer;
 use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::native::{Violation, check_message};
-use crate::core::quota::Refused;
+use crate::core::quota::{Checked, Refused};
 use crate::core::table::Key;
+use std::sync::Arc;
 use tramline_wire::limits::REPLY_TEXT_BYTES_MAX;
-use tramline_wire::{Code, ErrorReply, LimitInfo, Outcome, Provide, Reply, Request, ToBroker, ToClient};
-
-/// Bytes that a request needs in the body of the frame that gives it to an instance, besides itself.
-const CALL_HEAD_BYTES: usize = 28;
+use tramline_wire::{Code, ErrorReply, LimitInfo, Outcome, Provide, Reply, Request, ToClient};
 
 impl Core {
     pub(in crate::core) fn take_provide(&mut self, key: Key, frame: &Provide<'_>) -> Result<(), Violation> {
@@ -50,8 +48,8 @@ impl Core {
     pub(in crate::core) fn take_request(
         &mut self,
         key: Key,
-        body: &[u8],
         frame: &Request<'_>,
+        bytes: Checked<Arc<[u8]>>,
         now: Now,
     ) -> Result<(), Violation> {
         let Request { service, timeout_millis, idempotent, message } = *frame;
@@ -64,23 +62,10 @@ impl Core {
         }
         session.traffic.messages_in += 1;
         session.traffic.bytes_in += message.payload.len() as u64;
-        let bytes = ToBroker::last_message(body, &message);
-        let needed = bytes.len() + CALL_HEAD_BYTES;
-        let max = self.limits.frame_bytes_max as usize;
-        let asked = if needed > max {
-            let message = format!(
-                "a request of {} bytes does not fit into a frame of {max} (limits.frame_bytes_max)",
-                bytes.len()
-            );
-            let limit = Some(("frame_bytes_max", max as u64, needed as u64));
-            Err(Refused { code: Code::PayloadTooLarge, message, limit })
-        } else {
-            self.ask(
-                key,
-                Ask { service, request, asker: Asker::Native, timeout_millis, idempotent, bytes },
-                now,
-            )
-        };
+        let asked = bytes.and_then(|bytes| {
+            let ask = Ask { service, request, asker: Asker::Native, timeout_millis, idempotent, bytes };
+            self.ask(key, ask, now)
+        });
         if let Err(Refused { code, message, limit }) = asked {
             self.totals.requests_refused += 1;
             let limit = limit.map(|(name, value, used)| LimitInfo { name, value, used });
@@ -100,8 +85,8 @@ impl Core {
     pub(in crate::core) fn take_reply(
         &mut self,
         key: Key,
-        body: &[u8],
         reply: &Reply<'_>,
+        bytes: Checked<Arc<[u8]>>,
         now: Now,
     ) -> Result<(), Violation> {
         let Reply { provider, call, outcome, message } = *reply;
@@ -123,8 +108,15 @@ impl Core {
         session.traffic.bytes_in += message.payload.len() as u64;
         // An instance that has ended may still answer: it is known what became of what it had.
         let Some(place) = session.providers.get(&provider).copied() else { return Ok(()) };
-        let bytes = ToBroker::last_message(body, &message);
-        match self.take_answer(place, call, outcome, bytes, now) {
+        let taken = match &bytes {
+            Ok(bytes) => self.take_answer(place, call, outcome, bytes, now),
+            // The caller is told what was met, as of an instance that could not.
+            Err(refused) => {
+                let text = format!("its answer was refused: {}", refused.message);
+                self.take_answer(place, call, Outcome::Failed { text: &text }, &Arc::default(), now)
+            }
+        };
+        match taken {
             Answered::Never => {
                 let message = format!("instance {provider} was never given call {call}");
                 Err(Violation::new(Code::BadId, message))

@@ -42,7 +42,7 @@ impl Core {
             asker: Asker::Json(id.map(Into::into)),
             timeout_millis: ask.timeout_millis,
             idempotent: ask.idempotent,
-            bytes: &bytes,
+            bytes: bytes.into(),
         };
         self.ask(key, ask, now)
     }
@@ -97,7 +97,7 @@ impl Core {
             Said::Error { number, text } => Outcome::Error(ErrorReply { number: *number, text }),
             Said::Failed { text } => Outcome::Failed { text },
         };
-        let why = match self.take_answer(place, *call, outcome, &bytes, now) {
+        let why = match self.take_answer(place, *call, outcome, &bytes.into(), now) {
             Answered::InTime => {
                 self.answer_json(key, |out| json::write_ok(out, "reply", id, &[]));
                 return Ok(());

@@ -42,6 +42,7 @@ mod report;
 pub use settings::{RETRIES_CEILING, ServiceRight, ServiceSettings};
 
 pub(super) use answering::Held;
+pub(super) use call::Giving;
 
 use super::strategy::Seat;
 use super::table::{Key, Table};

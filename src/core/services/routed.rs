@@ -8,6 +8,7 @@ use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::quota::Checked;
 use crate::core::table::Key;
+use std::sync::Arc;
 use tramline_wire::Outcome;
 
 impl Core {
@@ -35,7 +36,11 @@ impl Core {
         let timeout_millis = timeout_millis.min(longest);
         let asker = Asker::Leg(leg);
         // The route itself says who is asked again, and how often.
-        self.ask(own, Ask { service, request, asker, timeout_millis, idempotent: false, bytes }, now)
+        self.ask(
+            own,
+            Ask { service, request, asker, timeout_millis, idempotent: false, bytes: bytes.into() },
+            now,
+        )
     }
 
     /// Has routes answer requests to a service, so many at a time.
@@ -104,7 +109,7 @@ impl Core {
         place: Place,
         number: u64,
         outcome: Outcome<'_>,
-        bytes: &[u8],
+        bytes: &Arc<[u8]>,
         now: Now,
     ) {
         // Nobody may wait for it any more, which is counted there.

@@ -3,9 +3,10 @@
 use super::{Choices, FILTERS, Stage, TOPICS};
 use tramline::core::SessionId;
 use tramline_wire::{
-    Accept, Consume, DeclareQueue, Encoding, ErrorReply, GatedBy, Geometry, GrowStream, Message,
-    MessageFlags, Mode, ModeChanged, OpenStream, Outcome, PageDeclaration, Provide, Publish, Push, Reply,
-    Request, SlowPolicy, StillAdmits, StillReads, Strategy, Subscribe, ToBroker, Verdict, WhenFull,
+    Accept, BulkFree, BulkPayload, BulkRing, Consume, DeclareQueue, Encoding, ErrorReply, GatedBy, Geometry,
+    GrowStream, Message, MessageFlags, Mode, ModeChanged, OpenStream, Outcome, PageDeclaration, Provide,
+    Publish, Push, Reply, Request, SlowPolicy, StillAdmits, StillReads, Strategy, Subscribe, ToBroker,
+    Verdict, WhenFull,
 };
 
 impl Stage {
@@ -231,7 +232,20 @@ impl Stage {
     /// A frame about services.
     fn service_frame(&mut self, id: SessionId, choices: &mut Choices<'_>) {
         let (number, small) = (choices.number(), choices.byte());
-        let payload = vec![b'x'; usize::from(small) * 3];
+        // Some by ring: the payload, or almost that, then the frame, or another.
+        let by_ring = small % 5 == 0;
+        if by_ring {
+            let (ring, place) = (number % 3, u64::from(number % 600));
+            if choices.one_in(2) {
+                self.say(id, &ToBroker::BulkRing(BulkRing { ring, bytes: 65_536, fds: 1 }), 1);
+            }
+            if choices.one_in(8) {
+                self.say(id, &ToBroker::BulkFree(BulkFree { ring, offset: place * 64 }), 0);
+            }
+            let payload = BulkPayload { ring, offset: place * 64, length: u64::from(small) * 80 };
+            self.say(id, &ToBroker::BulkPayload(payload), 0);
+        }
+        let payload = vec![b'x'; if by_ring { 0 } else { usize::from(small) * 3 }];
         let message = Message {
             flags: MessageFlags::new(Encoding::Binary),
             seq: u64::from(small % 16),

@@ -4,7 +4,7 @@ use super::{Choices, Stage, WAITING_BYTES_MAX};
 use tramline::core::durable::{StoreFailure, Written};
 use tramline::core::snapshot::RingCounts;
 use tramline::core::{Action, Bells, RetainedCopy, RingMessage, SessionId};
-use tramline_wire::{Geometry, PageDeclaration};
+use tramline_wire::{Code, Geometry, PageDeclaration};
 
 impl Stage {
     /// The shell reads a ring in somebody's place, and finds this or that.
@@ -55,6 +55,9 @@ impl Stage {
                 | Action::ProxyOffer { .. }
                 | Action::Store { .. }
                 | Action::Load { .. }
+                | Action::FetchBulk { .. }
+                | Action::MakeBulk { .. }
+                | Action::PlaceBulk { .. }
                 | Action::Status { .. }
                     if self.busy =>
                 {
@@ -164,6 +167,25 @@ impl Stage {
                 assert!(self.open.contains(&memory), "closed memory is handed over");
                 self.core.proxy_went_on(attach, generation, self.now);
             }
+            Action::FetchBulk { session, offset, length, head, .. } => {
+                let length = usize::try_from(length).expect("within the limit for payloads");
+                let result = match offset / 64 % 8 {
+                    5 => Err((Code::BadDescriptor, "holes".to_owned())),
+                    6 => Err((Code::NoResources, "no memory".to_owned())),
+                    _ => Ok([&head[..], &vec![b'y'; length]].concat().into()),
+                };
+                self.core.bulk_fetched(session, result, self.now);
+            }
+            Action::MakeBulk { session, ring, .. } => {
+                let memory = if ring % 4 == 3 { Err("no memory".to_owned()) } else { Ok(self.fd()) };
+                self.core.bulk_made(session, ring, memory, self.now);
+            }
+            Action::PlaceBulk { session, ring, offset, bytes, from } => {
+                assert!(from < bytes.len(), "a payload is what is copied");
+                let result = if offset == 64 * 7 { Err("its ring is gone".to_owned()) } else { Ok(()) };
+                self.core.bulk_placed(session, ring, result, self.now);
+            }
+            Action::ForgetBulk { .. } | Action::DropBulk { .. } => {}
             Action::ProxyDetach { attach, drain: false } => {
                 self.proxies.remove(&attach);
             }
