@@ -71,9 +71,9 @@ fn the_routes_of_a_running_broker_are_listed_and_shown() {
     let of = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     assert_eq!(
         of("queue:late").split_whitespace().collect::<Vec<_>>()[1..],
-        ["open", "0", "1", "1", "0", "0"]
+        ["healthy", "0", "1", "1", "0", "0"]
     );
-    assert!(of("service:map").contains("open"), "{shown}");
+    assert!(of("service:map").contains("healthy"), "{shown}");
     let none = run(&broker, &["route", "show", "nothing"]);
     assert_eq!(none.status.code(), Some(65));
     assert!(String::from_utf8_lossy(&none.stderr).contains("there are fixes, copies"));

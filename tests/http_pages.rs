@@ -117,7 +117,7 @@ fn snapshot(streams: u64) -> Snapshot {
             destinations: ["service:map.primary", "queue:late"]
                 .map(|destination| DestinationStatus {
                     destination: destination.to_owned(),
-                    state: if destination.starts_with('s') { "ejected" } else { "open" },
+                    state: if destination.starts_with('s') { "ejected" } else { "healthy" },
                     consecutive_failures: 5,
                     counts: DestinationCounts { tries: 8, failures: 6, ..DestinationCounts::default() },
                 })

@@ -253,7 +253,7 @@ fn of_two_instances_the_slow_one_is_left_out_and_requests_go_on() {
     assert_eq!((&after["unanswered"], &after["retries"]), (&0.into(), &before["retries"]));
     let states: Vec<&str> =
         after["instances"].as_array().unwrap().iter().map(|each| each["state"].as_str().unwrap()).collect();
-    assert!(states.contains(&"ejected") && states.contains(&"open"), "{states:?}");
+    assert!(states.contains(&"ejected") && states.contains(&"healthy"), "{states:?}");
 }
 
 #[test]

@@ -39,6 +39,17 @@ impl Health {
         self.failures
     }
 
+    /// How it is, in a word for people.
+    pub(super) fn state(&self) -> &'static str {
+        if self.is_ejected() {
+            "ejected"
+        } else if self.is_on_trial() {
+            "trial"
+        } else {
+            "healthy"
+        }
+    }
+
     /// Whether it may be given another now.
     pub(super) fn lets_another(&self) -> bool {
         matches!(self.trust, Trust::Whole | Trust::Trial { has: None })

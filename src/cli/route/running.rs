@@ -187,7 +187,7 @@ mod tests {
             "latency": {"steps": [3, 4], "sum_nanos": 7_000_000},
             "destinations": [
                 {"destination": "service:map.primary", "state": "ejected", "consecutive_failures": 5, "tries": 9, "failures": 6},
-                {"destination": "service:map.backup", "state": "open", "tries": 3},
+                {"destination": "service:map.backup", "state": "healthy", "tries": 3},
             ],
         });
         let shown = list(std::slice::from_ref(&fixes)).to_string();

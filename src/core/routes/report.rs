@@ -36,11 +36,7 @@ impl Core {
                         .iter()
                         .map(|place| DestinationStatus {
                             destination: place.name.to_string(),
-                            state: match () {
-                                () if place.health.is_ejected() => "ejected",
-                                () if place.health.is_on_trial() => "trial",
-                                () => "open",
-                            },
+                            state: place.health.state(),
                             consecutive_failures: place.health.failures().into(),
                             counts: place.counts,
                         })

@@ -24,12 +24,7 @@ impl Core {
                         name: instance.identity.name.clone(),
                         pid: instance.identity.pid,
                         provider: instance.provider,
-                        state: match () {
-                            () if instance.ending => "ending",
-                            () if instance.health.is_ejected() => "ejected",
-                            () if instance.health.is_on_trial() => "trial",
-                            () => "open",
-                        },
+                        state: if instance.ending { "ending" } else { instance.health.state() },
                         has: instance.has.values().flatten().count() as u64,
                         over: instance.has.values().filter(|call| call.is_none()).count() as u64,
                         concurrency: instance.concurrency.into(),

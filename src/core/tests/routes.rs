@@ -294,7 +294,7 @@ fn a_destination_that_fails_is_left_out_and_comes_back() {
     broker.publish("in", "", json!({"n": 4}));
     assert_eq!(broker.calls(one), [3], "one at a time until it has done well");
     broker.reply(one, "one", 3);
-    assert_eq!(broker.route("r").destinations[0].state, "open");
+    assert_eq!(broker.route("r").destinations[0].state, "healthy");
     broker.publish("in", "", json!({"n": 5}));
     assert_eq!(broker.calls(one), [4]);
     assert_eq!(broker.route("r").destinations[0].counts.ejections, 1);

@@ -377,7 +377,7 @@ impl World {
             // Nobody waits where somebody could take it: who is free has been given all, or is left out or on trial.
             if status.waiting > 0 && place != 2 {
                 let free = |each: &&crate::core::snapshot::InstanceStatus| {
-                    each.state == "open" && each.has + each.over < each.concurrency
+                    each.state == "healthy" && each.has + each.over < each.concurrency
                 };
                 assert!(status.instances.iter().filter(free).count() <= self.tried(place), "{status:?}");
             }

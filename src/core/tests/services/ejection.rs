@@ -30,7 +30,7 @@ fn who_fails_again_and_again_is_left_out_and_comes_back_on_trial() {
     };
     let state = |shell: &Shell| status(shell).instances[1].state;
     assert_eq!(feed(&mut shell, 4, fail), 4);
-    assert_eq!((state(&shell), status(&shell).instances[1].failures), ("open", 4));
+    assert_eq!((state(&shell), status(&shell).instances[1].failures), ("healthy", 4));
     assert_eq!(feed(&mut shell, 1, done), 1, "an answer in between");
     assert_eq!(status(&shell).instances[1].failures, 0);
     assert_eq!(feed(&mut shell, 5, fail), 5);
@@ -61,7 +61,7 @@ fn who_fails_again_and_again_is_left_out_and_comes_back_on_trial() {
     ask(&mut shell, from, request(number));
     let probe = given(&mut shell, bad);
     done(&mut shell, bad, probe[0]);
-    assert_eq!(state(&shell), "open", "it has its trust back");
+    assert_eq!(state(&shell), "healthy", "it has its trust back");
     all_go(shell, &[from, good, bad]);
 }
 
@@ -99,7 +99,7 @@ fn time_outs_count_as_failures_and_the_last_instance_is_never_left_out() {
     shell.pass(1000);
     assert_eq!(outcomes(&mut shell, from).len(), 9);
     let now = status(&shell);
-    assert_eq!((now.instances[0].state, now.instances[0].failures, now.counts.ejections), ("open", 9, 0));
+    assert_eq!((now.instances[0].state, now.instances[0].failures, now.counts.ejections), ("healthy", 9, 0));
     // A second one: the next failure is one too many. When that goes, the first is back at once.
     let other = instance(&mut shell, provide(1, 1));
     for number in 11..=13 {
