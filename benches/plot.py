@@ -85,10 +85,14 @@ class Panel:
         return out
 
 
+# Queues and services are not about size; the picture shows the two planes.
+PLANES = ("ring", "socket")
+
+
 def latency(report):
     series = {}
     for it in report["measurements"]:
-        if it["kind"] == "latency" and it["rate"] is None and it["latency"]:
+        if it["kind"] == "latency" and it["path"] in PLANES and it["rate"] is None and it["latency"]:
             path = it["path"]
             series.setdefault(path, []).append((it["bytes"], it["latency"]["p50"] / 1e3))
             series.setdefault(f"{path}, 99 %", []).append((it["bytes"], it["latency"]["p99"] / 1e3))
@@ -98,7 +102,7 @@ def latency(report):
 def throughput(report):
     series = {}
     for it in report["measurements"]:
-        if it["kind"] == "throughput" and it["readers"] == 1:
+        if it["kind"] == "throughput" and it["path"] in PLANES and it["readers"] == 1:
             name = it["path"]
             if name == "ring":
                 name = "ring, in place" if it["in_place"] else "ring, copied in"

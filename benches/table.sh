@@ -24,6 +24,6 @@ measure() {
 measure all all
 measure rate latency --rate 10000 --duration 2 --pin none
 sizes=64,256,1KiB,4KiB,16KiB,64KiB,256KiB,1MiB,4MiB
-"$tramline" bench latency --size "$sizes" --pin none --json >"$out/latency.json"
-"$tramline" bench throughput --size "$sizes" --json >"$out/throughput.json"
+"$tramline" bench latency --path ring,socket --size "$sizes" --pin none --json >"$out/latency.json"
+"$tramline" bench throughput --path ring,socket --size "$sizes" --json >"$out/throughput.json"
 benches/plot.py "$out/latency.json" "$out/throughput.json" >docs/benchmarks.svg
