@@ -305,6 +305,35 @@ fn nothing_left_over_lands() {
 }
 
 #[test]
+fn every_file_of_a_crate_is_a_module_of_it() {
+    let all = sources();
+    let faults: Vec<String> = all
+        .iter()
+        .filter_map(|source| {
+            let (crate_root, inside) = source.path.split_once("src/")?;
+            let name = inside.rsplit('/').next()?.strip_suffix(".rs")?;
+            // A folder's `mod.rs` is called as the folder is.
+            let name = match name {
+                "lib" | "main" => return None,
+                "mod" => inside.rsplit('/').nth(1)?,
+                name => name,
+            };
+            let declared = format!("mod {name};");
+            let by_path = format!("#[path = \"{name}.rs\"]");
+            let of_it =
+                |other: &&Source| other.path.split_once("src/").is_some_and(|(root, _)| root == crate_root);
+            let is_module = all
+                .iter()
+                .filter(of_it)
+                .flat_map(|other| other.code())
+                .any(|(_, line)| line.trim_end().ends_with(&declared) || line.trim() == by_path);
+            (!is_module).then(|| format!("{}: nothing says `{declared}`", source.path))
+        })
+        .collect();
+    assert_none(&faults, "what is in a crate's folder is compiled");
+}
+
+#[test]
 fn nobody_waits_by_sleeping() {
     // How often each file may still do so, and why. Numbers go down only.
     let allowed: &[(&str, usize)] = &[];

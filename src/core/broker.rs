@@ -512,7 +512,7 @@ impl Core {
             self.end_instances(now);
             self.give_calls_out(now);
             self.settle_routes(now);
-            self.place_replies(now);
+            self.place_replies();
             self.finish_those_done();
             self.publish_events(now);
         }

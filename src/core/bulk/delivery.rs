@@ -23,7 +23,7 @@ use tramline_wire::{BulkFree, BulkPayload, BulkRing, BulkRoom, Code, Job, Messag
 impl Core {
     /// Whether a message can be handed to this session by its ring now, and where to. If not, the ring is made, replaced or
     /// waited for, and the session's consumers and instances are looked at again when there is room.
-    pub(in crate::core) fn bulk_room(&mut self, key: Key, bytes: &[u8], now: Now) -> Option<u64> {
+    pub(in crate::core) fn bulk_room(&mut self, key: Key, bytes: &[u8]) -> Option<u64> {
         let length = payload_of(bytes).1;
         let down = &mut self.sessions.get_mut(key)?.bulk.down;
         match down.stage {
@@ -38,11 +38,11 @@ impl Core {
             }
             Stage::None => {}
         }
-        self.make_delivery(key, length, now);
+        self.make_delivery(key, length);
         None
     }
 
-    fn make_delivery(&mut self, key: Key, length: u64, now: Now) {
+    fn make_delivery(&mut self, key: Key, length: u64) {
         let most = self.limits.delivery_ring_bytes_max.next_multiple_of(PAGE_BYTES);
         let needed = BulkRoom::needed(length).next_multiple_of(PAGE_BYTES);
         let bytes = needed.checked_next_power_of_two().unwrap_or(needed).max(DELIVERY_BYTES);
@@ -70,7 +70,6 @@ impl Core {
         down.ring += 1;
         let action = Action::MakeBulk { session: session.id, ring: down.ring, bytes };
         self.actions.push_back(action);
-        let _ = now;
     }
 
     fn delivery_fits(&self, uid: u32, bytes: u64) -> Checked<()> {
@@ -161,6 +160,8 @@ impl Core {
                 outbox.carry(vec![memory]);
                 ToClient::BulkRing(BulkRing { ring, bytes, fds: 1 }).encode(outbox.buffer());
                 self.mark_dirty(key);
+                // Whoever it was made for may want nothing any more.
+                self.set_bulk_timer(key, Some(now.monotonic + IDLE_MILLIS * MILLI));
                 self.look_at_bulk(key);
             }
             None => {
@@ -306,7 +307,7 @@ impl Core {
         self.to_place.push_back(key);
     }
 
-    /// Keeps an answer for a caller until there is room in its ring; `false`: it may not wait.
+    /// Keeps an answer for a caller until there is room in its ring, if its user may have that much waiting.
     pub(in crate::core) fn hold_bulk_reply(&mut self, caller: Key, held: Held) -> Checked<()> {
         let Some(session) = self.sessions.get(caller) else { return Ok(()) };
         let uid = session.identity.uid;
@@ -321,11 +322,11 @@ impl Core {
     }
 
     /// Gives answers that wait a place, if there is one.
-    pub(in crate::core) fn place_replies(&mut self, now: Now) {
+    pub(in crate::core) fn place_replies(&mut self) {
         while let Some(key) = self.to_place.pop_front() {
             let first = self.sessions.get(key).and_then(|session| session.bulk.down.replies.front());
             let Some(bytes) = first.map(|held| Arc::clone(held.bytes())) else { continue };
-            if let Some(offset) = self.bulk_room(key, &bytes, now)
+            if let Some(offset) = self.bulk_room(key, &bytes)
                 && let Some(session) = self.sessions.get_mut(key)
                 && let Some(held) = session.bulk.down.replies.pop_front()
             {

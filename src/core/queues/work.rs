@@ -220,7 +220,7 @@ impl Core {
                 || session.bulk.is_given_to(number);
             let mut place = None;
             if let Some(next) = bulk.as_ref().filter(|_| !is_blocked) {
-                place = self.bulk_room(session_key, next, now);
+                place = self.bulk_room(session_key, next);
                 is_blocked = place.is_none();
             }
             let queues = &mut self.queues;

@@ -5,6 +5,7 @@
 //! it left out. If nobody else can be tried, those that were left out are, so the last one is never left out.
 
 use super::MILLI;
+use super::tap::tap_topic;
 use crate::core::broker::Core;
 use crate::core::health::Health;
 use crate::core::queues::WhenFull;
@@ -49,6 +50,8 @@ pub(super) struct RouteState {
     pub(super) invalid: Option<Place>,
     pub(super) dead_letter: Option<Place>,
     pub(super) tap: Option<Key>,
+    /// The topic on which it is shown live.
+    pub(super) shown_on: Option<Key>,
     /// Legs that are tried, or pause between tries.
     pub(super) active: u32,
     /// Legs for which there is no room among those.
@@ -75,9 +78,7 @@ impl RouteState {
             _ => None,
         }
     }
-}
 
-impl RouteState {
     /// The queues that it may push to.
     fn queues(&self) -> impl Iterator<Item = &Arc<str>> {
         let ends = [&self.invalid, &self.dead_letter].into_iter().flatten();
@@ -125,6 +126,7 @@ impl Core {
             group.set_ready(seat, true);
         }
         let tap = settings.tap.as_ref().and_then(|tap| self.new_place(tap));
+        let shown_on = self.lasting_topic(&tap_topic(&settings.name));
         RouteState {
             place,
             account,
@@ -136,21 +138,27 @@ impl Core {
                 Target::Topic(topic) => Some(topic),
                 Target::Queue(_) | Target::Service(_) => None,
             }),
+            shown_on,
             active: 0,
             waiting: VecDeque::new(),
             routes: routes.clone(),
         }
     }
 
+    /// A topic that stays known: its numbers go on as long as the broker runs.
+    fn lasting_topic(&mut self, name: &str) -> Option<Key> {
+        let name = Topic::parse(name).ok()?;
+        let topic = self.topics.find(name).or_else(|| self.topics.take(name));
+        if topic.is_none() {
+            tracing::error!("topic {} is not known: limits.topics_max is reached", name.as_str());
+        }
+        topic
+    }
+
     fn new_place(&mut self, destination: &Destination) -> Option<Place> {
         let target = match destination {
             Destination::Topic(name) => {
-                let name = Topic::parse(name).ok()?;
-                // It stays known: its numbers go on as long as the broker runs.
-                let Some(topic) = self.topics.find(name).or_else(|| self.topics.take(name)) else {
-                    tracing::error!("topic {} is not known: limits.topics_max is reached", name.as_str());
-                    return None;
-                };
+                let topic = self.lasting_topic(name)?;
                 self.note_retain(topic);
                 Target::Topic(topic)
             }

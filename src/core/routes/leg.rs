@@ -237,8 +237,8 @@ pub(super) fn json_flags(flags: MessageFlags) -> MessageFlags {
     if flags.has_source_time() { own.with_source_time() } else { own }
 }
 
-/// Whether a leg of this stage and target may still be told something.
 impl Stage {
+    /// The number of the try of which something may still be told.
     pub(super) fn number(self) -> Option<u64> {
         match self {
             Self::Trying { number, .. } => Some(number),

@@ -229,3 +229,28 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::table::Table;
+
+    #[test]
+    fn no_more_lists_are_kept_than_may_be_and_the_oldest_topic_goes_first() {
+        const MOST: usize = 4;
+        let (mut topics, mut cache) = (Table::default(), Cache::default());
+        let topics: Vec<Key> = (0..10).map(|_| topics.insert(())).collect();
+        for topic in &topics {
+            for kind in ["", "named", "unknown"] {
+                let names = || HashSet::from(["named".into()]);
+                cache.keep((*topic, topics[0]), names, kind, Arc::default());
+                cache.shrink(MOST);
+                let kept = |entry: &Entry| entry.typed.len() + usize::from(entry.others.is_some());
+                assert_eq!(cache.lists, cache.by_topic.values().map(kept).sum::<usize>());
+                assert!(cache.lists <= MOST && cache.order.len() == cache.by_topic.len());
+                assert!(cache.by_topic[topic].find(kind).is_some());
+            }
+        }
+        assert_eq!(cache.order, topics[8..].to_vec());
+    }
+}

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::Arc;
 use tramline_wire::codec::encode_message;
-use tramline_wire::{Code, HeaderBlock, Message, Topic};
+use tramline_wire::{Code, HeaderBlock, Message};
 
 /// Most messages of one route that are shown in a second.
 pub const TAPPED_PER_SECOND_MAX: u32 = 1000;
@@ -126,21 +126,16 @@ impl Core {
         now: Now,
     ) {
         let Some(state) = self.routing.table.get(route) else { return };
-        let name = state.settings().name.clone();
-        // Who it is for in particular is not decided yet.
-        let to = state.destinations.first().map_or_else(Arc::default, |place| place.name.clone());
-        let Some(key) = Topic::parse(&tap_topic(&name))
-            .ok()
-            .and_then(|topic| self.topics.find(topic).or_else(|| self.topics.take(topic)))
-        else {
-            return;
-        };
+        let Some(key) = state.shown_on else { return };
         let matches = self.topics.take_matches(key);
         let nobody = matches.is_empty();
         self.topics.give_back(key, matches);
         if nobody {
             return;
         }
+        let name = state.settings().name.clone();
+        // Who it is for in particular is not decided yet.
+        let to = state.destinations.first().map_or_else(Arc::default, |place| place.name.clone());
         let Some(account) = self.account_of(route) else { return };
         let Some(left_out) = account.tapped.take(now) else { return };
         let bytes_max = self.limits.json_payload_bytes_max as usize;

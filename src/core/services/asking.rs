@@ -194,7 +194,7 @@ impl Core {
         let mut is_blocked = session.outbox.len() >= outbox_bytes_max || session.stage != Stage::Open;
         let mut place = None;
         if bulk && !is_blocked {
-            place = self.bulk_room(session_key, &bytes, now);
+            place = self.bulk_room(session_key, &bytes);
             is_blocked = place.is_none();
         }
         let session = self.sessions.get_mut(session_key)?;

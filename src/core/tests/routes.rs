@@ -115,6 +115,16 @@ impl Broker {
         counts
     }
 
+    /// Has workers do what they were given while they slept.
+    fn work(&mut self) {
+        for action in self.shell.asked() {
+            if let Action::Work(task) = action {
+                self.shell.core.worked([task.run(&|| Duration::ZERO)], self.shell.now);
+            }
+        }
+        self.shell.act();
+    }
+
     fn provide(&mut self, service: &str) -> SessionId {
         let id = self.shell.json();
         self.shell.line(id, &json!({"op": "provide", "service": service, "concurrency": 100}).to_string());
@@ -303,6 +313,27 @@ fn a_destination_that_fails_is_left_out_and_comes_back() {
 }
 
 #[test]
+fn too_many_bytes_under_way_are_refused_but_one_message_is_taken_however_large() {
+    let mut settings = compiled(vec![ruled(route("r", "in", &["topic:out"]))]);
+    settings.limits.work_bytes_max = 4000;
+    let mut broker = Broker::new(settings);
+    broker.shell.workers_sleep = true;
+    let counts = |broker: &Broker| {
+        let routing = broker.shell.core.snapshot(broker.shell.now).routing;
+        (routing.messages, routing.counts.refused)
+    };
+    // Each counts for its bytes and 512 more.
+    (0..3).for_each(|n| broker.publish("in", "", json!({"n": n, "more": "x".repeat(1000)})));
+    assert_eq!(counts(&broker), (2, 1));
+    broker.work();
+    broker.publish("in", "", json!({"n": 3, "more": "x".repeat(8000)}));
+    broker.publish("in", "", json!({"n": 4}));
+    assert_eq!(counts(&broker), (1, 2));
+    broker.work();
+    assert_eq!((counts(&broker).0, broker.counts("r").delivered), (0, 3));
+}
+
+#[test]
 fn too_much_under_way_is_refused_and_counted_and_a_queue_keeps_what_is_in_it() {
     let mut settings =
         compiled(vec![ruled(route("r", "in", &["topic:out"])), ruled(route("q", "queue:q", &["topic:out"]))]);
@@ -318,13 +349,7 @@ fn too_much_under_way_is_refused_and_counted_and_a_queue_keeps_what_is_in_it() {
     }
     assert_eq!(broker.depth("q"), 20);
     broker.shell.workers_sleep = false;
-    let asked = broker.shell.asked();
-    for action in asked {
-        if let Action::Work(task) = action {
-            broker.shell.core.worked([task.run(&|| Duration::ZERO)], broker.shell.now);
-        }
-    }
-    broker.shell.act();
+    broker.work();
     broker.shell.pass(1);
     assert_eq!((broker.depth("q"), broker.heard().len()), (0, 28));
     assert_eq!((broker.counts("r").delivered, broker.counts("q").delivered), (8, 20));
