@@ -6,6 +6,7 @@
 //! virtual time, `queues_world` does the same with queues, which `queues` looks at case by case (as `services` does with services, and `routes` and `routes_world` with routes), and `books` knows what each of them must have been told.
 //! `answers` is about requests that are given up.
 
+mod bulk;
 mod harness;
 
 mod conversation;
