@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Broker, Watchdog};
-use tramline_client::Client;
+use tramline_client::{Client, Error};
 
 /// The status of a route, by its name.
 fn route(broker: &Broker, name: &str) -> Value {
@@ -273,4 +273,33 @@ fn what_is_in_rings_is_taken_as_well() {
     let there = drain(&broker.client("consumer"), "q", usize::try_from(COUNT).unwrap());
     let order: Vec<u64> = there.into_iter().flat_map(|payload| numbers([payload])).collect();
     assert_eq!(order, (0..COUNT).collect::<Vec<_>>(), "each once, in order");
+}
+
+#[test]
+fn a_reply_goes_back_as_the_rules_say() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(
+        "routes:\n  - {name: r, from: 'service:front', output: payload, transform: {rules: [{source: n}]},\n     \
+         reply: {rules: [{source: km, target: miles, transform: 'round(value / 1.609344, 1)', required: true}]},\n     \
+         deliver: {to: 'service:back'}}\n",
+    );
+    let (caller, instance) = (broker.client("caller"), broker.client("instance"));
+    let mut requests = instance.service("back").start().unwrap();
+    let pending = caller.request("front", br#"{"n": 7, "secret": 1}"#).start().unwrap();
+    let request = requests.recv().unwrap();
+    assert_eq!(request.payload(), br#"{"n":7}"#);
+    request.reply_text(r#"{"km": 100}"#).unwrap();
+    assert_eq!(pending.wait().unwrap().payload(), br#"{"miles":62.1}"#);
+    let pending = caller.request("front", br#"{"n": 8}"#).start().unwrap();
+    requests.recv().unwrap().reply_text("far").unwrap();
+    let refused = pending.wait().unwrap_err();
+    assert!(
+        matches!(&refused, Error::Reply { number: 422, text } if text.contains("route r: ")),
+        "{refused}"
+    );
+    let route = route(&broker, "r");
+    adds_up(&route);
+    let counts =
+        ["delivered", "invalid", "replies", "replies_invalid"].map(|key| route[key].as_u64().unwrap());
+    assert_eq!(counts, [2, 0, 2, 1]);
 }

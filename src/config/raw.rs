@@ -271,6 +271,14 @@ section! {
 }
 
 section! {
+    /// `reply:` of a route.
+    RawReply {
+        start: StartText,
+        rules: Vec<RawRule>,
+    }
+}
+
+section! {
     /// One rule.
     RawRule {
         source: String,
@@ -314,6 +322,7 @@ section! {
         input: FormText,
         transform: RawTransform,
         output: FormText,
+        reply: RawReply,
         split: String,
         drop: NameText,
         tap: DestinationText,

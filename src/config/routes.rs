@@ -4,12 +4,14 @@
 //! entries, they are one route by themselves, called as `pattern.name` says.
 
 use super::check::{Checked, breach, set};
-use super::raw::{RawBackoff, RawConfig, RawDeliver, RawRoute, RawRouting, RawRule, RawTest, RawTransform};
+use super::raw::{
+    RawBackoff, RawConfig, RawDeliver, RawReply, RawRoute, RawRouting, RawRule, RawTest, RawTransform,
+};
 use super::words::{DestinationText, OneOrMany, Span};
 use crate::routes::limits::Limits;
 use crate::routes::rules::RuleSettings;
 use crate::routes::settings::{
-    Deliver, Expect, Form, Intake, Monitoring, RouteSettings, Security, Settings, TestSettings,
+    Deliver, Expect, Form, Intake, Monitoring, ReplySettings, RouteSettings, Security, Settings, TestSettings,
 };
 use crate::routes::value::Value;
 use std::time::Duration;
@@ -151,6 +153,7 @@ impl Inherited {
         }
         let version = transform.version.as_ref().or(self.transformation.version.as_ref());
         let version = version.map(|version| version.0.clone()).or_else(|| self.version.clone());
+        let reply = raw.reply.map(|raw| reply(&raw, &from, &at("reply"))).transpose()?;
         let deliver = self.deliver(&raw.deliver.unwrap_or_default(), &key)?;
         let mut tests = Vec::new();
         for (index, raw) in raw.tests.unwrap_or_default().into_iter().enumerate() {
@@ -171,6 +174,7 @@ impl Inherited {
             start,
             rules,
             output: raw.output.map_or(Form::Envelope, |form| form.0),
+            reply,
             split: raw.split,
             drop: raw.drop.map(|reason| reason.0),
             tap: one(raw.tap.as_ref()),
@@ -237,6 +241,20 @@ fn rule(raw: &RawRule) -> RuleSettings {
         takes: raw.r#move.unwrap_or(false),
         drops: raw.drop.unwrap_or(false),
     }
+}
+
+fn reply(raw: &RawReply, from: &[Intake], key: &str) -> Checked<ReplySettings> {
+    if !from.iter().any(|from| matches!(from, Intake::Service(_))) {
+        let message = "nobody would get it: replies are given to requests, and from has no service:NAME";
+        return breach(key, message.to_owned());
+    }
+    let rules: Vec<RuleSettings> =
+        raw.rules.as_ref().map(|rules| rules.iter().map(rule).collect()).unwrap_or_default();
+    let start = raw.start.as_ref().map(|start| start.0).unwrap_or_default();
+    if rules.is_empty() && start == Default::default() {
+        return breach(key, "there are no rules, and it begins with nothing".to_owned());
+    }
+    Ok(ReplySettings { start, rules })
 }
 
 fn test(raw: RawTest, key: &str) -> Checked<TestSettings> {

@@ -30,6 +30,7 @@ const SECTIONS: &[Section] = &[
     RawRouting::SECTION,
     RawBackoff::SECTION,
     RawTransform::SECTION,
+    RawReply::SECTION,
     RawRule::SECTION,
     RawSecurity::SECTION,
     RawMonitoring::SECTION,
@@ -52,15 +53,16 @@ const OF_ROUTES: [&str; 9] = [
 ];
 
 /// What an entry needs besides the key that is looked at.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 9] = [
     ("topics", "filter: f.g"),
     ("queues", "name: q.r"),
     ("services", "name: s.t"),
-    ("routes", "name: n, from: f.g"),
+    ("routes", "name: n, from: 'service:f.g'"),
     ("rules", "source: x"),
     ("tests", "name: n, expect: {}"),
     ("transformation", "rules: [{source: x}]"),
     ("transform", "rules: [{source: x}]"),
+    ("reply", "rules: [{source: x}]"),
 ];
 
 /// Keys that say what is so in any case: nothing changes by them.
@@ -303,6 +305,7 @@ fn the_tables_of_docs_routes_and_the_keys_of_routes_are_the_same() {
     for (heading, first, section) in [
         ("\n## A route\n", "key", RawRoute::SECTION),
         ("\n## A route\n", "key of `transform`", RawTransform::SECTION),
+        ("\n## A route\n", "key of `reply`", RawReply::SECTION),
         ("\n## A route\n", "key of `deliver`", RawDeliver::SECTION),
         ("\n## A route\n", "key of a test", RawTest::SECTION),
         ("\n## Rules\n", "key", RawRule::SECTION),

@@ -153,6 +153,25 @@ routes:
 }
 
 #[test]
+fn rules_of_replies_are_a_routes_own_and_have_the_limit_of_rules() {
+    let text = "routing: {from: ['service:s', t]}\ntransformation: {rules: [{source: x}]}\nroute_limits: {rules_max: 2}\n\
+                routes:\n- {name: plain}\n- {name: back, reply: {start: data, rules: [{source: a, move: true, target: b}]}}\n";
+    let routes = compiled(text);
+    let [plain, back] = routes.routes() else { panic!("two routes") };
+    assert!(!plain.transforms_replies() && back.transforms_replies());
+    let reply = |payload| routes.treat_reply(back, &Native { payload, ..Native::default() });
+    assert_eq!(reply(br#"{"a":1.50,"c":[]}"#).as_deref(), Ok(&br#"{"c":[],"b":1.50}"#[..]));
+    assert_eq!(reply(b"7").as_deref(), Ok(&br#"{"value":7}"#[..]));
+    let said = reply(b"seven").unwrap_err();
+    assert!(said.starts_with("route back: the reply is not valid: not JSON at byte 0"), "{said}");
+    let said = fault(&text.replace("rules: [{source: a,", "rules: [{source: c}, {source: d}, {source: a,"));
+    assert!(
+        said.contains("routes[1].reply.rules[2]: there are 3 rules") && said.contains("rules_max"),
+        "{said}"
+    );
+}
+
+#[test]
 fn faults_of_routes_have_file_line_column_key_and_what_is_allowed() {
     let cases = [
         ("routes:\n- nam: x\n", "t.yaml:2:3: routes[0]: unknown field `nam`, expected one of `name`"),
@@ -211,6 +230,22 @@ fn faults_of_routes_have_file_line_column_key_and_what_is_allowed() {
         (
             "transformation:\n  rules:\n  - {source: a, target: b, transform: \"lookup('t', 1)\"}\nroutes:\n- {name: a, from: b}\n",
             "t.yaml:3:39: transformation.rules[0].transform: rule 1: there is no table \"t\" under tables:",
+        ),
+        (
+            "routes:\n- name: a\n  from: 'service:b'\n  reply:\n    rules:\n    - {source: x}\n    - source: km\n      transform: nope(1)\n",
+            "t.yaml:8:18: routes[0].reply.rules[1].transform: rule 2: there is no function \"nope\"",
+        ),
+        (
+            "routes:\n- {name: a, from: [b, 'queue:q'], reply: {rules: [{source: x}]}}\n",
+            "t.yaml:2:42: routes[0].reply: nobody would get it: replies are given to requests, and from has no service:NAME",
+        ),
+        (
+            "routes:\n- {name: a, from: 'service:b', reply: {start: empty}}\n",
+            "t.yaml:2:39: routes[0].reply: there are no rules, and it begins with nothing",
+        ),
+        (
+            "routes:\n- {name: a, from: 'service:b', reply: {rules: [{source: x}], enabled: true}}\n",
+            "t.yaml:2:62: routes[0].reply: unknown field `enabled`",
         ),
         (
             "routes:\n- {name: a, from: b, validate: none.json}\n",

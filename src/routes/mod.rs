@@ -117,6 +117,14 @@ impl Routes {
         route.treat(native, &self.sources, &self.limits, meter)
     }
 
+    /// What one route makes of the payload of a reply.
+    ///
+    /// # Errors
+    /// Why it is not valid, with the name of the route.
+    pub fn treat_reply(&self, route: &Route, reply: &Native<'_>) -> Result<Vec<u8>, String> {
+        route.treat_reply(reply, &self.limits, &mut Meter::new(&self.limits))
+    }
+
     /// What becomes of a message: each route that looks at it, and its outcome, until one takes it that does not let
     /// others go on.
     #[must_use]

@@ -34,6 +34,7 @@ pub struct Route {
     when: Option<Expression>,
     schema: Option<Schema>,
     rules: Rules,
+    reply: Option<Rules>,
     split: Option<Path>,
 }
 
@@ -157,10 +158,15 @@ impl Route {
         let rules = Rules::compile(&settings.rules, settings.start, tables, limits).map_err(|error| {
             Fault { key: format!("{}.{}", settings.rules_key, error.key), message: error.message }
         })?;
+        let reply = settings.reply.as_ref().map(|reply| {
+            Rules::compile(&reply.rules, reply.start, tables, limits)
+                .map_err(|error| fault(&format!("reply.rules.{}", error.key), error.message))
+        });
         Ok(Self {
             when: when.map_err(|error| fault("when", error))?,
             schema: schema.transpose().map_err(|error| fault("validate", error))?,
             rules,
+            reply: reply.transpose()?,
             split,
             settings: settings.clone(),
         })
@@ -269,6 +275,28 @@ impl Route {
             }
         }
         Outcome::Made(made)
+    }
+
+    /// Whether it makes something else of replies.
+    #[must_use]
+    pub fn transforms_replies(&self) -> bool {
+        self.reply.is_some()
+    }
+
+    /// What who asked gets as payload, of a service's reply.
+    pub(super) fn treat_reply(
+        &self,
+        reply: &Native<'_>,
+        limits: &Limits,
+        meter: &mut Meter,
+    ) -> Result<Vec<u8>, String> {
+        let Some(rules) = &self.reply else { return Ok(reply.payload.to_vec()) };
+        let why = |why: String| format!("route {}: the reply is not valid: {why}", self.settings.name);
+        let Input { head, data } = Input::wrap(reply, limits).map_err(|error| why(error.to_string()))?;
+        let made = rules.apply(data, &head, meter).map_err(|error| why(error.to_string()))?;
+        let mut payload = Vec::new();
+        made.write(&mut payload);
+        Ok(payload)
     }
 
     fn part<'a>(&'a self, data: Value<'a>, head: &super::expression::Head<'a>) -> Part<'a> {

@@ -104,6 +104,8 @@ pub struct RouteSettings {
     pub rules: Vec<RuleSettings>,
     /// What goes out.
     pub output: Form,
+    /// What becomes of a service's reply on its way back to who asked.
+    pub reply: Option<ReplySettings>,
     /// The path of an array that is split into messages.
     pub split: Option<String>,
     /// Why messages are dropped, if they are.
@@ -118,6 +120,15 @@ pub struct RouteSettings {
     pub deliver: Deliver,
     /// Examples of what it makes.
     pub tests: Vec<TestSettings>,
+}
+
+/// What becomes of a reply.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplySettings {
+    /// What a result begins as.
+    pub start: Start,
+    /// The rules.
+    pub rules: Vec<RuleSettings>,
 }
 
 /// Where messages come from.

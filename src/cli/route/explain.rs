@@ -169,6 +169,12 @@ fn destinations(output: &mut Output, route: &Route) -> Result<(), Failure> {
     }
     let to: Vec<String> = to.iter().map(ToString::to_string).collect();
     output.line(format_args!("     to {} ({})", to.join(", "), strategy.name()))?;
+    if let Some(reply) = &route.settings().reply {
+        let rules = reply.rules.len();
+        output.line(format_args!(
+            "     who asks gets what {rules} rules of `reply` make of a service's reply"
+        ))?;
+    }
     output.line(format_args!(
         "     each try {timeout:?}, {retries} more, after {backoff_initial:?} to {backoff_max:?}; then {}",
         dead_letter.as_ref().map_or_else(|| "it is lost, and counted".to_owned(), ToString::to_string)

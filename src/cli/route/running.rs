@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// What messages of a route have become, in the order in which they are shown.
-const COUNTS: [&str; 12] = [
+const COUNTS: [&str; 14] = [
     "received",
     "passed",
     "passed_missing",
@@ -22,6 +22,8 @@ const COUNTS: [&str; 12] = [
     "retries",
     "parts",
     "parts_invalid",
+    "replies",
+    "replies_invalid",
     "lost",
 ];
 

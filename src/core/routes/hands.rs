@@ -25,7 +25,16 @@ pub(super) enum Source {
 #[derive(Debug, Default)]
 struct Hand {
     waiting: VecDeque<Job>,
+    /// Jobs about what is being delivered already, which are first.
+    endings: VecDeque<Job>,
     has: u32,
+}
+
+impl Hand {
+    /// Those that wait for the worker.
+    fn jobs(&self) -> usize {
+        self.waiting.len() + self.endings.len()
+    }
 }
 
 /// The workers, as the core knows them.
@@ -73,7 +82,7 @@ impl Hands {
 
     /// The worker with the least to do.
     pub(super) fn idlest(&self) -> usize {
-        let load = |hand: &Hand| hand.waiting.len() + hand.has as usize;
+        let load = |hand: &Hand| hand.jobs() + hand.has as usize;
         (0..self.hands.len()).min_by_key(|worker| load(&self.hands[*worker])).unwrap_or(0)
     }
 
@@ -83,10 +92,20 @@ impl Hands {
         }
     }
 
-    /// The next job for this worker, if it can take one.
-    pub(super) fn take(&mut self, worker: usize) -> Option<Job> {
+    /// A job without which something that is there already does not end. At which worker it is.
+    pub(super) fn put_ending(&mut self, job: Job) -> usize {
+        let worker = self.idlest();
+        if let Some(hand) = self.hands.get_mut(worker) {
+            hand.endings.push_back(job);
+        }
+        worker
+    }
+
+    /// The next job for this worker, if it can take one; only one that ends something if there is `too_much`.
+    pub(super) fn take(&mut self, worker: usize, too_much: bool) -> Option<Job> {
         let hand = self.hands.get_mut(worker).filter(|hand| hand.has < HANDED_MAX)?;
-        let job = hand.waiting.pop_front()?;
+        let begins = |hand: &mut Hand| if too_much { None } else { hand.waiting.pop_front() };
+        let job = hand.endings.pop_front().or_else(|| begins(hand))?;
         hand.has += 1;
         self.has += 1;
         Some(job)
@@ -111,6 +130,6 @@ impl Hands {
 
     /// Jobs that workers have, and those that wait for one.
     pub(super) fn jobs(&self) -> usize {
-        self.has as usize + self.hands.iter().map(|hand| hand.waiting.len()).sum::<usize>()
+        self.has as usize + self.hands.iter().map(Hand::jobs).sum::<usize>()
     }
 }

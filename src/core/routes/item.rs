@@ -165,6 +165,10 @@ impl Core {
                 Came::Treated(item, made) => self.is_treated(item, made, now),
                 Came::Letter(leg, body) => self.letter_written(leg, body, now),
                 Came::Failed(Of::Item(item), message) => self.was_not_treated(item, &message, now),
+                Came::Reply(item, route, made) => self.reply_is_treated(item, route, made, now),
+                Came::Failed(Of::Reply(item, route), message) => {
+                    self.reply_was_not_treated(item, route, &message, now);
+                }
                 Came::Failed(Of::Leg(leg), message) => self.was_not_written(leg, &message, now),
             }
             self.hand_out(worker);
@@ -410,10 +414,8 @@ impl Core {
         loop {
             let too_much = routing.made_bytes >= routing.limits.work_bytes_max as u64;
             // What is there already gets through in any case.
-            if too_much && !(routing.hands.is_idle() && routing.legs.len() == 0) {
-                return;
-            }
-            let Some(job) = routing.hands.take(worker) else { return };
+            let too_much = too_much && !(routing.hands.is_idle() && routing.legs.len() == 0);
+            let Some(job) = routing.hands.take(worker, too_much) else { return };
             let task = super::Task { worker, job, letter_bytes_max };
             self.actions.push_back(crate::core::Action::Work(task));
         }

@@ -4,6 +4,7 @@ use super::group::{RouteState, Target};
 use super::task::Body;
 use crate::core::Now;
 use crate::core::broker::Core;
+use crate::core::session::Identity;
 use crate::core::strategy::Seat;
 use crate::core::table::Key;
 use crate::core::timers::Timer;
@@ -84,7 +85,7 @@ pub(in crate::core) enum Told {
     /// It arrived.
     Done,
     /// A service has answered.
-    Answered(Arc<[u8]>),
+    Answered { by: Arc<Identity>, bytes: Arc<[u8]> },
     /// A service answered with an error of its application.
     Error { number: u32, text: Box<str> },
     /// It did not arrive.

@@ -64,9 +64,8 @@ impl Core {
         leg.stage = Stage::Buried;
         let tries = std::mem::take(&mut leg.history);
         let (routes, place) = (state.routes.clone(), state.place);
-        let worker = routing.hands.idlest();
         let job = Job::Bury { leg: key, routes, place, carried: carried(item), reason, tries };
-        routing.hands.put(worker, job);
+        let worker = routing.hands.put_ending(job);
         self.hand_out(worker);
     }
 

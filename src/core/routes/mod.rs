@@ -16,6 +16,7 @@
 //! * `item`: a message that routes have, from when it is taken until it is settled.
 //! * `leg`, `trying`, `group`: a way to a destination; a try, and what comes of it; who of several is tried.
 //! * `letters`: what goes to invalid channels and to dead letters.
+//! * `replies`: what a service answered, on its way back to who asked.
 //! * `tap`: what is shown live to who looks. `reload`: another configuration; `report`: for the status.
 
 mod set;
@@ -35,6 +36,8 @@ mod trying;
 mod group;
 
 mod letters;
+
+mod replies;
 
 mod reload;
 

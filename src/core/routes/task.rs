@@ -2,6 +2,7 @@
 //!
 //! Here nothing of the core is touched: a task has all it needs, and what comes of it goes back to the core as [`Done`].
 
+use super::leg::json_flags;
 use crate::core::session::Identity;
 use crate::core::table::Key;
 use crate::routes::Routes;
@@ -12,7 +13,7 @@ use crate::routes::value::write_text;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
-use tramline_wire::codec::decode_message;
+use tramline_wire::codec::{decode_message, encode_message};
 use tramline_wire::headers::encode as encode_head;
 use tramline_wire::{HeaderBlock, Message};
 
@@ -40,6 +41,8 @@ pub(super) enum Job {
     Treat { item: Key, routes: Arc<Routes>, places: Arc<[usize]>, carried: Carried },
     /// A dead letter is written.
     Bury { leg: Key, routes: Arc<Routes>, place: usize, carried: Carried, reason: String, tries: Vec<Try> },
+    /// What a service answered is made into what who asked gets.
+    Reply { item: Key, route: Key, routes: Arc<Routes>, place: usize, reply: Carried },
 }
 
 /// What a job is about.
@@ -47,6 +50,8 @@ pub(super) enum Job {
 pub(super) enum Of {
     Item(Key),
     Leg(Key),
+    /// The reply to an item, and the route that it went through.
+    Reply(Key, Key),
 }
 
 impl Job {
@@ -54,6 +59,7 @@ impl Job {
         match self {
             Self::Treat { item, .. } => Of::Item(*item),
             Self::Bury { leg, .. } => Of::Leg(*leg),
+            Self::Reply { item, route, .. } => Of::Reply(*item, *route),
         }
     }
 }
@@ -134,6 +140,8 @@ pub(super) enum Came {
     /// By the places of routes.
     Treated(Key, Vec<(usize, Made)>),
     Letter(Key, Arc<Body>),
+    /// By its item and route; or why it is not valid.
+    Reply(Key, Key, Result<Arc<[u8]>, String>),
     /// It could not be carried out.
     Failed(Of, String),
 }
@@ -173,9 +181,22 @@ impl Task {
                 let letter = letter(&carried.native(), self.letter_bytes_max, write);
                 Came::Letter(leg, Body::of(letter))
             }
+            Job::Reply { item, route, routes, place, reply } => {
+                Came::Reply(item, route, treat_reply(&routes, &routes.routes()[place], &reply))
+            }
         };
         Done { worker: self.worker, came }
     }
+}
+
+/// A reply with another payload; everything else is as it came.
+fn treat_reply(routes: &Routes, route: &Route, reply: &Carried) -> Result<Arc<[u8]>, String> {
+    let payload = routes.treat_reply(route, &reply.native())?;
+    let message = decode_message(&reply.bytes).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(payload.len() + message.head.len() + 64);
+    let flags = json_flags(message.flags);
+    encode_message(&mut bytes, &Message { flags, after: None, payload: &payload, ..message });
+    Ok(bytes.into())
 }
 
 fn treat(

@@ -5,7 +5,6 @@
 //! tried again elsewhere if there is somewhere else, after a pause that doubles each time, as often as the route says.
 
 use super::group::{Target, millis, nanos};
-use super::item::Back;
 use super::leg::{Aim, Content, ROOM_BYTES, Stage, Told, json_flags, own_flags};
 use crate::core::Now;
 use crate::core::broker::Core;
@@ -164,13 +163,8 @@ impl Core {
         }
         match told {
             Told::Done => self.arrived(key, now),
-            Told::Answered(bytes) => {
-                let item = self.routing.legs.get(key).map(|leg| leg.item);
-                let item = item.and_then(|item| self.routing.items.get_mut(item));
-                // Who asked gets the first answer there is.
-                if let Some(item) = item.filter(|item| matches!(item.back, Back::Call { .. })) {
-                    item.reply.get_or_insert(bytes);
-                }
+            Told::Answered { by, bytes } => {
+                self.leg_is_answered(key, by, bytes, now);
                 self.arrived(key, now);
             }
             Told::Error { number, text } => {

@@ -139,7 +139,7 @@ impl Core {
         if let Asker::Leg(leg) = asker {
             let told = match error {
                 Some((number, text)) => Told::Error { number, text },
-                None => Told::Answered(bytes.clone()),
+                None => Told::Answered { by, bytes: bytes.clone() },
             };
             return self.tell_leg(leg, told);
         }

@@ -31,6 +31,10 @@ pub struct RouteCounts {
     pub parts: u64,
     /// Those of them that were not valid.
     pub parts_invalid: u64,
+    /// Replies of services that its rules made something else of.
+    pub replies: u64,
+    /// Replies that were not valid, to requests that count as delivered all the same.
+    pub replies_invalid: u64,
     /// What could be brought nowhere, neither to a destination nor to a channel for what is invalid or dead.
     pub lost: u64,
 }
@@ -97,7 +101,7 @@ pub struct RoutingCounts {
     pub too_large: u64,
     /// Messages that were lost in rings before they could be read.
     pub lost_in_rings: u64,
-    /// Messages that a worker failed at.
+    /// Messages and replies that a worker failed at.
     pub failed: u64,
 }
 

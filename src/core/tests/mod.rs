@@ -3,7 +3,7 @@
 //! `harness` is the shell's stand-in: it keeps a ledger of descriptors, carries actions out, and moves
 //! bytes. `conversation` holds exchanges to the byte; `refusals` reaches every limit and breaks every rule; `slow` is
 //! about subscribers that do not keep up; `rings` about streams; `stretch` holds the quick way of small messages to the general one; `world` lets a seeded mix of clients loose under
-//! virtual time, `queues_world` does the same with queues, which `queues` looks at case by case (as `services` does with services, and `routes` and `routes_world` with routes), and `books` knows what each of them must have been told.
+//! virtual time, `queues_world` does the same with queues, which `queues` looks at case by case (as `services` does with services, and `routes`, `routes_reply` and `routes_world` with routes), and `books` knows what each of them must have been told.
 //! `answers` is about requests that are given up.
 
 mod bulk;
@@ -45,6 +45,8 @@ mod services;
 mod services_world;
 
 mod routes;
+
+mod routes_reply;
 
 mod routes_tap;
 

@@ -125,7 +125,7 @@ impl Broker {
         self.shell.act();
     }
 
-    fn provide(&mut self, service: &str) -> SessionId {
+    pub(super) fn provide(&mut self, service: &str) -> SessionId {
         let id = self.shell.json();
         self.shell.line(id, &json!({"op": "provide", "service": service, "concurrency": 100}).to_string());
         self.shell.read(id);

@@ -22,7 +22,7 @@ impl Moment {
             }),
         ];
         rows.gauges(page, gauges)?;
-        let counters: [(&str, &str, Value); 10] = [
+        let counters: [(&str, &str, Value); 12] = [
             ("route_received_messages", "Messages that a route looked at.", |route| route.counts.received),
             ("route_passed_messages", "Those that were not for it.", |route| route.counts.passed),
             ("route_dropped_messages", "Those that it dropped by its configuration.", |route| {
@@ -38,6 +38,8 @@ impl Moment {
             ("route_retries", "Tries after the first.", |route| route.counts.retries),
             ("route_parts", "Messages that it made.", |route| route.counts.parts),
             ("route_invalid_parts", "Those of them that were not valid.", |route| route.counts.parts_invalid),
+            ("route_replies", "Replies that its rules made something else of.", |route| route.counts.replies),
+            ("route_invalid_replies", "Replies that were not valid.", |route| route.counts.replies_invalid),
             ("route_lost_messages", "What could be brought nowhere.", |route| route.counts.lost),
         ];
         rows.counters(page, counters)?;
