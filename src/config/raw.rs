@@ -343,6 +343,16 @@ section! {
         backoff: RawBackoff,
         dead_letter: DestinationText,
         concurrency: Count,
+        eject: RawEject,
+    }
+}
+
+section! {
+    /// When a destination is left out, and for how long.
+    RawEject {
+        failures: Count,
+        time: Span,
+        max: Span,
     }
 }
 

@@ -205,24 +205,38 @@ impl Inherited {
         let concurrency = raw.concurrency.map(|count| count.0);
         set(&mut deliver.concurrency, concurrency, 1..=CONCURRENCY_MAX, &at("concurrency", true))?;
         let pause = |take: fn(&RawBackoff) -> Option<Span>| {
-            raw.backoff
-                .as_ref()
-                .and_then(take)
-                .or_else(|| above.backoff.as_ref().and_then(take))
-                .map(|span| span.0)
+            raw.backoff.as_ref().and_then(take).or_else(|| above.backoff.as_ref().and_then(take))
         };
-        let (initial, most) = (pause(|backoff| backoff.initial), pause(|backoff| backoff.max));
-        // Who says one of the two only means the other to fit.
-        deliver.backoff_initial =
-            initial.unwrap_or(deliver.backoff_initial.min(most.unwrap_or(Duration::MAX)));
-        deliver.backoff_max = most.unwrap_or(deliver.backoff_max.max(deliver.backoff_initial));
+        let said = (pause(|backoff| backoff.initial), pause(|backoff| backoff.max));
+        (deliver.backoff_initial, deliver.backoff_max) =
+            first_and_longest(said, (deliver.backoff_initial, deliver.backoff_max));
         if deliver.backoff_max < deliver.backoff_initial {
             let message = "max is shorter than initial".to_owned();
             return breach(at("backoff", raw.backoff.is_some()), message);
         }
+        if let Some(eject) = &raw.eject {
+            let failures = eject.failures.map(|count| count.0);
+            set(&mut deliver.eject_failures, failures, 0..=u64::from(u32::MAX), &at("eject.failures", true))?;
+            (deliver.eject_time, deliver.eject_time_max) =
+                first_and_longest((eject.time, eject.max), (deliver.eject_time, deliver.eject_time_max));
+            if deliver.eject_time_max < deliver.eject_time {
+                return breach(at("eject", true), "max is shorter than time".to_owned());
+            }
+            not_zero(Span(deliver.eject_time), &at("eject.time", true))?;
+        }
         deliver.dead_letter = one(raw.dead_letter.as_ref().or(above.dead_letter.as_ref()));
         Ok(deliver)
     }
+}
+
+/// A first and a longest span, as far as they are said. Who says one of the two only means the other to fit.
+fn first_and_longest(
+    said: (Option<Span>, Option<Span>),
+    usual: (Duration, Duration),
+) -> (Duration, Duration) {
+    let (first, longest) = (said.0.map(|span| span.0), said.1.map(|span| span.0));
+    let first = first.unwrap_or(usual.0.min(longest.unwrap_or(Duration::MAX)));
+    (first, longest.unwrap_or(usual.1.max(first)))
 }
 
 fn not_zero(span: Span, key: &str) -> Checked<Duration> {

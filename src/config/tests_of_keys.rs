@@ -36,6 +36,7 @@ const SECTIONS: &[Section] = &[
     RawMonitoring::SECTION,
     RawRoute::SECTION,
     RawDeliver::SECTION,
+    RawEject::SECTION,
     RawTest::SECTION,
 ];
 
@@ -87,6 +88,10 @@ const READ_AS: &[(&str, &str)] = &[
     ("transformation", "transforms"),
     ("transform", "transforms"),
     ("backoff", "backoff_initial"),
+    ("eject", "eject_failures"),
+    ("eject.failures", "eject_failures"),
+    ("eject.time", "eject_time"),
+    ("eject.max", "eject_time_max"),
     ("monitoring", "level"),
     ("logging", "level"),
     ("route_limits", "limits"),
@@ -331,9 +336,11 @@ fn the_tables_of_docs_routes_and_the_keys_of_routes_are_the_same() {
         let missing: Vec<_> = names(section).into_iter().filter(|name| !told.contains(name)).collect();
         assert!(missing.is_empty(), "the row {key} of docs/routes.md lacks {missing:?}");
     }
-    let backoff = &table(document, "\n## A route\n", "key of `deliver`");
-    let backoff = backoff.iter().find(|row| row[0] == "`backoff`").unwrap();
-    assert!(quoted(&backoff[2]).is_superset(&names(RawBackoff::SECTION)), "{backoff:?}");
+    let deliver = &table(document, "\n## A route\n", "key of `deliver`");
+    for (key, section) in [("`backoff`", RawBackoff::SECTION), ("`eject`", RawEject::SECTION)] {
+        let row = deliver.iter().find(|row| row[0] == key).unwrap();
+        assert!(quoted(&row[2]).is_superset(&names(section)), "{row:?}");
+    }
     let limits = table(document, "\n## Limits\n", "limit");
     let told: BTreeMap<&str, String> = limits
         .iter()

@@ -117,7 +117,7 @@ routes:
     from: b
     message_types: T
     transform: {version: "8", rules: [{source: z}]}
-    deliver: {strategy: broadcast, to: ["service:s"], timeout: 0.5, backoff: {max: 10s}}
+    deliver: {strategy: broadcast, to: ["service:s"], timeout: 0.5, backoff: {max: 10s}, eject: {failures: 2, time: 10m}}
     then: continue
   - name: forward
     transform: {enabled: false}
@@ -145,6 +145,13 @@ routes:
         (own.deliver.timeout, own.deliver.backoff_max),
         (Duration::from_millis(500), Duration::from_secs(10))
     );
+    let ten = Duration::from_secs(600);
+    assert_eq!(
+        (own.deliver.eject_failures, own.deliver.eject_time, own.deliver.eject_time_max),
+        (2, ten, ten),
+        "the longest is as long at least"
+    );
+    assert_eq!((all.deliver.eject_failures, all.deliver.eject_time_max), (5, Duration::from_secs(300)));
     assert_eq!(
         (own.rules_key.as_str(), own.message_types.as_slice()),
         ("routes.1.transform.rules", &["T".to_owned()][..])
@@ -246,6 +253,14 @@ fn faults_of_routes_have_file_line_column_key_and_what_is_allowed() {
         (
             "routes:\n- {name: a, from: 'service:b', reply: {rules: [{source: x}], enabled: true}}\n",
             "t.yaml:2:62: routes[0].reply: unknown field `enabled`",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {eject: {time: 2s, max: 1s}}}\n",
+            "t.yaml:2:39: routes[0].deliver.eject: max is shorter than time",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {eject: {time: 0}}}\n",
+            "t.yaml:2:46: routes[0].deliver.eject.time: must be more than nothing",
         ),
         (
             "routes:\n- {name: a, from: b, validate: none.json}\n",
