@@ -307,26 +307,29 @@ fn nothing_left_over_lands() {
 #[test]
 fn every_file_of_a_crate_is_a_module_of_it() {
     let all = sources();
+    let says = |path: &str, declared: &str| {
+        let found = all.iter().find(|source| source.path == path);
+        found.is_some_and(|source| source.code().any(|(_, line)| line.trim_end().ends_with(declared)))
+    };
     let faults: Vec<String> = all
         .iter()
+        .filter(|source| source.path.contains("src/"))
         .filter_map(|source| {
-            let (crate_root, inside) = source.path.split_once("src/")?;
-            let name = inside.rsplit('/').next()?.strip_suffix(".rs")?;
             // A folder's `mod.rs` is called as the folder is.
-            let name = match name {
-                "lib" | "main" => return None,
-                "mod" => inside.rsplit('/').nth(1)?,
-                name => name,
-            };
+            let path = source.path.strip_suffix("/mod.rs").or_else(|| source.path.strip_suffix(".rs"))?;
+            let (folder, name) = path.rsplit_once('/')?;
+            if matches!(name, "lib" | "main") {
+                return None;
+            }
             let declared = format!("mod {name};");
+            let above = [format!("{folder}.rs")];
+            let beside = ["mod.rs", "lib.rs", "main.rs"].map(|file| format!("{folder}/{file}"));
             let by_path = format!("#[path = \"{name}.rs\"]");
-            let of_it =
-                |other: &&Source| other.path.split_once("src/").is_some_and(|(root, _)| root == crate_root);
-            let is_module = all
-                .iter()
-                .filter(of_it)
-                .flat_map(|other| other.code())
-                .any(|(_, line)| line.trim_end().ends_with(&declared) || line.trim() == by_path);
+            let is_module = above.iter().chain(&beside).any(|parent| says(parent, &declared))
+                || all.iter().any(|other| {
+                    other.path.rsplit_once('/').is_some_and(|(of, _)| of == folder)
+                        && says(&other.path, &by_path)
+                });
             (!is_module).then(|| format!("{}: nothing says `{declared}`", source.path))
         })
         .collect();

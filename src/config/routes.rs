@@ -11,7 +11,8 @@ use super::words::{DestinationText, OneOrMany, Span};
 use crate::routes::limits::Limits;
 use crate::routes::rules::RuleSettings;
 use crate::routes::settings::{
-    Deliver, Expect, Form, Intake, Monitoring, ReplySettings, RouteSettings, Security, Settings, TestSettings,
+    Deliver, Destination, Expect, Form, Intake, Monitoring, ReplySettings, RouteSettings, Security, Settings,
+    TestSettings,
 };
 use crate::routes::value::Value;
 use std::time::Duration;
@@ -100,7 +101,7 @@ fn list<T, U: Clone>(given: Option<&OneOrMany<T>>, inner: impl Fn(&T) -> &U) -> 
     given.map(|given| given.0.iter().map(|one| inner(one).clone()).collect())
 }
 
-fn one(given: Option<&DestinationText>) -> Option<crate::routes::settings::Destination> {
+fn one(given: Option<&DestinationText>) -> Option<Destination> {
     given.map(|given| given.0.clone())
 }
 
@@ -153,8 +154,8 @@ impl Inherited {
         }
         let version = transform.version.as_ref().or(self.transformation.version.as_ref());
         let version = version.map(|version| version.0.clone()).or_else(|| self.version.clone());
-        let reply = raw.reply.map(|raw| reply(&raw, &from, &at("reply"))).transpose()?;
         let deliver = self.deliver(&raw.deliver.unwrap_or_default(), &key)?;
+        let reply = raw.reply.map(|raw| reply(&raw, (&from, &deliver.to), &at("reply"))).transpose()?;
         let mut tests = Vec::new();
         for (index, raw) in raw.tests.unwrap_or_default().into_iter().enumerate() {
             tests.push(test(raw, &at(&format!("tests.{index}")))?);
@@ -208,35 +209,36 @@ impl Inherited {
             raw.backoff.as_ref().and_then(take).or_else(|| above.backoff.as_ref().and_then(take))
         };
         let said = (pause(|backoff| backoff.initial), pause(|backoff| backoff.max));
+        let usual = (deliver.backoff_initial, deliver.backoff_max);
         (deliver.backoff_initial, deliver.backoff_max) =
-            first_and_longest(said, (deliver.backoff_initial, deliver.backoff_max));
-        if deliver.backoff_max < deliver.backoff_initial {
-            let message = "max is shorter than initial".to_owned();
-            return breach(at("backoff", raw.backoff.is_some()), message);
-        }
+            up_to_max(said, usual, "initial", &at("backoff", raw.backoff.is_some()))?;
         if let Some(eject) = &raw.eject {
             let failures = eject.failures.map(|count| count.0);
             set(&mut deliver.eject_failures, failures, 0..=u64::from(u32::MAX), &at("eject.failures", true))?;
-            (deliver.eject_time, deliver.eject_time_max) =
-                first_and_longest((eject.time, eject.max), (deliver.eject_time, deliver.eject_time_max));
-            if deliver.eject_time_max < deliver.eject_time {
-                return breach(at("eject", true), "max is shorter than time".to_owned());
+            for (span, key) in [(eject.time, "eject.time"), (eject.max, "eject.max")] {
+                span.map(|span| not_zero(span, &at(key, true))).transpose()?;
             }
-            not_zero(Span(deliver.eject_time), &at("eject.time", true))?;
+            let usual = (deliver.eject_time, deliver.eject_time_max);
+            (deliver.eject_time, deliver.eject_time_max) =
+                up_to_max((eject.time, eject.max), usual, "time", &at("eject", true))?;
         }
         deliver.dead_letter = one(raw.dead_letter.as_ref().or(above.dead_letter.as_ref()));
         Ok(deliver)
     }
 }
 
-/// A first and a longest span, as far as they are said. Who says one of the two only means the other to fit.
-fn first_and_longest(
-    said: (Option<Span>, Option<Span>),
+/// A span called `name` and the longest, `max`, as far as they are said. Who says one of the two only means the other to
+/// fit.
+fn up_to_max(
+    (first, longest): (Option<Span>, Option<Span>),
     usual: (Duration, Duration),
-) -> (Duration, Duration) {
-    let (first, longest) = (said.0.map(|span| span.0), said.1.map(|span| span.0));
-    let first = first.unwrap_or(usual.0.min(longest.unwrap_or(Duration::MAX)));
-    (first, longest.unwrap_or(usual.1.max(first)))
+    name: &str,
+    key: &str,
+) -> Checked<(Duration, Duration)> {
+    let longest = longest.map(|span| span.0);
+    let first = first.map_or(usual.0.min(longest.unwrap_or(Duration::MAX)), |span| span.0);
+    let longest = longest.unwrap_or(usual.1.max(first));
+    if longest < first { breach(key, format!("max is shorter than {name}")) } else { Ok((first, longest)) }
 }
 
 fn not_zero(span: Span, key: &str) -> Checked<Duration> {
@@ -257,7 +259,11 @@ fn rule(raw: &RawRule) -> RuleSettings {
     }
 }
 
-fn reply(raw: &RawReply, from: &[Intake], key: &str) -> Checked<ReplySettings> {
+fn reply(raw: &RawReply, (from, to): (&[Intake], &[Destination]), key: &str) -> Checked<ReplySettings> {
+    if !to.iter().any(|to| matches!(to, Destination::Service(_))) {
+        let message = "there would be none: services reply, and deliver.to has no service:NAME";
+        return breach(key, message.to_owned());
+    }
     if !from.iter().any(|from| matches!(from, Intake::Service(_))) {
         let message = "nobody would get it: replies are given to requests, and from has no service:NAME";
         return breach(key, message.to_owned());

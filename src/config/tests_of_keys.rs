@@ -58,7 +58,7 @@ const NEEDED: [(&str, &str); 9] = [
     ("topics", "filter: f.g"),
     ("queues", "name: q.r"),
     ("services", "name: s.t"),
-    ("routes", "name: n, from: 'service:f.g'"),
+    ("routes", "name: n, from: 'service:f.g', deliver: {to: 'service:h'}"),
     ("rules", "source: x"),
     ("tests", "name: n, expect: {}"),
     ("transformation", "rules: [{source: x}]"),

@@ -162,7 +162,7 @@ routes:
 #[test]
 fn rules_of_replies_are_a_routes_own_and_have_the_limit_of_rules() {
     let text = "routing: {from: ['service:s', t]}\ntransformation: {rules: [{source: x}]}\nroute_limits: {rules_max: 2}\n\
-                routes:\n- {name: plain}\n- {name: back, reply: {start: data, rules: [{source: a, move: true, target: b}]}}\n";
+                routes:\n- {name: plain}\n- {name: back, deliver: {to: 'service:u'}, reply: {start: data, rules: [{source: a, move: true, target: b}]}}\n";
     let routes = compiled(text);
     let [plain, back] = routes.routes() else { panic!("two routes") };
     assert!(!plain.transforms_replies() && back.transforms_replies());
@@ -239,20 +239,24 @@ fn faults_of_routes_have_file_line_column_key_and_what_is_allowed() {
             "t.yaml:3:39: transformation.rules[0].transform: rule 1: there is no table \"t\" under tables:",
         ),
         (
-            "routes:\n- name: a\n  from: 'service:b'\n  reply:\n    rules:\n    - {source: x}\n    - source: km\n      transform: nope(1)\n",
-            "t.yaml:8:18: routes[0].reply.rules[1].transform: rule 2: there is no function \"nope\"",
+            "routes:\n- name: a\n  from: 'service:b'\n  deliver: {to: 'service:c'}\n  reply:\n    rules:\n    - {source: x}\n    - source: km\n      transform: nope(1)\n",
+            "t.yaml:9:18: routes[0].reply.rules[1].transform: rule 2: there is no function \"nope\"",
         ),
         (
-            "routes:\n- {name: a, from: [b, 'queue:q'], reply: {rules: [{source: x}]}}\n",
-            "t.yaml:2:42: routes[0].reply: nobody would get it: replies are given to requests, and from has no service:NAME",
+            "routes:\n- {name: a, from: [b, 'queue:q'], deliver: {to: 'service:c'}, reply: {rules: [{source: x}]}}\n",
+            "t.yaml:2:70: routes[0].reply: nobody would get it: replies are given to requests, and from has no service:NAME",
         ),
         (
-            "routes:\n- {name: a, from: 'service:b', reply: {start: empty}}\n",
-            "t.yaml:2:39: routes[0].reply: there are no rules, and it begins with nothing",
+            "routes:\n- {name: a, from: 'service:b', deliver: {to: 'service:c'}, reply: {start: empty}}\n",
+            "t.yaml:2:67: routes[0].reply: there are no rules, and it begins with nothing",
         ),
         (
             "routes:\n- {name: a, from: 'service:b', reply: {rules: [{source: x}], enabled: true}}\n",
             "t.yaml:2:62: routes[0].reply: unknown field `enabled`",
+        ),
+        (
+            "routes:\n- {name: a, from: 'service:b', deliver: {to: 'queue:q'}, reply: {rules: [{source: x}]}}\n",
+            "t.yaml:2:65: routes[0].reply: there would be none: services reply, and deliver.to has no service:NAME",
         ),
         (
             "routes:\n- {name: a, from: b, deliver: {eject: {time: 2s, max: 1s}}}\n",

@@ -172,7 +172,7 @@ fn destinations(output: &mut Output, route: &Route) -> Result<(), Failure> {
     if let Some(reply) = &route.settings().reply {
         let rules = reply.rules.len();
         output.line(format_args!(
-            "     who asks gets what {rules} rules of `reply` make of a service's reply"
+            "     who asks gets what `reply` makes of a service's reply; rules: {rules}"
         ))?;
     }
     output.line(format_args!(
