@@ -113,6 +113,7 @@ fn snapshot(streams: u64) -> Snapshot {
                 ..RouteCounts::default()
             },
             waiting: 0,
+            retrying: 1,
             latency: Latency { steps: [5; 17], sum_nanos: 2_500_000 },
             destinations: ["service:map.primary", "queue:late"]
                 .map(|destination| DestinationStatus {

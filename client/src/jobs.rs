@@ -70,7 +70,7 @@ impl ConsumeBuilder {
         self
     }
 
-    /// Its share where the queue balances load.
+    /// Its share where the queue goes in turn or balances load.
     pub fn weight(mut self, weight: u32) -> Self {
         self.wish.weight = weight;
         self

@@ -266,7 +266,7 @@ impl ServiceBuilder {
         self
     }
 
-    /// Its share where the service balances load.
+    /// Its share where the service goes in turn or balances load.
     pub fn weight(mut self, weight: u32) -> Self {
         self.wish.weight = weight;
         self

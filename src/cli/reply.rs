@@ -34,7 +34,7 @@ pub(super) struct Reply {
     /// How many requests to work on at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     concurrency: u32,
-    /// Its share where the service balances load
+    /// Its share where the service goes in turn or balances load
     #[arg(long, value_name = "N", default_value_t = 1)]
     weight: u32,
     /// Its place where the service fails over; the lowest is first

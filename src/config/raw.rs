@@ -338,12 +338,23 @@ section! {
     RawDeliver {
         strategy: RouteStrategyText,
         to: OneOrMany<DestinationText>,
+        weights: BTreeMap<TableKey, Count>,
         timeout: Span,
+        deadline: Span,
         retries: Count,
+        retry_budget: RawRetryBudget,
         backoff: RawBackoff,
         dead_letter: DestinationText,
         concurrency: Count,
         eject: RawEject,
+    }
+}
+
+section! {
+    /// How many deliveries may be at their retries at a time.
+    RawRetryBudget {
+        percent: Count,
+        min: Count,
     }
 }
 

@@ -11,14 +11,16 @@ use super::words::{DestinationText, OneOrMany, Span};
 use crate::routes::limits::Limits;
 use crate::routes::rules::RuleSettings;
 use crate::routes::settings::{
-    Deliver, Destination, Expect, Form, Intake, Monitoring, ReplySettings, RouteSettings, Security, Settings,
-    TestSettings,
+    Deliver, Destination, Expect, Form, Intake, Monitoring, ReplySettings, RetryBudget, RouteSettings,
+    Security, Settings, Strategy, TestSettings,
 };
 use crate::routes::value::Value;
 use std::time::Duration;
 
 /// The most `concurrency`.
 const CONCURRENCY_MAX: u64 = 1_000_000;
+/// Largest weight of a destination.
+const WEIGHT_MAX: u64 = 1000;
 
 /// The most `retries`.
 const RETRIES_MAX: u64 = 1000;
@@ -198,11 +200,22 @@ impl Inherited {
         }
         let to = list(raw.to.as_ref(), |to| &to.0).or_else(|| list(above.to.as_ref(), |to| &to.0));
         deliver.to = to.unwrap_or_default();
+        deliver.weights = weights(raw, &deliver, &at("weights", true))?;
+        deliver.deadline =
+            raw.deadline.map(|deadline| not_zero(deadline, &at("deadline", true))).transpose()?;
         if let Some(timeout) = raw.timeout.or(above.timeout) {
             deliver.timeout = not_zero(timeout, &at("timeout", raw.timeout.is_some()))?;
         }
         let retries = raw.retries.or(above.retries).map(|count| count.0);
         set(&mut deliver.retries, retries, 0..=RETRIES_MAX, &at("retries", raw.retries.is_some()))?;
+        if let Some(given) = &raw.retry_budget {
+            let mut budget = RetryBudget::default();
+            let [percent, min] =
+                [&given.percent, &given.min].map(|count| count.as_ref().map(|count| count.0));
+            set(&mut budget.percent, percent, 0..=100, &at("retry_budget.percent", true))?;
+            set(&mut budget.min, min, 0..=CONCURRENCY_MAX, &at("retry_budget.min", true))?;
+            deliver.retry_budget = Some(budget);
+        }
         let concurrency = raw.concurrency.map(|count| count.0);
         set(&mut deliver.concurrency, concurrency, 1..=CONCURRENCY_MAX, &at("concurrency", true))?;
         let pause = |take: fn(&RawBackoff) -> Option<Span>| {
@@ -225,6 +238,23 @@ impl Inherited {
         deliver.dead_letter = one(raw.dead_letter.as_ref().or(above.dead_letter.as_ref()));
         Ok(deliver)
     }
+}
+
+/// The weights of destinations, in their order.
+fn weights(raw: &RawDeliver, deliver: &Deliver, key: &str) -> Checked<Vec<u32>> {
+    let Some(given) = &raw.weights else { return Ok(Vec::new()) };
+    if !matches!(deliver.strategy, Strategy::RoundRobin | Strategy::LoadBalance) {
+        let message = format!("{} does not weigh: round_robin and load_balance do", deliver.strategy.name());
+        return breach(key, message);
+    }
+    let mut weights = vec![1; deliver.to.len()];
+    for (name, weight) in given {
+        let Some(place) = deliver.to.iter().position(|to| to.to_string() == name.0) else {
+            return breach(key, format!("{:?} is not in deliver.to", name.0));
+        };
+        set(&mut weights[place], Some(weight.0), 1..=WEIGHT_MAX, &format!("{key}.{}", name.0))?;
+    }
+    Ok(weights)
 }
 
 /// A span called `name` and the longest, `max`, as far as they are said. Who says one of the two only means the other to

@@ -36,6 +36,7 @@ const SECTIONS: &[Section] = &[
     RawMonitoring::SECTION,
     RawRoute::SECTION,
     RawDeliver::SECTION,
+    RawRetryBudget::SECTION,
     RawEject::SECTION,
     RawTest::SECTION,
 ];
@@ -54,7 +55,7 @@ const OF_ROUTES: [&str; 9] = [
 ];
 
 /// What an entry needs besides the key that is looked at.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 10] = [
     ("topics", "filter: f.g"),
     ("queues", "name: q.r"),
     ("services", "name: s.t"),
@@ -64,6 +65,7 @@ const NEEDED: [(&str, &str); 9] = [
     ("transformation", "rules: [{source: x}]"),
     ("transform", "rules: [{source: x}]"),
     ("reply", "rules: [{source: x}]"),
+    ("deliver", "to: 'service:h'"),
 ];
 
 /// Keys that say what is so in any case: nothing changes by them.
@@ -88,6 +90,8 @@ const READ_AS: &[(&str, &str)] = &[
     ("transformation", "transforms"),
     ("transform", "transforms"),
     ("backoff", "backoff_initial"),
+    ("weights", "weight"),
+    ("retry_budget.min", "min"),
     ("eject", "eject_failures"),
     ("eject.failures", "eject_failures"),
     ("eject.time", "eject_time"),
@@ -140,6 +144,7 @@ const SAMPLES: &[&str] = &[
     "'{a: {b: 1}}'",
     "{a: {b: c}}",
     "{a: b}",
+    "{'service:h': 2}",
     "{steps_max: 5}",
     "'upper(value)'",
     "[{name: n, from: f.g}]",

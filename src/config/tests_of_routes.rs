@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routes::route::{Origin, Outcome};
-use crate::routes::settings::{Destination, Intake, Strategy};
+use crate::routes::settings::{Destination, Intake, RetryBudget, Strategy};
 use crate::routes::{envelope::Native, trial};
 use std::time::Duration;
 
@@ -117,12 +117,15 @@ routes:
     from: b
     message_types: T
     transform: {version: "8", rules: [{source: z}]}
-    deliver: {strategy: broadcast, to: ["service:s"], timeout: 0.5, backoff: {max: 10s}, eject: {failures: 2, time: 10m}}
+    deliver:
+      {strategy: broadcast, to: ["service:s"], timeout: 0.5, backoff: {max: 10s}, eject: {failures: 2, time: 10m},
+       deadline: 1m, retry_budget: {min: 1}}
     then: continue
   - name: forward
     transform: {enabled: false}
     input: envelope
     output: payload
+    deliver: {strategy: load-balance, to: ["service:s", "topic:t", "queue:q"], weights: {"queue:q": 7, "service:s": 2}}
 "#,
     );
     let [all, own, forward] = config.routes.routes.as_slice() else { panic!("three routes") };
@@ -157,6 +160,10 @@ routes:
         ("routes.1.transform.rules", &["T".to_owned()][..])
     );
     assert!(!forward.transforms && forward.rules.len() == 1);
+    assert_eq!((&all.deliver.weights, &forward.deliver.weights), (&vec![], &vec![2, 1, 7]));
+    assert_eq!((all.deliver.deadline, own.deliver.deadline), (None, Some(Duration::from_secs(60))));
+    let budget = Some(RetryBudget { percent: 20, min: 1 });
+    assert_eq!((all.deliver.retry_budget, own.deliver.retry_budget), (None, budget));
 }
 
 #[test]
@@ -257,6 +264,26 @@ fn faults_of_routes_have_file_line_column_key_and_what_is_allowed() {
         (
             "routes:\n- {name: a, from: 'service:b', deliver: {to: 'queue:q'}, reply: {rules: [{source: x}]}}\n",
             "t.yaml:2:65: routes[0].reply: there would be none: services reply, and deliver.to has no service:NAME",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {to: 'topic:c', weights: {'topic:d': 2}}}\n",
+            "t.yaml:2:56: routes[0].deliver.weights: \"topic:d\" is not in deliver.to",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {to: 'topic:c', weights: {'topic:c': 0}}}\n",
+            "t.yaml:2:68: routes[0].deliver.weights.topic:c: 0 is out of range: 1 to 1000",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {strategy: failover, to: 'topic:c', weights: {'topic:c': 2}}}\n",
+            "t.yaml:2:76: routes[0].deliver.weights: failover does not weigh: round_robin and load_balance do",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {deadline: 0}}\n",
+            "t.yaml:2:42: routes[0].deliver.deadline: must be more than nothing",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {retry_budget: {percent: 101}}}\n",
+            "t.yaml:2:56: routes[0].deliver.retry_budget.percent: 101 is out of range: 0 to 100",
         ),
         (
             "routes:\n- {name: a, from: b, deliver: {eject: {time: 2s, max: 1s}}}\n",

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeSet;
 
-/// Outstanding work is compared in these parts of one, so that weights have an effect on small numbers.
+/// Turns and outstanding work are compared in these parts of one, so that weights have an effect on small numbers.
 const PARTS: u64 = 1 << 16;
 
 /// How the next member is chosen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// The one that was served longest ago.
+    /// Each in turn, as often as its weight says: stride scheduling (Waldspurger and Weihl, 1995). Among equal weights
+    /// that is the one that was served longest ago.
     #[default]
     RoundRobin,
     /// The one with the fewest outstanding for its weight.
@@ -47,6 +48,8 @@ struct Member {
     ready: bool,
     /// When it was served last, or joined, in turns.
     turn: u64,
+    /// Where it is in the round, in parts of a turn: each time it is served it goes on by one over its weight.
+    pass: u64,
     joined: u64,
     /// Where it stands in the order, if it does.
     stands: Option<Rank>,
@@ -61,22 +64,27 @@ pub(super) struct Group {
     /// Those that can take something; with failover all that are there.
     order: BTreeSet<Rank>,
     turns: u64,
+    /// Where the round is: the pass of who was served last.
+    pass: u64,
 }
 
 impl Group {
     pub(super) fn new(strategy: Strategy) -> Self {
-        Self { strategy, members: Vec::new(), free: Vec::new(), order: BTreeSet::new(), turns: 0 }
+        Self { strategy, members: Vec::new(), free: Vec::new(), order: BTreeSet::new(), turns: 0, pass: 0 }
     }
 
     /// Takes a member in, not ready yet. A weight of 0 counts as 1.
     pub(super) fn join(&mut self, weight: u32, priority: u32) -> Seat {
         self.turns += 1;
+        let weight = weight.max(1);
         let member = Member {
-            weight: weight.max(1),
+            weight,
             priority,
             outstanding: 0,
             ready: false,
             turn: self.turns,
+            // Behind all that are there.
+            pass: self.pass.saturating_add(stride(weight)),
             joined: self.turns,
             stands: None,
         };
@@ -114,7 +122,12 @@ impl Group {
         if self.get(seat).is_none_or(|member| member.ready == ready) {
             return;
         }
-        self.change(seat, |member| member.ready = ready);
+        let pass = self.pass;
+        self.change(seat, |member| {
+            member.ready = ready;
+            // What it did not take while it could not is nothing that it may make up for.
+            member.pass = member.pass.max(pass);
+        });
     }
 
     /// Who gets the next one. Nothing changes until [`Group::served`].
@@ -133,9 +146,13 @@ impl Group {
     pub(super) fn served(&mut self, seat: Seat) {
         self.turns += 1;
         let turn = self.turns;
+        if let Some(member) = self.get(seat) {
+            self.pass = self.pass.max(member.pass);
+        }
         self.change(seat, |member| {
             member.outstanding += 1;
             member.turn = turn;
+            member.pass = member.pass.saturating_add(stride(member.weight));
         });
     }
 
@@ -156,7 +173,7 @@ impl Group {
     fn rank(&self, seat: Seat) -> Option<Rank> {
         let member = self.get(seat)?;
         match self.strategy {
-            Strategy::RoundRobin => member.ready.then_some((0, member.turn, seat)),
+            Strategy::RoundRobin => member.ready.then_some((member.pass, member.turn, seat)),
             Strategy::LoadBalance => {
                 let load = u64::from(member.outstanding) * PARTS / u64::from(member.weight);
                 member.ready.then_some((load, member.turn, seat))
@@ -197,6 +214,12 @@ impl Group {
     }
 }
 
+/// How far a member of this weight goes on when it is served.
+fn stride(weight: u32) -> u64 {
+    // Whoever has more weight than there are parts in a turn goes on all the same.
+    (PARTS / u64::from(weight)).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +248,23 @@ mod tests {
         assert_eq!(served, [seats[0], seats[2], seats[0], seats[2]]);
         group.set_ready(seats[1], true);
         assert_eq!(serve(&mut group), Some(seats[1]), "it was served longest ago");
+    }
+
+    #[test]
+    fn round_robin_serves_by_weight_without_runs_and_nobody_makes_up_for_what_it_could_not_take() {
+        let (mut group, seats) = group(Strategy::RoundRobin, &[(3, 0), (1, 0), (1, 0)]);
+        let served: Vec<Seat> = (0..500).filter_map(|_| serve(&mut group)).collect();
+        let count = |served: &[Seat], seat: Seat| served.iter().filter(|each| **each == seat).count();
+        for (seat, share) in seats.iter().zip([3, 1, 1]) {
+            for round in served.chunks(5) {
+                assert_eq!(count(round, *seat), share, "{round:?}");
+            }
+        }
+        group.set_ready(seats[2], false);
+        assert!((0..400).all(|_| serve(&mut group).is_some()));
+        group.set_ready(seats[2], true);
+        let served: Vec<Seat> = (0..10).filter_map(|_| serve(&mut group)).collect();
+        assert!((2..=3).contains(&count(&served, seats[2])), "{served:?}");
     }
 
     #[test]

@@ -272,10 +272,16 @@ pub struct Deliver {
     pub strategy: Strategy,
     /// The destinations.
     pub to: Vec<Destination>,
+    /// Their weights, in their order; those that have none here have 1.
+    pub weights: Vec<u32>,
     /// How long one try may take.
     pub timeout: Duration,
+    /// How long all of it may take, pauses and waiting for a turn included.
+    pub deadline: Option<Duration>,
     /// How often it is tried again.
     pub retries: u32,
+    /// How many deliveries may be at their retries at a time; none: all.
+    pub retry_budget: Option<RetryBudget>,
     /// The pause before the second try.
     pub backoff_initial: Duration,
     /// The longest pause between tries.
@@ -292,13 +298,49 @@ pub struct Deliver {
     pub eject_time_max: Duration,
 }
 
+/// The share of deliveries that may be at their retries, so that what is down or slow is not given more to do by it. As
+/// Envoy's retry budgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of those under way, in percent.
+    pub percent: u32,
+    /// So many in any case.
+    pub min: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, min: 3 }
+    }
+}
+
+impl RetryBudget {
+    /// Whether there may be one more retry with so many of the deliveries under way being retries.
+    #[must_use]
+    pub fn lets_another(self, retrying: u32, active: u32) -> bool {
+        let share = u64::from(active) * u64::from(self.percent) / 100;
+        u64::from(retrying) < share.max(self.min.into())
+    }
+}
+
+impl Deliver {
+    /// The weight of the destination at this place.
+    #[must_use]
+    pub fn weight(&self, place: usize) -> u32 {
+        self.weights.get(place).copied().unwrap_or(1)
+    }
+}
+
 impl Default for Deliver {
     fn default() -> Self {
         Self {
             strategy: Strategy::default(),
             to: Vec::new(),
+            weights: Vec::new(),
             timeout: Duration::from_secs(30),
+            deadline: None,
             retries: 3,
+            retry_budget: None,
             backoff_initial: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
             dead_letter: None,

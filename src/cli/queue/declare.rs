@@ -42,7 +42,7 @@ pub(super) struct Declare {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Chosen {
-    /// The consumer that was served longest ago
+    /// Each consumer in turn, as often as its weight says
     RoundRobin,
     /// The consumer with the fewest outstanding for its weight
     LoadBalance,

@@ -7,7 +7,7 @@ use crate::routes::Routes;
 use crate::routes::envelope::Native;
 use crate::routes::expression::Meter;
 use crate::routes::route::{Origin, Outcome, Part, Route};
-use crate::routes::settings::Deliver;
+use crate::routes::settings::{Deliver, Destination, RetryBudget};
 use crate::routes::trial::told;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -162,12 +162,16 @@ fn show(
 }
 
 fn destinations(output: &mut Output, route: &Route) -> Result<(), Failure> {
-    let Deliver { strategy, to, timeout, retries, backoff_initial, backoff_max, dead_letter, .. } =
-        &route.settings().deliver;
+    let deliver = &route.settings().deliver;
+    let Deliver { strategy, to, timeout, retries, backoff_initial, backoff_max, dead_letter, .. } = deliver;
     if to.is_empty() {
         return output.line("     it goes nowhere: the route has no `deliver.to`");
     }
-    let to: Vec<String> = to.iter().map(ToString::to_string).collect();
+    let named = |(place, to): (usize, &Destination)| match deliver.weight(place) {
+        1 => to.to_string(),
+        weight => format!("{to} with weight {weight}"),
+    };
+    let to: Vec<String> = to.iter().enumerate().map(named).collect();
     output.line(format_args!("     to {} ({})", to.join(", "), strategy.name()))?;
     if let Some(reply) = &route.settings().reply {
         let rules = reply.rules.len();
@@ -175,8 +179,14 @@ fn destinations(output: &mut Output, route: &Route) -> Result<(), Failure> {
             "     who asks gets what `reply` makes of a service's reply; rules: {rules}"
         ))?;
     }
+    if let Some(RetryBudget { percent, min }) = deliver.retry_budget {
+        output.line(format_args!(
+            "     of the deliveries under way {percent} % may be retried at a time, {min} in any case"
+        ))?;
+    }
+    let in_all = deliver.deadline.map_or_else(String::new, |deadline| format!(", {deadline:?} in all"));
     output.line(format_args!(
-        "     each try {timeout:?}, {retries} more, after {backoff_initial:?} to {backoff_max:?}; then {}",
+        "     each try {timeout:?}, {retries} more, after {backoff_initial:?} to {backoff_max:?}{in_all}; then {}",
         dead_letter.as_ref().map_or_else(|| "it is lost, and counted".to_owned(), ToString::to_string)
     ))
 }

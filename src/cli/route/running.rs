@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// What messages of a route have become, in the order in which they are shown.
-const COUNTS: [&str; 14] = [
+const COUNTS: [&str; 16] = [
     "received",
     "passed",
     "passed_missing",
@@ -20,6 +20,8 @@ const COUNTS: [&str; 14] = [
     "delivered",
     "dead",
     "retries",
+    "retries_refused",
+    "too_late",
     "parts",
     "parts_invalid",
     "replies",

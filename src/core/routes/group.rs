@@ -54,6 +54,8 @@ pub(super) struct RouteState {
     pub(super) shown_on: Option<Key>,
     /// Legs that are tried, or pause between tries.
     pub(super) active: u32,
+    /// Those of them that were tried before.
+    pub(super) retrying: u32,
     /// Legs for which there is no room among those.
     pub(super) waiting: VecDeque<Key>,
 }
@@ -119,10 +121,11 @@ impl Core {
             Strategy::LoadBalance => Order::LoadBalance,
         };
         let mut group = Group::new(order);
-        let destinations: Vec<Place> =
-            settings.deliver.to.iter().filter_map(|to| self.new_place(to)).collect();
-        for _ in &destinations {
-            let seat = group.join(1, 0);
+        let mut destinations: Vec<Place> = Vec::new();
+        for (index, to) in settings.deliver.to.iter().enumerate() {
+            let Some(place) = self.new_place(to) else { continue };
+            destinations.push(place);
+            let seat = group.join(settings.deliver.weight(index), 0);
             group.set_ready(seat, true);
         }
         let tap = settings.tap.as_ref().and_then(|tap| self.new_place(tap));
@@ -140,6 +143,7 @@ impl Core {
             }),
             shown_on,
             active: 0,
+            retrying: 0,
             waiting: VecDeque::new(),
             routes: routes.clone(),
         }

@@ -1,6 +1,6 @@
 //! A way of something to a destination: begun, waiting for its turn, and ended.
 
-use super::group::{RouteState, Target};
+use super::group::{RouteState, Target, nanos};
 use super::task::Body;
 use crate::core::Now;
 use crate::core::broker::Core;
@@ -75,8 +75,11 @@ pub(super) struct Leg {
     /// Who was tried since all were.
     pub(super) tried: Vec<Seat>,
     pub(super) history: Vec<Try>,
-    /// Whether it counts among the active ones of its group.
+    /// Whether it counts among the active ones of its group, and among those that were tried before.
     pub(super) is_active: bool,
+    pub(super) is_retry: bool,
+    /// When its time in all is over, if it has one.
+    pub(super) deadline: Option<u64>,
 }
 
 /// What came of a try.
@@ -130,6 +133,9 @@ impl Core {
         let Some(state) = self.routing.table.get_mut(route) else { return };
         let is_letter = matches!(aim, Aim::Invalid | Aim::Dead);
         let waits = !is_letter && (state.active >= state.deliver().concurrency || !state.waiting.is_empty());
+        // What is left of a message is not lost because it is late.
+        let within = state.deliver().deadline.filter(|_| !is_letter);
+        let deadline = within.map(|within| now.monotonic.saturating_add(nanos(within)));
         let key = self.routing.legs.insert(Leg {
             item,
             taking,
@@ -141,6 +147,8 @@ impl Core {
             tried: Vec::new(),
             history: Vec::new(),
             is_active: !waits && !is_letter,
+            is_retry: false,
+            deadline,
         });
         if waits {
             return state.waiting.push_back(key);
@@ -155,8 +163,10 @@ impl Core {
         if !std::mem::take(&mut leg.is_active) {
             return;
         }
+        let was_retry = std::mem::take(&mut leg.is_retry);
         let Some(state) = self.routing.table.get_mut(leg.route) else { return };
         state.active -= 1;
+        state.retrying -= u32::from(was_retry);
         if state.active < state.deliver().concurrency
             && let Some(next) = state.waiting.pop_front()
         {

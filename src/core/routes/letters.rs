@@ -82,7 +82,7 @@ impl Core {
         let Some(leg) = self.routing.legs.get_mut(key) else { return };
         let item = leg.item;
         let bytes = body.bytes();
-        (leg.aim, leg.content, leg.tries) = (Aim::Dead, Content::Made(body), 0);
+        (leg.aim, leg.content, leg.tries, leg.deadline) = (Aim::Dead, Content::Made(body), 0, None);
         self.note_made(item, bytes);
         self.try_leg(key, now);
     }

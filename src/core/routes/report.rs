@@ -30,6 +30,7 @@ impl Core {
                     priority: settings.priority,
                     counts: account.counts,
                     waiting: state.waiting.len() as u64,
+                    retrying: state.retrying.into(),
                     latency: account.latency,
                     destinations: state
                         .destinations

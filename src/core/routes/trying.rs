@@ -4,15 +4,17 @@
 //! on disk if it is kept there; a service when it has answered, and not with an error, within the timeout. What failed is
 //! tried again elsewhere if there is somewhere else, after a pause that doubles each time, as often as the route says.
 
-use super::group::{Target, millis, nanos};
-use super::leg::{Aim, Content, ROOM_BYTES, Stage, Told, json_flags, own_flags};
+use super::group::{RouteState, Target, millis, nanos};
+use super::leg::{Aim, Content, Leg, ROOM_BYTES, Stage, Told, json_flags, own_flags};
 use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::queues::{Incoming, Waiter};
 use crate::core::quota::Refused;
 use crate::core::table::Key;
 use crate::routes::route::Try;
+use crate::routes::settings::RetryBudget;
 use std::sync::Arc;
+use std::time::Duration;
 use tramline_wire::codec::{decode_message, encode_message};
 use tramline_wire::{Code, Message};
 
@@ -31,11 +33,32 @@ impl Failure {
     }
 }
 
+impl Leg {
+    /// Says of its last failure why it is the last.
+    fn because(&mut self, why: &str) {
+        if let Some(last) = self.history.last_mut() {
+            last.reason = format!("{}; {why}", last.reason);
+        }
+    }
+}
+
+impl RouteState {
+    /// How long a try may take that is begun now: not longer than what is left of the time in all.
+    fn try_millis(&self, deadline: Option<u64>, now: Now) -> u32 {
+        let left = deadline.map(|deadline| Duration::from_nanos(deadline.saturating_sub(now.monotonic)));
+        let timeout = self.deliver().timeout;
+        millis(left.map_or(timeout, |left| left.min(timeout)))
+    }
+}
+
 impl Core {
     /// Tries a leg that is nowhere now.
     pub(super) fn try_leg(&mut self, key: Key, now: Now) {
         let Some(leg) = self.routing.legs.get(key) else { return };
         let (route, aim) = (leg.route, leg.aim);
+        if leg.deadline.is_some_and(|deadline| deadline <= now.monotonic) {
+            return self.is_too_late(key, "before it could be tried", now);
+        }
         let Some(item) = self.routing.items.get(leg.item) else { return };
         let bytes = leg.content.bytes(&item.bytes);
         let seat = match aim {
@@ -92,7 +115,7 @@ impl Core {
         now: Now,
     ) -> Result<bool, Failure> {
         let Some(leg) = self.routing.legs.get(key) else { return Ok(false) };
-        let (content, route) = (leg.content.clone(), leg.route);
+        let (content, route, deadline) = (leg.content.clone(), leg.route, leg.deadline);
         let Some(item) = self.routing.items.get(leg.item) else { return Ok(false) };
         let (original, hops, priority) = (item.bytes.clone(), item.from.hops, item.priority);
         let Ok(message) = decode_message(&original) else { return Ok(false) };
@@ -127,7 +150,7 @@ impl Core {
             Target::Queue(queue) => self.push_for_route(key, queue, bytes.into(), (hops, priority), now),
             Target::Service(service) => {
                 let timeout =
-                    self.routing.table.get(route).map_or(1, |state| millis(state.deliver().timeout));
+                    self.routing.table.get(route).map_or(1, |state| state.try_millis(deadline, now));
                 self.ask_for_route(key, service, number, timeout, &bytes, now)
                     .map(|()| false)
                     .map_err(Failure::of)
@@ -173,7 +196,10 @@ impl Core {
                 self.try_failed(key, Failure { why, is_final: false, is_its_fault: false }, now);
             }
             Told::Failed { code, message } => {
-                let is_its_fault = code != Code::NoInstance;
+                // A try that had less than its time, because all of it was over, says nothing of the destination.
+                let deadline = self.routing.legs.get(key).and_then(|leg| leg.deadline);
+                let was_cut = deadline.is_some_and(|deadline| deadline <= now.monotonic);
+                let is_its_fault = code != Code::NoInstance && !(code == Code::TimedOut && was_cut);
                 let why = format!("{code}: {message}");
                 self.try_failed(key, Failure { why, is_final: false, is_its_fault }, now);
             }
@@ -228,9 +254,54 @@ impl Core {
         let whole = initial.saturating_mul(1 << tries.saturating_sub(1).min(40)).min(most);
         // Between half and all of it, so that what failed together does not come back together.
         let until = now.monotonic + whole / 2 + self.queues.dice.below(whole / 2 + 1);
-        if let Some(leg) = self.routing.legs.get_mut(key) {
-            leg.stage = Stage::Pausing { until };
+        let Some(leg) = self.routing.legs.get(key) else { return };
+        if leg.deadline.is_some_and(|deadline| deadline <= until) {
+            return self.is_too_late(key, "before it could be tried again", now);
         }
+        if leg.is_active && !leg.is_retry && !self.may_retry(key, route) {
+            return self.give_up(key, now);
+        }
+        let Some(leg) = self.routing.legs.get_mut(key) else { return };
+        leg.stage = Stage::Pausing { until };
         self.set_leg_timer(key, until);
+    }
+
+    /// Whether a leg may go on to its first retry. It is counted, either way.
+    fn may_retry(&mut self, key: Key, route: Key) -> bool {
+        let Some(state) = self.routing.table.get_mut(route) else { return false };
+        let Some(leg) = self.routing.legs.get_mut(key) else { return false };
+        let (retrying, active) = (state.retrying, state.active);
+        let budget = state.deliver().retry_budget;
+        let Some(budget) = budget.filter(|budget| !budget.lets_another(retrying, active)) else {
+            leg.is_retry = true;
+            state.retrying += 1;
+            return true;
+        };
+        let RetryBudget { percent, min } = budget;
+        leg.because(&format!(
+            "not tried again: {retrying} of {active} deliveries are retried (deliver.retry_budget: {percent} %, at least {min})"
+        ));
+        if let Some(account) = self.account_of(route) {
+            account.counts.retries_refused += 1;
+        }
+        false
+    }
+
+    /// A leg's time in all is over, or will be.
+    fn is_too_late(&mut self, key: Key, when: &str, now: Now) {
+        let Some(leg) = self.routing.legs.get_mut(key) else { return };
+        let route = leg.route;
+        let Some(state) = self.routing.table.get(route) else { return };
+        let deadline = state.deliver().deadline.unwrap_or_default();
+        let why = format!("its time in all of {deadline:?} is over {when} (deliver.deadline)");
+        if leg.history.is_empty() {
+            leg.history.push(Try { destination: "".into(), unix_nanos: now.unix, reason: why });
+        } else {
+            leg.because(&why);
+        }
+        if let Some(account) = self.account_of(route) {
+            account.counts.too_late += 1;
+        }
+        self.give_up(key, now);
     }
 }

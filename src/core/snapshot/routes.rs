@@ -27,6 +27,10 @@ pub struct RouteCounts {
     pub in_flight: u64,
     /// Tries after the first.
     pub retries: u64,
+    /// Deliveries given up since so many others were at their retries (`deliver.retry_budget`).
+    pub retries_refused: u64,
+    /// Deliveries given up since their time in all was over (`deliver.deadline`).
+    pub too_late: u64,
     /// Messages that it made of those that it transformed or split.
     pub parts: u64,
     /// Those of them that were not valid.
@@ -55,6 +59,8 @@ pub struct RouteStatus {
     pub counts: RouteCounts,
     /// Deliveries that wait because so many are under way (`deliver.concurrency`).
     pub waiting: u64,
+    /// Deliveries under way that were tried before.
+    pub retrying: u64,
     /// From when messages were taken to when they were delivered.
     pub latency: Latency,
     /// Its destinations, in the order of the file.

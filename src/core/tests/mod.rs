@@ -45,6 +45,7 @@ mod services;
 mod services_world;
 
 mod routes;
+mod routes_deliver;
 
 mod routes_reply;
 

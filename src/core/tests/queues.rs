@@ -358,7 +358,8 @@ fn the_strategy_of_the_queue_says_who_is_next() {
         push_all(&mut shell, from, 1..=40, &[]);
         consumers.map(|id| jobs(&mut shell, id).len())
     };
-    assert_eq!(shares(Strategy::RoundRobin, [(1, 0), (9, 0)]), [20, 20]);
+    assert_eq!(shares(Strategy::RoundRobin, [(1, 1), (1, 0)]), [20, 20]);
+    assert_eq!(shares(Strategy::RoundRobin, [(1, 0), (9, 0)]), [4, 36]);
     assert_eq!(shares(Strategy::LoadBalance, [(1, 0), (3, 0)]), [10, 30]);
     assert_eq!(shares(Strategy::Failover, [(1, 1), (1, 0)]), [0, 40]);
 }

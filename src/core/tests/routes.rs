@@ -83,7 +83,7 @@ impl Broker {
     }
 
     /// What was published since: topic and payload, without what came in.
-    fn heard(&mut self) -> Vec<(String, Value)> {
+    pub(super) fn heard(&mut self) -> Vec<(String, Value)> {
         let own: Vec<Value> =
             self.lines(self.to).into_iter().filter(|line| line["from"]["name"] == "tramline").collect();
         own.into_iter()
@@ -133,12 +133,12 @@ impl Broker {
     }
 
     /// The numbers of the calls that somebody was given since.
-    fn calls(&mut self, id: SessionId) -> Vec<u64> {
+    pub(super) fn calls(&mut self, id: SessionId) -> Vec<u64> {
         let lines = self.lines(id);
         lines.iter().filter(|line| line["op"] == "call").map(|line| line["call"].as_u64().unwrap()).collect()
     }
 
-    fn reply(&mut self, id: SessionId, service: &str, call: u64) {
+    pub(super) fn reply(&mut self, id: SessionId, service: &str, call: u64) {
         let line = json!({"op": "reply", "service": service, "call": call, "data": "done"});
         self.shell.line(id, &line.to_string());
     }

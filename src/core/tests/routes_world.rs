@@ -10,7 +10,7 @@ use super::routes::{Broker, compiled, route, ruled};
 use super::world::Dice;
 use crate::core::routes::Task;
 use crate::core::{Action, QueueSettings, SessionId};
-use crate::routes::settings::{Destination, Settings, Strategy};
+use crate::routes::settings::{Destination, RetryBudget, Settings, Strategy};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -25,8 +25,10 @@ fn settings() -> Settings {
     let dead = || Some(Destination::parse("queue:dead").unwrap());
     let mut turns = ruled(route("turns", "in.turns", &["service:a", "service:b"]));
     turns.when = Some("data.n != 0".to_owned());
+    turns.deliver.weights = vec![3, 1];
     let mut first = ruled(route("first", "in.first", &["service:c", "queue:small", "topic:out.first"]));
     first.deliver.strategy = Strategy::Failover;
+    first.deliver.retry_budget = Some(RetryBudget { percent: 50, min: 1 });
     let mut all = ruled(route("all", "in.all", &["service:b", "queue:small", "topic:out.all"]));
     all.deliver.strategy = Strategy::Broadcast;
     let line = ruled(route("line", "in.line", &["topic:out.line"]));
@@ -48,6 +50,7 @@ fn settings() -> Settings {
             route.invalid = Some(Destination::parse("topic:bad").unwrap());
         }
     }
+    routes[0].deliver.deadline = Some(Duration::from_millis(70));
     let mut settings = compiled(routes);
     settings.limits.work_messages_max = MESSAGES_MAX;
     settings.limits.cache_size = 2;
@@ -265,7 +268,6 @@ impl World {
         }
     }
 
-    /// Takes what is in a queue.
     /// Takes what a queue gives out at a time. Whether that was anything.
     fn drain(&mut self, queue: &str) -> bool {
         let taken = self.broker.queued(queue);
@@ -290,7 +292,7 @@ impl World {
     }
 
     /// Everybody is there again and does what is asked for, until nothing is under way. How often what happened.
-    fn finish(&mut self) -> [u64; 7] {
+    fn finish(&mut self) -> [u64; 9] {
         for (place, service) in SERVICES.iter().enumerate() {
             let id = self.broker.shell.json();
             let line = json!({"op": "provide", "service": service, "concurrency": 100});
@@ -319,6 +321,7 @@ impl World {
         assert_eq!((snapshot.routing.messages, snapshot.routing.jobs), (0, 0));
         for route in &snapshot.routes {
             assert_eq!((route.counts.in_flight, route.counts.lost), (0, 0), "{route:?}");
+            assert_eq!((route.waiting, route.retrying), (0, 0), "{route:?}");
         }
         let expected: BTreeSet<u64> =
             self.published.keys().copied().filter(|n| !self.refused.contains(n)).collect();
@@ -333,6 +336,8 @@ impl World {
             sum(|route| route.counts.dead),
             sum(|route| route.counts.invalid),
             sum(|route| route.counts.retries),
+            sum(|route| route.counts.retries_refused),
+            sum(|route| route.counts.too_late),
             sum(|route| route.destinations.iter().map(|place| place.counts.failures).sum()),
             self.refused.len() as u64,
             self.reloads,
@@ -345,7 +350,7 @@ fn whatever_happens_every_message_is_somewhere_and_all_counts_add_up() {
     let number = |text: Option<&str>| text.and_then(|value| value.parse::<u64>().ok());
     let steps = number(option_env!("TRAMLINE_ROUTE_STEPS")).unwrap_or(STEPS);
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
-    let mut happened = [0; 7];
+    let mut happened = [0; 9];
     for seed in [1, number(option_env!("TRAMLINE_SEED")).unwrap_or(random)] {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);

@@ -329,7 +329,7 @@ fn a_caller_that_gives_up_or_goes_is_waited_for_no_more() {
 #[test]
 fn strategies_choose_as_for_queues() {
     for (strategy, expected) in [
-        (Strategy::RoundRobin, [2, 2]),
+        (Strategy::RoundRobin, [1, 3]),
         (Strategy::LoadBalance, [1, 3]),
         // The second has the lower number, so it is the first.
         (Strategy::Failover, [0, 4]),

@@ -13,16 +13,19 @@ impl Moment {
         let shown = &self.0.routes[..self.0.routes.len().min(LABELLED_MAX)];
         type Value = fn(&RouteStatus) -> u64;
         let rows = Rows { shown, label: "route", name: |route: &RouteStatus| &route.route };
-        let gauges: [(&str, &str, Value); 2] = [
+        let gauges: [(&str, &str, Value); 3] = [
             ("route_in_flight_messages", "Messages that are being delivered.", |route| {
                 route.counts.in_flight
             }),
             ("route_waiting_deliveries", "Deliveries that wait for others to be over.", |route| {
                 route.waiting
             }),
+            ("route_retrying_deliveries", "Deliveries under way that were tried before.", |route| {
+                route.retrying
+            }),
         ];
         rows.gauges(page, gauges)?;
-        let counters: [(&str, &str, Value); 12] = [
+        let counters: [(&str, &str, Value); 14] = [
             ("route_received_messages", "Messages that a route looked at.", |route| route.counts.received),
             ("route_passed_messages", "Those that were not for it.", |route| route.counts.passed),
             ("route_dropped_messages", "Those that it dropped by its configuration.", |route| {
@@ -36,6 +39,12 @@ impl Moment {
                 route.counts.dead
             }),
             ("route_retries", "Tries after the first.", |route| route.counts.retries),
+            ("route_refused_retries", "Deliveries given up since so many others were retried.", |route| {
+                route.counts.retries_refused
+            }),
+            ("route_late_deliveries", "Deliveries given up since their time in all was over.", |route| {
+                route.counts.too_late
+            }),
             ("route_parts", "Messages that it made.", |route| route.counts.parts),
             ("route_invalid_parts", "Those of them that were not valid.", |route| route.counts.parts_invalid),
             ("route_replies", "Replies that its rules made something else of.", |route| route.counts.replies),

@@ -8,7 +8,7 @@ use bincode::{BorrowDecode, Encode};
 /// How a queue chooses who gets the next message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Encode, BorrowDecode)]
 pub enum Strategy {
-    /// The consumer that was served longest ago.
+    /// Each consumer in turn, as often as its weight says.
     #[default]
     RoundRobin,
     /// The consumer with the fewest outstanding for its weight.
@@ -86,7 +86,7 @@ pub struct Consume<'a> {
     pub credit: u32,
     /// Whether settling one lets it be given another.
     pub refill: bool,
-    /// Its share where the queue balances load; 0 counts as 1.
+    /// Its share where the queue goes in turn or balances load; 0 counts as 1.
     pub weight: u32,
     /// Its place where the queue fails over; lower is first.
     pub priority: u32,

@@ -16,7 +16,7 @@ pub struct Provide<'a> {
     pub service: &'a str,
     /// How many requests it works on at a time.
     pub concurrency: u32,
-    /// Its share where the service balances load; 0 counts as 1.
+    /// Its share where the service goes in turn or balances load; 0 counts as 1.
     pub weight: u32,
     /// Its place where the service fails over; lower is first.
     pub priority: u32,
