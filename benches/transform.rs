@@ -49,7 +49,7 @@ fn treat(routes: &Routes, out: &mut Vec<u8>) {
     let native = black_box(native());
     for (_, outcome) in routes.process(Origin::Topic(native.topic), &native) {
         let Outcome::Made(parts) = outcome else { panic!("{outcome:?}") };
-        parts.iter().for_each(|part| part.write("topic:map.fixes", Duration::from_micros(5), out));
+        parts.iter().for_each(|(part, _)| part.write("topic:map.fixes", Duration::from_micros(5), out));
     }
 }
 

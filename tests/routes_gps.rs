@@ -53,8 +53,8 @@ fn verdict(routes: &Routes, payload: &[u8]) -> (String, Option<String>) {
             Outcome::Passed(_) => {}
             Outcome::Dropped(_) => return (name, None),
             Outcome::Invalid(_) => return ("invalid".to_owned(), None),
-            Outcome::Made(parts) => return (name, Some(parts[0].data().unwrap().to_string())),
-            Outcome::Forwarded => panic!("no route of the example only forwards"),
+            Outcome::Made(parts) => return (name, Some(parts[0].0.data().unwrap().to_string())),
+            Outcome::Forwarded(_) => panic!("no route of the example only forwards"),
         }
     }
     ("none".to_owned(), None)
@@ -164,7 +164,7 @@ fn received_is_made_and_dropped_and_invalid_and_left() {
         let mut meter = Meter::new(routes.limits());
         let mut taken = routes.routes().iter().map(|route| routes.treat(route, &native, &mut meter));
         let place = match taken.find(|outcome| !matches!(outcome, Outcome::Passed(_))) {
-            Some(Outcome::Made(_) | Outcome::Forwarded) => 0,
+            Some(Outcome::Made(_) | Outcome::Forwarded(_)) => 0,
             Some(Outcome::Dropped(_)) => 1,
             Some(Outcome::Invalid(_)) => 2,
             _ => 3,

@@ -346,6 +346,8 @@ section! {
         backoff: RawBackoff,
         dead_letter: DestinationText,
         concurrency: Count,
+        ordered: bool,
+        order_key: String,
         eject: RawEject,
     }
 }

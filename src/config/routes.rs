@@ -218,6 +218,11 @@ impl Inherited {
         }
         let concurrency = raw.concurrency.map(|count| count.0);
         set(&mut deliver.concurrency, concurrency, 1..=CONCURRENCY_MAX, &at("concurrency", true))?;
+        if raw.ordered == Some(false) && raw.order_key.is_some() {
+            return breach(at("order_key", true), "there is no order: ordered is false".to_owned());
+        }
+        deliver.order_key = raw.order_key.clone();
+        deliver.ordered = raw.ordered.unwrap_or(deliver.order_key.is_some());
         let pause = |take: fn(&RawBackoff) -> Option<Span>| {
             raw.backoff.as_ref().and_then(take).or_else(|| above.backoff.as_ref().and_then(take))
         };

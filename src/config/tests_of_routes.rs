@@ -79,7 +79,7 @@ fn the_templates_block_loads_word_for_word_and_acts() {
     let native = Native { topic: "any.topic", payload, ..Native::default() };
     let (_, outcome) = routes.process(Origin::Topic("any.topic"), &native).remove(0);
     let Outcome::Made(parts) = outcome else { panic!("{outcome:?}") };
-    assert_eq!(parts[0].data().unwrap().to_string(), r#"{"processedField1":"A","processedField2":2.5}"#);
+    assert_eq!(parts[0].0.data().unwrap().to_string(), r#"{"processedField1":"A","processedField2":2.5}"#);
     let quiet = parse(&TEMPLATE.replace("INFO", "warn"));
     assert_eq!(quiet.log.level, "warn");
     assert_eq!(parse(&format!("{TEMPLATE}log: {{level: error}}\n")).log.level, "error");
@@ -119,7 +119,7 @@ routes:
     transform: {version: "8", rules: [{source: z}]}
     deliver:
       {strategy: broadcast, to: ["service:s"], timeout: 0.5, backoff: {max: 10s}, eject: {failures: 2, time: 10m},
-       deadline: 1m, retry_budget: {min: 1}}
+       deadline: 1m, retry_budget: {min: 1}, order_key: a.b}
     then: continue
   - name: forward
     transform: {enabled: false}
@@ -162,6 +162,8 @@ routes:
     assert!(!forward.transforms && forward.rules.len() == 1);
     assert_eq!((&all.deliver.weights, &forward.deliver.weights), (&vec![], &vec![2, 1, 7]));
     assert_eq!((all.deliver.deadline, own.deliver.deadline), (None, Some(Duration::from_secs(60))));
+    assert!(!all.deliver.ordered && own.deliver.ordered);
+    assert_eq!(own.deliver.order_key.as_deref(), Some("a.b"));
     let budget = Some(RetryBudget { percent: 20, min: 1 });
     assert_eq!((all.deliver.retry_budget, own.deliver.retry_budget), (None, budget));
 }
@@ -276,6 +278,14 @@ fn faults_of_routes_have_file_line_column_key_and_what_is_allowed() {
         (
             "routes:\n- {name: a, from: b, deliver: {strategy: failover, to: 'topic:c', weights: {'topic:c': 2}}}\n",
             "t.yaml:2:76: routes[0].deliver.weights: failover does not weigh: round_robin and load_balance do",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {ordered: false, order_key: c}}\n",
+            "t.yaml:2:59: routes[0].deliver.order_key: there is no order: ordered is false",
+        ),
+        (
+            "routes:\n- {name: a, from: b, deliver: {order_key: 'c.*'}}\n",
+            "t.yaml:2:43: routes[0].deliver.order_key: leads to one value, without *",
         ),
         (
             "routes:\n- {name: a, from: b, deliver: {deadline: 0}}\n",

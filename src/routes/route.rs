@@ -12,6 +12,7 @@ use super::settings::{Form, Intake, RouteSettings};
 use super::times::iso;
 use super::value::{Object, Value, write_text};
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 use tramline_wire::{Filter, Topic};
@@ -36,7 +37,13 @@ pub struct Route {
     rules: Rules,
     reply: Option<Rules>,
     split: Option<Path>,
+    order_key: Option<Path>,
 }
+
+/// What messages of one source must have in common to be kept in order, in short. What differs may share it: then it is
+/// kept in order as well.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct OrderKey(u64);
 
 /// What is wrong with routes, and at which key of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,11 +73,11 @@ pub enum Outcome<'a> {
     /// It ends here, for this reason.
     Dropped(&'a str),
     /// It goes on as it came.
-    Forwarded,
+    Forwarded(OrderKey),
     /// It is not valid as a whole, for this reason.
     Invalid(String),
     /// What it was made into: one, or as many as it was split into.
-    Made(Vec<Part<'a>>),
+    Made(Vec<(Part<'a>, OrderKey)>),
 }
 
 /// A try to deliver a message that failed.
@@ -155,6 +162,12 @@ impl Route {
         if split.as_ref().is_some_and(|path| path.stars() > 0) {
             return Err(fault("split", "leads to one array, without *".to_owned()));
         }
+        let order_key =
+            settings.deliver.order_key.as_deref().map(|text| Path::parse(text, limits)).transpose();
+        let order_key = order_key.map_err(|error| fault("deliver.order_key", error))?;
+        if order_key.as_ref().is_some_and(|path| path.stars() > 0) {
+            return Err(fault("deliver.order_key", "leads to one value, without *".to_owned()));
+        }
         let rules = Rules::compile(&settings.rules, settings.start, tables, limits).map_err(|error| {
             Fault { key: format!("{}.{}", settings.rules_key, error.key), message: error.message }
         })?;
@@ -168,6 +181,7 @@ impl Route {
             rules,
             reply: reply.transpose()?,
             split,
+            order_key,
             settings: settings.clone(),
         })
     }
@@ -197,7 +211,8 @@ impl Route {
     #[must_use]
     pub fn reads(&self) -> bool {
         let settings = &self.settings;
-        self.when.is_some() || self.schema.is_some() || self.split.is_some() || settings.transforms
+        let takes_apart = self.when.is_some() || self.schema.is_some() || self.split.is_some();
+        takes_apart || self.order_key.is_some() || settings.transforms
     }
 
     /// What it makes of a message that it does not decline. All expressions are charged to `meter`.
@@ -210,7 +225,8 @@ impl Route {
         meter: &mut Meter,
     ) -> Outcome<'a> {
         if !self.reads() {
-            return self.settings.drop.as_deref().map_or(Outcome::Forwarded, Outcome::Dropped);
+            let forwarded = Outcome::Forwarded(OrderKey::default());
+            return self.settings.drop.as_deref().map_or(forwarded, Outcome::Dropped);
         }
         let read = match self.settings.input {
             Form::Payload => Input::wrap(native, limits),
@@ -242,7 +258,7 @@ impl Route {
         let parts = match &self.split {
             None if !self.settings.transforms => {
                 return match self.judge(&data) {
-                    Ok(()) => Outcome::Forwarded,
+                    Ok(()) => Outcome::Forwarded(self.order_key(&data)),
                     Err(reason) => Outcome::Invalid(reason),
                 };
             }
@@ -255,23 +271,24 @@ impl Route {
         let whole = self.split.is_none();
         let mut made = Vec::with_capacity(parts.len());
         for part in parts {
+            let key = self.order_key(&part);
             if let Err(reason) = self.judge(&part) {
                 if whole {
                     return Outcome::Invalid(reason);
                 }
-                made.push(Part::Invalid { part, reason });
+                made.push((Part::Invalid { part, reason }, key));
                 continue;
             }
             if !self.settings.transforms {
-                made.push(Part::Bare(part));
+                made.push((Part::Bare(part), key));
                 continue;
             }
             // A part that fails is told as it was, so it is kept; the whole is with whoever calls.
             let kept = if whole { Value::Null } else { part.clone() };
             match self.rules.apply(part, &head, meter) {
-                Ok(data) => made.push(self.part(data, &head)),
+                Ok(data) => made.push((self.part(data, &head), key)),
                 Err(error) if whole => return Outcome::Invalid(error.to_string()),
-                Err(error) => made.push(Part::Invalid { part: kept, reason: error.to_string() }),
+                Err(error) => made.push((Part::Invalid { part: kept, reason: error.to_string() }, key)),
             }
         }
         Outcome::Made(made)
@@ -309,6 +326,16 @@ impl Route {
                 version: self.settings.version.as_str().into(),
             }),
         }
+    }
+
+    /// By which this data is kept in order. What has no such value is so with everything else that has none.
+    fn order_key(&self, data: &Value<'_>) -> OrderKey {
+        let Some(value) = self.order_key.as_ref().and_then(|path| path.get(data)) else {
+            return OrderKey::default();
+        };
+        let mut text = Vec::new();
+        value.write(&mut text);
+        OrderKey(foldhash::fast::FixedState::default().hash_one(text))
     }
 
     fn judge(&self, data: &Value<'_>) -> Result<(), String> {

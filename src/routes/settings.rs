@@ -290,6 +290,10 @@ pub struct Deliver {
     pub dead_letter: Option<Destination>,
     /// Messages that are being delivered at a time; others wait.
     pub concurrency: u32,
+    /// Whether what comes from one source is delivered one after the other.
+    pub ordered: bool,
+    /// The path in a message's data of what it must have in common for that.
+    pub order_key: Option<String>,
     /// Failures of a destination one after the other for which it is left out for a while; 0: never.
     pub eject_failures: u32,
     /// For how long the first time; each further time it is so much longer.
@@ -345,6 +349,8 @@ impl Default for Deliver {
             backoff_max: Duration::from_secs(1),
             dead_letter: None,
             concurrency: 256,
+            ordered: false,
+            order_key: None,
             eject_failures: 5,
             eject_time: Duration::from_secs(10),
             eject_time_max: Duration::from_secs(300),

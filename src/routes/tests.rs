@@ -315,7 +315,7 @@ fn an_array_is_split_and_each_part_stands_for_itself() {
     let Outcome::Made(parts) = outcome else { panic!("{outcome:?}") };
     let told: Vec<String> = parts
         .iter()
-        .map(|part| match part {
+        .map(|(part, _)| match part {
             Part::Invalid { part, reason } => format!("{part} {reason}"),
             other => other.data().unwrap().to_string(),
         })
@@ -325,7 +325,7 @@ fn an_array_is_split_and_each_part_stands_for_itself() {
     assert!(told[2].starts_with(r#"{"mode":"x"} rule 1 (mode) with the value "x""#), "{}", told[2]);
     assert_eq!(told[3], r#"{"m":5.0}"#);
     let mut out = Vec::new();
-    parts[0].write("topic:out", std::time::Duration::ZERO, &mut out);
+    parts[0].0.write("topic:out", std::time::Duration::ZERO, &mut out);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         concat!(

@@ -111,12 +111,12 @@ fn compare(expect: &Expect, outcome: &Outcome<'_>, input: &Value<'_>, splits: bo
         (Expect::Data(expected), Outcome::Made(parts)) => {
             let mut differences = Vec::new();
             match (parts.as_slice(), expected) {
-                ([part], expected) if !splits => part_differs("", expected, part, &mut differences),
+                ([(part, _)], expected) if !splits => part_differs("", expected, part, &mut differences),
                 (parts, Value::Array(expected)) if splits => {
                     if parts.len() != expected.len() {
                         differences.push(format!("{} messages, not {}", parts.len(), expected.len()));
                     }
-                    for (index, (part, expected)) in parts.iter().zip(expected).enumerate() {
+                    for (index, ((part, _), expected)) in parts.iter().zip(expected).enumerate() {
                         part_differs(&format!("[{index}]"), expected, part, &mut differences);
                     }
                 }
@@ -125,7 +125,7 @@ fn compare(expect: &Expect, outcome: &Outcome<'_>, input: &Value<'_>, splits: bo
             }
             differences
         }
-        (Expect::Data(expected), Outcome::Forwarded) => {
+        (Expect::Data(expected), Outcome::Forwarded(_)) => {
             let mut differences = Vec::new();
             differ("", expected, input, &mut differences);
             differences
@@ -150,7 +150,7 @@ pub fn told(outcome: &Outcome<'_>) -> String {
             format!("it is not taken: when cannot be computed: {trouble}")
         }
         Outcome::Dropped(reason) => format!("it is dropped: {reason}"),
-        Outcome::Forwarded => "it is sent on as it came".to_owned(),
+        Outcome::Forwarded(_) => "it is sent on as it came".to_owned(),
         Outcome::Invalid(reason) => format!("it is invalid: {reason}"),
         Outcome::Made(parts) if parts.len() == 1 => "it is transformed".to_owned(),
         Outcome::Made(parts) => format!("it becomes {} messages", parts.len()),

@@ -141,13 +141,13 @@ fn show(
     match outcome {
         Outcome::Passed(_) | Outcome::Dropped(_) => Ok(()),
         Outcome::Invalid(reason) => invalid(output, reason),
-        Outcome::Forwarded => {
+        Outcome::Forwarded(_) => {
             line(output, native.payload)?;
             destinations(output, route)
         }
         Outcome::Made(parts) => {
             let first = settings.deliver.to.first().map(ToString::to_string).unwrap_or_default();
-            for part in parts {
+            for (part, _) in parts {
                 if let Part::Invalid { reason, .. } = part {
                     invalid(output, reason)?;
                     continue;
@@ -178,6 +178,10 @@ fn destinations(output: &mut Output, route: &Route) -> Result<(), Failure> {
         output.line(format_args!(
             "     who asks gets what `reply` makes of a service's reply; rules: {rules}"
         ))?;
+    }
+    if deliver.ordered {
+        let key = deliver.order_key.as_ref().map_or_else(String::new, |key| format!(" and the same {key}"));
+        output.line(format_args!("     one after the other of what comes from one source{key}"))?;
     }
     if let Some(RetryBudget { percent, min }) = deliver.retry_budget {
         output.line(format_args!(

@@ -5,6 +5,7 @@
 //! it left out. If nobody else can be tried, those that were left out are, so the last one is never left out.
 
 use super::MILLI;
+use super::leg::Lane;
 use super::tap::tap_topic;
 use crate::core::broker::Core;
 use crate::core::health::Health;
@@ -15,7 +16,7 @@ use crate::core::table::Key;
 use crate::routes::Routes;
 use crate::routes::route::Route;
 use crate::routes::settings::{Deliver, Destination, RouteSettings, Strategy};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tramline_wire::Topic;
 
@@ -58,6 +59,8 @@ pub(super) struct RouteState {
     pub(super) retrying: u32,
     /// Legs for which there is no room among those.
     pub(super) waiting: VecDeque<Key>,
+    /// What is delivered one after the other: who waits for the one that is.
+    pub(super) lanes: HashMap<Lane, VecDeque<Key>, foldhash::fast::FixedState>,
 }
 
 impl RouteState {
@@ -71,6 +74,16 @@ impl RouteState {
 
     pub(super) fn deliver(&self) -> &Deliver {
         &self.settings().deliver
+    }
+
+    /// Whether one more may be delivered now.
+    pub(super) fn has_room(&self) -> bool {
+        self.active < self.deliver().concurrency && self.waiting.is_empty()
+    }
+
+    /// Deliveries that wait for others to be over.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len() + self.lanes.values().map(VecDeque::len).sum::<usize>()
     }
 
     /// The destination, if it is the only one, and a topic that can be published to without anything being noted.
@@ -145,6 +158,7 @@ impl Core {
             active: 0,
             retrying: 0,
             waiting: VecDeque::new(),
+            lanes: HashMap::default(),
             routes: routes.clone(),
         }
     }

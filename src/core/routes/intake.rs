@@ -15,6 +15,7 @@ use crate::core::delivery::Handed;
 use crate::core::queues::{Given, Origin, Place, Settled, priority_of};
 use crate::core::table::Key;
 use crate::core::{Action, Now};
+use crate::routes::route::OrderKey;
 use serde_json::json;
 use std::sync::Arc;
 use tramline_wire::HeaderBlock;
@@ -128,7 +129,7 @@ impl Core {
                 (Some(item), _) => {
                     let made = match settings.drop {
                         Some(_) => Made::Dropped,
-                        None => Made::AsItCame,
+                        None => Made::AsItCame(OrderKey::default()),
                     };
                     self.take_made(item, route, made, now);
                 }
@@ -146,7 +147,7 @@ impl Core {
     /// Publishes a message on the one topic that its route leads to, or drops it.
     fn forward_at_once(&mut self, route: Key, only: Option<Key>, drop: bool, handed: &Handed<'_>, now: Now) {
         if self.taps > 0 {
-            let made = if drop { Made::Dropped } else { Made::AsItCame };
+            let made = if drop { Made::Dropped } else { Made::AsItCame(OrderKey::default()) };
             self.show_tapped(route, (handed.from, handed.name), handed.message, &made, now);
         }
         let hops = handed.from.hops;

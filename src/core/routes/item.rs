@@ -224,7 +224,7 @@ impl Core {
             }
             Made::Dropped => account.counts.dropped += 1,
             Made::Invalid(..) => account.counts.invalid += 1,
-            Made::AsItCame | Made::Parts(_) => {}
+            Made::AsItCame(_) | Made::Parts(_) => {}
         }
         if let Some(item) = self.routing.items.get_mut(key) {
             item.was_taken = true;
@@ -232,9 +232,9 @@ impl Core {
         self.tap(key, route, now);
         match made {
             Made::Passed(_) | Made::Dropped => {}
-            Made::AsItCame => {
+            Made::AsItCame(order) => {
                 let taking = self.open_taking(key, route);
-                self.send(key, taking, Content::AsItCame, now);
+                self.send(key, taking, Content::AsItCame(order), now);
                 self.close_taking(key, taking, now);
             }
             Made::Invalid(reason, letter) => self.is_invalid(key, route, reason, letter, now),

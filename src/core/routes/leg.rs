@@ -1,6 +1,7 @@
 //! A way of something to a destination: begun, waiting for its turn, and ended.
 
 use super::group::{RouteState, Target, nanos};
+use super::hands::Source;
 use super::task::Body;
 use crate::core::Now;
 use crate::core::broker::Core;
@@ -8,7 +9,7 @@ use crate::core::session::Identity;
 use crate::core::strategy::Seat;
 use crate::core::table::Key;
 use crate::core::timers::Timer;
-use crate::routes::route::Try;
+use crate::routes::route::{OrderKey, Try};
 use crate::routes::settings::Strategy;
 use std::sync::Arc;
 use tramline_wire::{Code, Encoding, Message, MessageFlags};
@@ -20,7 +21,7 @@ pub(super) const ROOM_BYTES: usize = 128 + tramline_wire::limits::HEADER_BLOCK_B
 #[derive(Debug, Clone)]
 pub(super) enum Content {
     /// The message as it came.
-    AsItCame,
+    AsItCame(OrderKey),
     Made(Arc<Body>),
 }
 
@@ -28,8 +29,15 @@ impl Content {
     /// How long it is, as far as that matters to a destination.
     pub(super) fn bytes(&self, original: &[u8]) -> usize {
         match self {
-            Self::AsItCame => original.len(),
+            Self::AsItCame(_) => original.len(),
             Self::Made(body) => body.bytes() + ROOM_BYTES,
+        }
+    }
+
+    fn order_key(&self) -> OrderKey {
+        match self {
+            Self::AsItCame(key) => *key,
+            Self::Made(body) => body.key,
         }
     }
 }
@@ -47,10 +55,13 @@ pub(super) enum Aim {
     Dead,
 }
 
+/// What is delivered one after the other: of one source, with one key, and to one destination if to each.
+pub(super) type Lane = (Source, OrderKey, Option<Seat>);
+
 /// Where a leg is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Its group has no room for it.
+    /// Its group has no room for it, or another is to be delivered before it.
     Waiting,
     /// It is tried now.
     Trying { seat: Option<Seat>, number: u64 },
@@ -78,6 +89,8 @@ pub(super) struct Leg {
     /// Whether it counts among the active ones of its group, and among those that were tried before.
     pub(super) is_active: bool,
     pub(super) is_retry: bool,
+    /// What it is kept in order with.
+    pub(super) lane: Option<Lane>,
     /// When its time in all is over, if it has one.
     pub(super) deadline: Option<u64>,
 }
@@ -127,12 +140,17 @@ impl Core {
     ) {
         let Some(of) = self.routing.items.get_mut(item) else { return };
         of.open += 1;
+        let source = of.source;
         if let Some(taking) = taking.and_then(|taking| of.takings.get_mut(taking)) {
             taking.legs += 1;
         }
         let Some(state) = self.routing.table.get_mut(route) else { return };
         let is_letter = matches!(aim, Aim::Invalid | Aim::Dead);
-        let waits = !is_letter && (state.active >= state.deliver().concurrency || !state.waiting.is_empty());
+        let one = if let Aim::One(seat) = aim { Some(seat) } else { None };
+        let is_ordered = state.deliver().ordered && !is_letter;
+        let lane = is_ordered.then(|| (source, content.order_key(), one));
+        let is_behind = lane.is_some_and(|lane| state.lanes.contains_key(&lane));
+        let waits = !is_letter && (is_behind || !state.has_room());
         // What is left of a message is not lost because it is late.
         let within = state.deliver().deadline.filter(|_| !is_letter);
         let deadline = within.map(|within| now.monotonic.saturating_add(nanos(within)));
@@ -148,8 +166,15 @@ impl Core {
             history: Vec::new(),
             is_active: !waits && !is_letter,
             is_retry: false,
+            lane,
             deadline,
         });
+        if let Some(lane) = lane {
+            let others = state.lanes.entry(lane).or_default();
+            if is_behind {
+                return others.push_back(key);
+            }
+        }
         if waits {
             return state.waiting.push_back(key);
         }
@@ -164,9 +189,19 @@ impl Core {
             return;
         }
         let was_retry = std::mem::take(&mut leg.is_retry);
+        let lane = leg.lane.take();
         let Some(state) = self.routing.table.get_mut(leg.route) else { return };
         state.active -= 1;
         state.retrying -= u32::from(was_retry);
+        if let Some(lane) = lane
+            && let Some(others) = state.lanes.get_mut(&lane)
+        {
+            match others.pop_front() {
+                // Behind those of other lanes that wait already.
+                Some(next) => state.waiting.push_back(next),
+                None => _ = state.lanes.remove(&lane),
+            }
+        }
         if state.active < state.deliver().concurrency
             && let Some(next) = state.waiting.pop_front()
         {

@@ -29,7 +29,7 @@ impl Core {
                     strategy: settings.deliver.strategy.name(),
                     priority: settings.priority,
                     counts: account.counts,
-                    waiting: state.waiting.len() as u64,
+                    waiting: state.waiting() as u64,
                     retrying: state.retrying.into(),
                     latency: account.latency,
                     destinations: state

@@ -146,7 +146,7 @@ impl Core {
             Made::Passed(Passed::Missing(field)) => ("passed", Some(field.as_str()), Vec::new()),
             Made::Passed(Passed::Trouble(trouble)) => ("passed", Some(trouble.as_str()), Vec::new()),
             Made::Dropped => ("dropped", None, Vec::new()),
-            Made::AsItCame => ("forwarded", None, Vec::new()),
+            Made::AsItCame(_) => ("forwarded", None, Vec::new()),
             Made::Invalid(reason, _) => ("invalid", Some(reason.as_str()), Vec::new()),
             Made::Parts(parts) => {
                 payloads = parts.iter().flatten().map(|body| body.payload_for(&to)).collect::<Vec<_>>();

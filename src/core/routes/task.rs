@@ -8,7 +8,7 @@ use crate::core::table::Key;
 use crate::routes::Routes;
 use crate::routes::envelope::{Native, PRIORITY_HEADER, VERSION_HEADER};
 use crate::routes::expression::Meter;
-use crate::routes::route::{Outcome, Part, Passed, Route, Try};
+use crate::routes::route::{OrderKey, Outcome, Part, Passed, Route, Try};
 use crate::routes::value::write_text;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -98,11 +98,12 @@ pub(super) struct Body {
     pub(super) payload: Box<[u8]>,
     /// Where in the payload the destination's name goes.
     pub(super) name_at: Option<usize>,
+    pub(super) key: OrderKey,
 }
 
 impl Body {
     fn of(payload: Vec<u8>) -> Arc<Self> {
-        Arc::new(Self { head: None, payload: payload.into(), name_at: None })
+        Arc::new(Self { head: None, payload: payload.into(), name_at: None, key: OrderKey::default() })
     }
 
     /// The payload as this destination gets it.
@@ -125,7 +126,7 @@ impl Body {
 pub(super) enum Made {
     Passed(Passed),
     Dropped,
-    AsItCame,
+    AsItCame(OrderKey),
     /// With what the invalid channel gets, if there is one.
     Invalid(String, Option<Arc<Body>>),
     Parts(Vec<PartMade>),
@@ -236,13 +237,13 @@ fn made(
     match outcome {
         Outcome::Passed(passed) => Made::Passed(passed),
         Outcome::Dropped(_) => Made::Dropped,
-        Outcome::Forwarded => Made::AsItCame,
+        Outcome::Forwarded(key) => Made::AsItCame(key),
         Outcome::Invalid(reason) => {
             let letter = letter(native, &reason);
             Made::Invalid(reason, letter)
         }
         Outcome::Made(parts) => {
-            let part = |part: &Part<'_>| {
+            let part = |(part, key): &(Part<'_>, OrderKey)| {
                 if let Part::Invalid { part, reason } = part {
                     let mut payload = Vec::new();
                     part.write(&mut payload);
@@ -256,7 +257,7 @@ fn made(
                     }
                     _ => None,
                 };
-                Ok(Arc::new(Body { head, payload: payload.into(), name_at }))
+                Ok(Arc::new(Body { head, payload: payload.into(), name_at, key: *key }))
             };
             Made::Parts(parts.iter().map(part).collect())
         }

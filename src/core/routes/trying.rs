@@ -121,7 +121,7 @@ impl Core {
         let Ok(message) = decode_message(&original) else { return Ok(false) };
         let payload;
         let message = match &content {
-            Content::AsItCame => Message { flags: own_flags(message.flags), after: None, ..message },
+            Content::AsItCame(_) => Message { flags: own_flags(message.flags), after: None, ..message },
             Content::Made(body) => {
                 payload = body.payload_for(name);
                 Message {
@@ -135,7 +135,7 @@ impl Core {
         };
         let max = self.limits.frame_bytes_max as usize;
         let bytes = message.payload.len() + ROOM_BYTES;
-        if bytes > max && !matches!(content, Content::AsItCame) {
+        if bytes > max && !matches!(content, Content::AsItCame(_)) {
             let why = format!("{bytes} bytes do not fit into a frame of {max} (limits.frame_bytes_max)");
             return Err(Failure { why, is_final: true, is_its_fault: false });
         }

@@ -57,7 +57,8 @@ pub struct RouteStatus {
     /// What became of messages since its broker's start.
     #[serde(flatten)]
     pub counts: RouteCounts,
-    /// Deliveries that wait because so many are under way (`deliver.concurrency`).
+    /// Deliveries that wait because so many are under way (`deliver.concurrency`), or for others before them
+    /// (`deliver.ordered`).
     pub waiting: u64,
     /// Deliveries under way that were tried before.
     pub retrying: u64,

@@ -2,6 +2,7 @@
 
 use super::harness::MILLI;
 use super::routes::{Broker, compiled, route, ruled};
+use crate::core::SessionId;
 use crate::core::snapshot::RouteCounts;
 use crate::routes::settings::{Deliver, Destination, RetryBudget, RouteSettings, Strategy};
 use serde_json::{Value, json};
@@ -141,4 +142,109 @@ fn no_more_are_at_their_retries_than_the_budget_lets() {
     broker.publish("in", "", json!({"n": 1}));
     broker.shell.pass(105);
     assert_eq!((broker.counts("r").retries_refused, broker.route("r").retrying), (7, 1));
+}
+
+/// A broker with a route to two services, somebody who provides both, and the numbers of the messages it is asked with.
+fn in_order(change: impl FnOnce(&mut RouteSettings)) -> (Broker, SessionId) {
+    let mut route = route("r", "in", &["service:one", "service:two"]);
+    (route.deliver.strategy, route.deliver.ordered) = (Strategy::Failover, true);
+    (route.deliver.timeout, route.deliver.retries) = (millis(100), 1);
+    change(&mut route);
+    let mut broker = Broker::new(compiled(vec![route]));
+    let to = broker.shell.json();
+    for service in ["one", "two"] {
+        let line = json!({"op": "provide", "service": service, "concurrency": 100});
+        broker.shell.line(to, &line.to_string());
+    }
+    broker.lines(to);
+    (broker, to)
+}
+
+/// What is asked since: the service, the call and the message's number.
+fn asked(broker: &mut Broker, to: SessionId) -> Vec<(String, u64, u64)> {
+    let lines = broker.lines(to);
+    let calls = lines.iter().filter(|line| line["op"] == "call");
+    calls
+        .map(|line| {
+            let service = line["service"].as_str().unwrap().to_owned();
+            (service, line["call"].as_u64().unwrap(), line["data"]["n"].as_u64().unwrap())
+        })
+        .collect()
+}
+
+fn numbers(asked: &[(String, u64, u64)]) -> Vec<u64> {
+    asked.iter().map(|(.., n)| *n).collect()
+}
+
+#[test]
+fn what_comes_from_one_source_is_delivered_one_after_the_other_if_asked_for() {
+    let (mut broker, to) = in_order(|_| {});
+    (1..=3).for_each(|n| broker.publish("in", "", json!({"n": n})));
+    let other = broker.shell.json();
+    broker.shell.line(other, r#"{"op":"pub","topic":"in","data":{"n":9}}"#);
+    let first = asked(&mut broker, to);
+    assert_eq!((numbers(&first), broker.route("r").waiting), (vec![1, 9], 2));
+    // What is tried again, and elsewhere, still comes before the next.
+    broker.shell.pass(99);
+    broker.reply(to, "one", first[1].1);
+    broker.shell.pass(60);
+    let again = asked(&mut broker, to);
+    assert_eq!((again[0].0.as_str(), numbers(&again)), ("two", vec![1]));
+    broker.reply(to, "two", again[0].1);
+    assert_eq!(numbers(&asked(&mut broker, to)), [2]);
+    // And what is given up makes way.
+    broker.shell.pass(300);
+    let last = asked(&mut broker, to);
+    assert_eq!(numbers(&last), [2, 3]);
+    broker.reply(to, &last[1].0, last[1].1);
+    let counts = broker.counts("r");
+    assert_eq!((counts.delivered, counts.dead, broker.route("r").waiting), (3, 1, 0));
+}
+
+#[test]
+fn order_is_kept_by_key_also_of_what_is_only_forwarded_and_of_parts() {
+    let (mut broker, to) = in_order(|route| route.deliver.order_key = Some("ship.id".to_owned()));
+    let data = |n: u64, id: u64| json!({"n": n, "ship": {"id": id}});
+    for (n, id) in [(1, 7), (2, 7), (3, 8)] {
+        broker.publish("in", "", data(n, id));
+    }
+    (4..=5).for_each(|n| broker.publish("in", "", json!({"n": n})));
+    let first = asked(&mut broker, to);
+    assert_eq!(numbers(&first), [1, 3, 4], "those without a key are kept in order as well");
+    broker.reply(to, "one", first[0].1);
+    assert_eq!(numbers(&asked(&mut broker, to)), [2]);
+    let (mut broker, to) = in_order(|route| {
+        (route.deliver.order_key, route.split) = (Some("ship.id".to_owned()), Some("all".to_owned()));
+    });
+    broker.publish("in", "", json!({"all": [data(1, 7), data(2, 8), data(3, 7)]}));
+    assert_eq!(numbers(&asked(&mut broker, to)), [1, 2]);
+}
+
+#[test]
+fn each_destination_of_a_broadcast_has_an_order_of_its_own_and_concurrency_holds() {
+    let (mut broker, to) = in_order(|route| route.deliver.strategy = Strategy::Broadcast);
+    (1..=2).for_each(|n| broker.publish("in", "", json!({"n": n})));
+    let first = asked(&mut broker, to);
+    assert_eq!(
+        first.iter().map(|(service, _, n)| (service.as_str(), *n)).collect::<Vec<_>>(),
+        [("one", 1), ("two", 1)]
+    );
+    broker.reply(to, "two", first[1].1);
+    let second = asked(&mut broker, to);
+    assert_eq!((second.len(), second[0].0.as_str(), second[0].2), (1, "two", 2));
+    let (mut broker, to) = in_order(|route| {
+        (route.deliver.concurrency, route.deliver.order_key) = (1, Some("k".to_owned()));
+    });
+    for (n, k) in [(1, 1), (2, 1), (3, 2)] {
+        broker.publish("in", "", json!({"n": n, "k": k}));
+    }
+    for expected in [1, 3, 2] {
+        let calls = asked(&mut broker, to);
+        assert_eq!(
+            (numbers(&calls), broker.counts("r").in_flight),
+            (vec![expected], broker.route("r").waiting + 1)
+        );
+        broker.reply(to, "one", calls[0].1);
+    }
+    assert_eq!(broker.counts("r").delivered, 3);
 }

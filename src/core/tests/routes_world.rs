@@ -26,6 +26,7 @@ fn settings() -> Settings {
     let mut turns = ruled(route("turns", "in.turns", &["service:a", "service:b"]));
     turns.when = Some("data.n != 0".to_owned());
     turns.deliver.weights = vec![3, 1];
+    turns.deliver.ordered = true;
     let mut first = ruled(route("first", "in.first", &["service:c", "queue:small", "topic:out.first"]));
     first.deliver.strategy = Strategy::Failover;
     first.deliver.retry_budget = Some(RetryBudget { percent: 50, min: 1 });
@@ -72,6 +73,9 @@ struct World {
     /// What is somewhere now.
     arrived: BTreeSet<u64>,
     line: Vec<u64>,
+    /// What was tried of the route that keeps order: by which set of routes, and the messages.
+    ordered: BTreeMap<u64, Vec<u64>>,
+    sets: BTreeMap<u64, u64>,
     reloads: u64,
 }
 
@@ -105,6 +109,8 @@ impl World {
             refused: BTreeSet::new(),
             arrived: BTreeSet::new(),
             line: Vec::new(),
+            ordered: BTreeMap::new(),
+            sets: BTreeMap::new(),
             reloads: 0,
         }
     }
@@ -159,6 +165,7 @@ impl World {
         self.last += 1;
         let n = self.last;
         self.published.insert(n, place);
+        self.sets.insert(n, self.reloads);
         let before = self.refusals();
         // Now and then one that is not valid, which tells its number all the same.
         let data = if self.dice.roll(8) == 0 { json!({"n": null, "k": n}) } else { json!({"n": n}) };
@@ -230,12 +237,16 @@ impl World {
 
     fn hear(&mut self) {
         let providers: Vec<SessionId> = self.providers.keys().copied().collect();
+        let mut ordered = Vec::new();
         for id in providers {
             for line in self.broker.lines(id) {
                 match line["op"].as_str() {
                     Some("call") => {
                         let (call, n) = (line["call"].as_u64().unwrap(), line["data"]["m"].as_u64().unwrap());
                         self.calls.push((id, call, n));
+                        if NAMES[self.published[&n]] == "turns" {
+                            ordered.push(n);
+                        }
                     }
                     Some("call_over") => {
                         let over = line["call"].as_u64().unwrap();
@@ -248,6 +259,11 @@ impl World {
                     _ => {}
                 }
             }
+        }
+        // Which of those was first that several were asked with in one step, nobody can tell.
+        ordered.sort_unstable();
+        for n in ordered {
+            self.ordered.entry(self.sets[&n]).or_default().push(n);
         }
         for line in self.broker.lines(self.listener) {
             match line["topic"].as_str() {
@@ -329,6 +345,8 @@ impl World {
             expected.difference(&self.arrived).map(|n| (*n, NAMES[self.published[n]])).collect();
         assert!(missing.is_empty(), "nowhere: {missing:?}");
         assert!(self.line.is_sorted() && !self.line.is_empty(), "what goes one way stays in order");
+        assert!(self.ordered.values().any(|tried| tried.len() > 1));
+        assert!(self.ordered.values().all(|tried| tried.is_sorted()), "{:?}", self.ordered);
         let sum =
             |of: fn(&crate::core::snapshot::RouteStatus) -> u64| snapshot.routes.iter().map(of).sum::<u64>();
         [
