@@ -18,9 +18,10 @@ use support::have;
 use tempfile::TempDir;
 use tramline::core::Latency;
 use tramline::core::snapshot::{
-    DestinationCounts, DestinationStatus, LimitStatus, QueueCounts, QueueStatus, ReaderStatus, RingCounts,
-    RingStatus, RouteCounts, RouteStatus, RoutingCounts, RoutingStatus, ServiceCounts, ServiceStatus,
-    SessionStatus, Snapshot, StoreCounts, StoreStatus, StreamStatus, TopicStatus, Totals, Traffic,
+    DestinationCounts, DestinationStatus, FailuresBy, LimitStatus, QueueCounts, QueueStatus, ReaderStatus,
+    RingCounts, RingStatus, RouteCounts, RouteStatus, RoutingCounts, RoutingStatus, ServiceCounts,
+    ServiceStatus, SessionStatus, Snapshot, StoreCounts, StoreStatus, StreamStatus, TopicStatus, Totals,
+    Traffic,
 };
 use tramline::http::{SnapshotRequests, Worker, snapshots, worker};
 
@@ -120,7 +121,12 @@ fn snapshot(streams: u64) -> Snapshot {
                     destination: destination.to_owned(),
                     state: if destination.starts_with('s') { "ejected" } else { "healthy" },
                     consecutive_failures: 5,
-                    counts: DestinationCounts { tries: 8, failures: 6, ..DestinationCounts::default() },
+                    counts: DestinationCounts {
+                        tries: 8,
+                        failures: 6,
+                        failures_by: FailuresBy { timed_out: 5, other: 1, ..FailuresBy::default() },
+                        ..DestinationCounts::default()
+                    },
                 })
                 .into(),
         }],
@@ -361,7 +367,9 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
         format!("tramline_route_conditions_failed_total{{{route},reason=\"missing\"}} 1\n"),
         format!("tramline_route_latency_seconds_count{{{route}}} 85\n"),
         format!("tramline_route_destination_ejected{{{route},destination=\"service:map.primary\"}} 1\n"),
-        format!("tramline_route_destination_failures_total{{{route},destination=\"queue:late\"}} 6\n"),
+        format!(
+            "tramline_route_destination_failures_total{{{route},destination=\"queue:late\",reason=\"timed_out\"}} 5\n"
+        ),
         "tramline_routing_not_taken_messages_total{reason=\"full\"} ".to_owned(),
     ] {
         assert!(body.contains(&line), "{line} is not in {body}");

@@ -143,6 +143,13 @@ pub(in crate::cli) fn list(routes: &[Value]) -> Table {
     table
 }
 
+/// Why a destination failed, and how often.
+fn reasons(place: &Value) -> String {
+    let by = place["failures_by"].as_object().into_iter().flatten();
+    let some = by.filter(|(_, count)| count.as_u64() > Some(0));
+    some.map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
+}
+
 /// All about one route.
 fn page(route: &Value) -> String {
     let mut page = String::new();
@@ -165,12 +172,14 @@ fn page(route: &Value) -> String {
     if let (Some(nanos), 1..) = (latency["sum_nanos"].as_u64(), took) {
         line("on average", format!("{:.3} ms to deliver", nanos as f64 / took as f64 / 1e6));
     }
-    let mut table =
-        Table::new(&["destination", "state", ">failing", ">tries", ">delivered", ">failures", ">ejections"]);
+    let columns =
+        ["destination", "state", ">failing", ">tries", ">delivered", ">ejections", ">failures", "by reason"];
+    let mut table = Table::new(&columns);
     for place in destinations(route) {
-        let keys =
-            ["destination", "state", "consecutive_failures", "tries", "delivered", "failures", "ejections"];
-        table.row(keys.map(|key| text(place, key)));
+        let [name, state, failing, tries, delivered, ejections, failures] =
+            ["destination", "state", "consecutive_failures", "tries", "delivered", "ejections", "failures"]
+                .map(|key| text(place, key));
+        table.row([name, state, failing, tries, delivered, ejections, failures, reasons(place)]);
     }
     if !table.is_empty() {
         let _ = write!(page, "\n{table}");
@@ -190,7 +199,8 @@ mod tests {
             "received": 9, "passed": 0, "delivered": 7, "dead": 1, "in_flight": 1, "waiting": 0,
             "latency": {"steps": [3, 4], "sum_nanos": 7_000_000},
             "destinations": [
-                {"destination": "service:map.primary", "state": "ejected", "consecutive_failures": 5, "tries": 9, "failures": 6},
+                {"destination": "service:map.primary", "state": "ejected", "consecutive_failures": 5, "tries": 9, "failures": 6,
+                 "failures_by": {"error_reply": 1, "other": 0, "timed_out": 5}},
                 {"destination": "service:map.backup", "state": "healthy", "tries": 3},
             ],
         });
@@ -200,5 +210,6 @@ mod tests {
         assert!(shown.contains("since start  9 received, 7 delivered, 1 dead\n"), "{shown}");
         assert!(shown.contains("on average   1.000 ms to deliver"), "{shown}");
         assert!(shown.contains("service:map.primary  ejected        5"), "{shown}");
+        assert!(shown.contains("1 error_reply, 5 timed_out\n"), "{shown}");
     }
 }

@@ -18,7 +18,7 @@ use crate::routes::route::Route;
 use crate::routes::settings::{Deliver, Destination, RouteSettings, Strategy};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use tramline_wire::Topic;
+use tramline_wire::{Code, Topic};
 
 /// Where a leg leads.
 #[derive(Debug, Clone)]
@@ -245,7 +245,7 @@ impl Core {
         route: Key,
         seat: Seat,
         number: u64,
-        is_its_fault: bool,
+        (code, is_its_fault): (Code, bool),
         now: u64,
     ) {
         let Some(state) = self.routing.table.get_mut(route) else { return };
@@ -254,6 +254,7 @@ impl Core {
         let Some(place) = state.destinations.get_mut(seat as usize) else { return };
         place.health.done(number);
         place.counts.failures += 1;
+        *place.counts.failures_by.slot(code) += 1;
         if !is_its_fault || !place.health.went_wrong(eject_failures) {
             return;
         }

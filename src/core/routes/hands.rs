@@ -8,9 +8,6 @@ use crate::core::SessionId;
 use crate::core::table::Key;
 use std::collections::{HashMap, VecDeque};
 
-/// Jobs that a worker has at a time.
-const HANDED_MAX: u32 = 32;
-
 /// Whose messages are kept in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {
@@ -101,9 +98,9 @@ impl Hands {
         worker
     }
 
-    /// The next job for this worker, if it can take one; only one that ends something if there is `too_much`.
-    pub(super) fn take(&mut self, worker: usize, too_much: bool) -> Option<Job> {
-        let hand = self.hands.get_mut(worker).filter(|hand| hand.has < HANDED_MAX)?;
+    /// The next job for this worker, if it has less than `most`; only one that ends something if there is `too_much`.
+    pub(super) fn take(&mut self, worker: usize, most: usize, too_much: bool) -> Option<Job> {
+        let hand = self.hands.get_mut(worker).filter(|hand| (hand.has as usize) < most)?;
         let begins = |hand: &mut Hand| if too_much { None } else { hand.waiting.pop_front() };
         let job = hand.endings.pop_front().or_else(|| begins(hand))?;
         hand.has += 1;

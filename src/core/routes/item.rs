@@ -415,7 +415,7 @@ impl Core {
             let too_much = routing.made_bytes >= routing.limits.work_bytes_max as u64;
             // What is there already gets through in any case.
             let too_much = too_much && !(routing.hands.is_idle() && routing.legs.len() == 0);
-            let Some(job) = routing.hands.take(worker, too_much) else { return };
+            let Some(job) = routing.hands.take(worker, routing.limits.batch_size, too_much) else { return };
             let task = super::Task { worker, job, letter_bytes_max };
             self.actions.push_back(crate::core::Action::Work(task));
         }

@@ -20,6 +20,7 @@ use tramline_wire::{Code, Message};
 
 /// Why a try failed.
 struct Failure {
+    code: Code,
     why: String,
     /// Whether it would fail anywhere and at any time.
     is_final: bool,
@@ -29,7 +30,8 @@ struct Failure {
 
 impl Failure {
     fn of(refused: Refused) -> Self {
-        Self { why: format!("{}: {}", refused.code, refused.message), is_final: false, is_its_fault: true }
+        let why = format!("{}: {}", refused.code, refused.message);
+        Self { code: refused.code, why, is_final: false, is_its_fault: true }
     }
 }
 
@@ -137,7 +139,7 @@ impl Core {
         let bytes = message.payload.len() + ROOM_BYTES;
         if bytes > max && !matches!(content, Content::AsItCame(_)) {
             let why = format!("{bytes} bytes do not fit into a frame of {max} (limits.frame_bytes_max)");
-            return Err(Failure { why, is_final: true, is_its_fault: false });
+            return Err(Failure { code: Code::PayloadTooLarge, why, is_final: true, is_its_fault: false });
         }
         if let Target::Topic(topic) = target {
             self.publish_for_route(*topic, message, hops, now);
@@ -193,7 +195,8 @@ impl Core {
             Told::Error { number, text } => {
                 let why = format!("it answered with error {number}: {text}");
                 // That is an answer: the destination is well.
-                self.try_failed(key, Failure { why, is_final: false, is_its_fault: false }, now);
+                let code = Code::ErrorReply;
+                self.try_failed(key, Failure { code, why, is_final: false, is_its_fault: false }, now);
             }
             Told::Failed { code, message } => {
                 // A try that had less than its time, because all of it was over, says nothing of the destination.
@@ -201,7 +204,7 @@ impl Core {
                 let was_cut = deadline.is_some_and(|deadline| deadline <= now.monotonic);
                 let is_its_fault = code != Code::NoInstance && !(code == Code::TimedOut && was_cut);
                 let why = format!("{code}: {message}");
-                self.try_failed(key, Failure { why, is_final: false, is_its_fault }, now);
+                self.try_failed(key, Failure { code, why, is_final: false, is_its_fault }, now);
             }
         }
     }
@@ -218,7 +221,7 @@ impl Core {
     }
 
     fn try_failed(&mut self, key: Key, failure: Failure, now: Now) {
-        let Failure { why, is_final, is_its_fault } = failure;
+        let Failure { code, why, is_final, is_its_fault } = failure;
         let Some(leg) = self.routing.legs.get(key) else { return };
         let (route, aim, stage) = (leg.route, leg.aim, leg.stage);
         let mut destination: Arc<str> = "".into();
@@ -226,7 +229,7 @@ impl Core {
             let target = self.routing.table.get(route).and_then(|state| state.target(aim, seat));
             destination = target.map_or(destination, |(_, name)| name);
             if let Some(seat) = seat {
-                self.destination_failed(route, seat, number, is_its_fault, now.monotonic);
+                self.destination_failed(route, seat, number, (code, is_its_fault), now.monotonic);
             }
         }
         self.note_failure(key, destination, why, is_final, now);

@@ -2,6 +2,7 @@
 
 use crate::core::latency::Latency;
 use serde::Serialize;
+use tramline_wire::Code;
 
 /// What became of the messages that a route looked at: `received` is always the sum of `passed`, `dropped`, `invalid`,
 /// `delivered`, `dead` and `in_flight`.
@@ -77,8 +78,66 @@ pub struct DestinationCounts {
     pub delivered: u64,
     /// How often it did not.
     pub failures: u64,
+    /// The same by reasons.
+    pub failures_by: FailuresBy,
     /// How often it was left out for a while.
     pub ejections: u64,
+}
+
+/// Why tries failed, by the names of codes. Their sum is the number of failures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct FailuresBy {
+    /// It did not answer in time.
+    pub timed_out: u64,
+    /// It answered with an error of its own.
+    pub error_reply: u64,
+    /// It said that it could not.
+    pub instance_failed: u64,
+    /// It went without an answer.
+    pub outcome_unknown: u64,
+    /// The service had nobody any more.
+    pub no_instance: u64,
+    /// The queue had no room.
+    pub queue_full: u64,
+    /// The queue's disk took nothing.
+    pub store_read_only: u64,
+    /// What was made does not fit into a frame.
+    pub payload_too_large: u64,
+    /// Anything else.
+    pub other: u64,
+}
+
+impl FailuresBy {
+    /// Where failures with this code are counted.
+    pub(in crate::core) fn slot(&mut self, code: Code) -> &mut u64 {
+        match code {
+            Code::TimedOut => &mut self.timed_out,
+            Code::ErrorReply => &mut self.error_reply,
+            Code::InstanceFailed => &mut self.instance_failed,
+            Code::OutcomeUnknown => &mut self.outcome_unknown,
+            Code::NoInstance => &mut self.no_instance,
+            Code::QueueFull => &mut self.queue_full,
+            Code::StoreReadOnly => &mut self.store_read_only,
+            Code::PayloadTooLarge => &mut self.payload_too_large,
+            _ => &mut self.other,
+        }
+    }
+
+    /// Each with the word for it.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 9] {
+        [
+            (Code::TimedOut.as_str(), self.timed_out),
+            (Code::ErrorReply.as_str(), self.error_reply),
+            (Code::InstanceFailed.as_str(), self.instance_failed),
+            (Code::OutcomeUnknown.as_str(), self.outcome_unknown),
+            (Code::NoInstance.as_str(), self.no_instance),
+            (Code::QueueFull.as_str(), self.queue_full),
+            (Code::StoreReadOnly.as_str(), self.store_read_only),
+            (Code::PayloadTooLarge.as_str(), self.payload_too_large),
+            ("other", self.other),
+        ]
+    }
 }
 
 /// One destination of a route.

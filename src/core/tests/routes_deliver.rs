@@ -68,7 +68,11 @@ fn a_destination_is_not_blamed_for_a_try_that_had_less_than_its_time() {
     broker.shell.pass(60);
     assert_eq!((broker.calls(one).len(), letters(&mut broker).len()), (1, 1));
     let status = broker.route("r");
-    assert_eq!((status.destinations[0].state, status.destinations[0].counts.failures), ("healthy", 1));
+    let counts = status.destinations[0].counts;
+    assert_eq!(
+        (status.destinations[0].state, counts.failures, counts.failures_by.timed_out),
+        ("healthy", 1, 1)
+    );
 }
 
 #[test]

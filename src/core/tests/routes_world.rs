@@ -302,7 +302,12 @@ impl World {
         for name in NAMES {
             self.broker.counts(name);
         }
-        let routing = self.broker.shell.core.snapshot(self.broker.shell.now).routing;
+        let snapshot = self.broker.shell.core.snapshot(self.broker.shell.now);
+        for place in snapshot.routes.iter().flat_map(|route| &route.destinations) {
+            let by_reason: u64 = place.counts.failures_by.named().iter().map(|(_, count)| count).sum();
+            assert_eq!(place.counts.failures, by_reason, "{place:?}");
+        }
+        let routing = snapshot.routing;
         assert!(routing.messages <= MESSAGES_MAX as u64, "{routing:?}");
         assert!((routing.messages == 0) == (routing.bytes == 0), "{routing:?}");
     }

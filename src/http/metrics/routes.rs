@@ -95,10 +95,17 @@ impl Moment {
         for (name, help, value) in gauges {
             page.gauges(name, help, series(value))?;
         }
-        let counters: [(&str, &str, Value); 4] = [
+        let reasons =
+            routes.iter().flat_map(|route| route.destinations.iter().map(move |place| (route, place)));
+        let reasons = reasons.take(LABELLED_MAX).flat_map(|(route, place)| {
+            let labels = [("route", route.route.as_str()), ("destination", place.destination.as_str())];
+            let [of, to] = labels;
+            place.counts.failures_by.named().map(|(reason, value)| ([of, to, ("reason", reason)], value))
+        });
+        page.counters("route_destination_failures", "Tries that failed, by reasons.", reasons)?;
+        let counters: [(&str, &str, Value); 3] = [
             ("route_destination_tries", "How often a destination was tried.", |place| place.counts.tries),
             ("route_destination_delivered", "How often that went well.", |place| place.counts.delivered),
-            ("route_destination_failures", "How often it did not.", |place| place.counts.failures),
             ("route_destination_ejections", "How often it was left out for a while.", |place| {
                 place.counts.ejections
             }),
