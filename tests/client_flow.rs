@@ -4,9 +4,11 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use rustix::process::Signal;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use support::{Broker, Watchdog};
-use tramline_client::{Error, OnFull, PublisherEvent};
+use tramline_client::{Client, Error, OnFull, PublisherEvent};
 
 #[test]
 fn a_message_arrives_with_everything_it_says() {
@@ -318,4 +320,40 @@ fn a_refused_subscription_is_not_ended_a_second_time() {
     let page = broker.http("/status");
     let status: serde_json::Value = serde_json::from_str(page.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(status["totals"]["violations"], 0);
+}
+
+/// Whoever makes room for the others tells them, also a thread that only wanted to send something itself.
+#[test]
+fn threads_that_wait_for_room_on_one_socket_all_go_on() {
+    const THREADS: usize = 6;
+    let _watchdog = Watchdog::start();
+    let broker = Broker::start();
+    let builder =
+        Client::builder().socket(broker.socket()).name("many").request_timeout(Duration::from_secs(3600));
+    let client = builder.ring_payload_bytes_min(usize::MAX).connect().unwrap();
+    for _ in 0..20 {
+        broker.signal(Signal::STOP);
+        let sent = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    scope.spawn(|| {
+                        for _ in 0..400 {
+                            client.publish("x", [0; 512])?;
+                            sent.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok::<(), Error>(())
+                    })
+                })
+                .collect();
+            // They fill the buffers of socket and client in a moment.
+            while sent.load(Ordering::Relaxed) < 50 {
+                std::thread::yield_now();
+            }
+            broker.signal(Signal::CONT);
+            for thread in all {
+                thread.join().unwrap().unwrap();
+            }
+        });
+    }
 }

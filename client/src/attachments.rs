@@ -103,7 +103,7 @@ impl Shared {
         // A later connection knows nothing of what an earlier one asked.
         if outbound.open {
             outbound.push(frame);
-            outbound.flush();
+            self.write_out(&mut outbound);
         }
     }
 
@@ -166,7 +166,7 @@ impl Shared {
                 outbound.push_with(&ToBroker::Accept(accept), vec![fd]);
             }
         }
-        outbound.flush();
+        self.write_out(&mut outbound);
         step!("attach: accepted");
         Ok(())
     }
@@ -317,7 +317,7 @@ impl Shared {
         let mut outbound = lock(&self.outbound);
         if outbound.open {
             outbound.push(&ToBroker::Unsubscribe { req, sub: inbox.id });
-            outbound.flush();
+            self.write_out(&mut outbound);
             step!("detach: unsubscribed");
         }
     }

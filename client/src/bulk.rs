@@ -177,7 +177,7 @@ impl Shared {
         if told == outbound.epoch() && outbound.open {
             let ring = ring.number;
             outbound.push(&ToBroker::BulkRing(BulkRing { ring, bytes: 0, fds: 0 }));
-            outbound.flush();
+            self.write_out(&mut outbound);
         }
         None
     }

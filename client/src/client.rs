@@ -193,7 +193,7 @@ impl crate::shared::Shared {
         self.check_open(&outbound)?;
         let req = session.begin();
         outbound.push(&ToBroker::Ping { req });
-        outbound.flush();
+        self.write_out(&mut outbound);
         Ok(req)
     }
 }

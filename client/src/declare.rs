@@ -126,7 +126,7 @@ impl Shared {
             ttl_millis: wanted.ttl_millis,
             durable: wanted.durable,
         }));
-        outbound.flush();
+        self.write_out(&mut outbound);
         Ok(req)
     }
 }

@@ -88,7 +88,7 @@ impl Shared {
             // A later connection makes attachments of its own.
             if outbound.open {
                 outbound.push(&ToBroker::ModeChanged(ModeChanged { attach, mode, blocked_millis }));
-                outbound.flush();
+                self.write_out(&mut outbound);
             }
         }
         if due < self.gate_timer.0.fetch_min(due, Ordering::AcqRel) {

@@ -199,7 +199,7 @@ impl Shared {
         let geometry = Geometry { descriptors, arena_bytes };
         let frame = GrowStream { req, stream: id, generation, geometry, fds: 1 };
         outbound.push_with(&ToBroker::GrowStream(frame), vec![memory]);
-        outbound.flush();
+        self.write_out(&mut outbound);
         step!("grow: announced");
         Ok(())
     }

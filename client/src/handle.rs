@@ -106,7 +106,7 @@ impl Drop for Handle {
             // Without a thread this is an async client's, which must not wait here.
             let _ = shared.wait_until(deadline_after(LINGER), || {
                 let mut outbound = lock(&shared.outbound);
-                outbound.flush();
+                shared.write_out(&mut outbound);
                 Ok((!outbound.open || outbound.waiting_bytes() == 0).then_some(()))
             });
         }

@@ -513,15 +513,11 @@ impl Shared {
                 KICK_TOKEN => self.reactor.clear_kick(),
                 SOCKET_TOKEN => {
                     let flags = event.flags;
-                    if flags.contains(epoll::EventFlags::OUT) && lock(&self.outbound).flush() {
-                        self.reactor.changed();
+                    if flags.contains(epoll::EventFlags::OUT) {
+                        self.write_out(&mut lock(&self.outbound));
                     }
                 }
-                RETRY_TOKEN => {
-                    if lock(&self.outbound).flush() {
-                        self.reactor.changed();
-                    }
-                }
+                RETRY_TOKEN => self.write_out(&mut lock(&self.outbound)),
                 token => {
                     self.bell_rang(token);
                     progress = true;

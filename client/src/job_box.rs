@@ -272,11 +272,7 @@ impl Shared {
             outbound.push(&ToBroker::Credit { consumer, more });
         }
         state.told = coarse_nanos();
-        let freed = outbound.flush();
-        drop(outbound);
-        if freed {
-            self.reactor.changed();
-        }
+        self.write_out(&mut outbound);
         Ok(())
     }
 
@@ -307,7 +303,7 @@ impl Shared {
         session.consumers.insert(id, Arc::clone(&jobs));
         let req = session.begin();
         outbound.push(&jobs.ask(req));
-        outbound.flush();
+        self.write_out(&mut outbound);
         Ok((req, jobs))
     }
 

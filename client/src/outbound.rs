@@ -157,6 +157,7 @@ impl Outbound {
     ///
     /// A broken connection is not reported here: whoever reads the socket sees it, and what cannot be
     /// written is of no use then.
+    #[must_use = "those who wait for room are to be told"]
     pub(crate) fn flush(&mut self) -> bool {
         let had_room = self.has_room();
         self.crowded = false;

@@ -92,7 +92,7 @@ impl Shared {
             return Ok(Step::Open(size as u64));
         }
         if !outbound.has_room() {
-            outbound.flush();
+            self.write_out(&mut outbound);
             if !outbound.has_room() {
                 let after = self.options.request_timeout;
                 return Ok(Step::Wait(Error::TimedOut { what: "room on the broker's socket", after }));
@@ -116,12 +116,11 @@ impl Shared {
             session.confirmations.insert((alias, seq), None);
         }
         outbound.publish(&Publish { alias, message: frame });
-        let freed = how.flush && outbound.flush();
+        if how.flush {
+            self.write_out(&mut outbound);
+        }
         drop(outbound);
         drop(session);
-        if freed {
-            self.reactor.changed();
-        }
         Ok(Step::Sent(Sent { seq, by: Ok(alias) }))
     }
 
@@ -222,9 +221,7 @@ impl Shared {
 
     /// Writes out what waits, as far as the socket takes it.
     pub(crate) fn flush_now(&self) {
-        if lock(&self.outbound).flush() {
-            self.reactor.changed();
-        }
+        self.write_out(&mut lock(&self.outbound));
     }
 }
 
@@ -265,7 +262,7 @@ pub(crate) fn close_route(shared: &Shared, state: &mut TopicState, awaited: bool
     }
     let req = if awaited { session.begin() } else { session.request_number() };
     outbound.push(&ToBroker::CloseStream { req, stream: stream.id, last_seq: next_seq - 1 });
-    outbound.flush();
+    shared.write_out(&mut outbound);
     step!("close: told");
     awaited.then_some(req)
 }

@@ -140,7 +140,7 @@ impl Shared {
         let mut outbound = lock(&self.outbound);
         self.check_open(&outbound)?;
         if !outbound.has_room() {
-            outbound.flush();
+            self.write_out(&mut outbound);
             if !outbound.has_room() {
                 return Ok(None);
             }
@@ -177,12 +177,11 @@ impl Shared {
         });
         // When the socket takes more, whoever leads writes it.
         let full = outbound.waiting_bytes() >= GATHER_BYTES && !outbound.is_writing();
-        let freed = (flush || full) && outbound.flush();
+        if flush || full {
+            self.write_out(&mut outbound);
+        }
         drop(outbound);
         drop(session);
-        if freed {
-            self.reactor.changed();
-        }
         Ok(Some((alias, seq)))
     }
 

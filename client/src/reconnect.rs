@@ -81,7 +81,7 @@ impl Shared {
         outbound.begin(socket).map_err(Error::io("watching the broker's socket"))?;
         outbound.push_bytes(&tramline_wire::preamble::request());
         outbound.push(&ToBroker::Hello { name: &self.options.name, client: self.number });
-        outbound.flush();
+        self.write_out(&mut outbound);
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl Shared {
             let alias = outbound.define(0, &stream.topic.name);
             outbound.push_with(&ToBroker::OpenStream(stream.opening(req, alias)), vec![stream.memory()?]);
         }
-        outbound.flush();
+        self.write_out(&mut outbound);
         Ok(())
     }
 }

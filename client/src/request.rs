@@ -108,7 +108,7 @@ impl Shared {
         let mut outbound = lock(&self.outbound);
         self.check_open(&outbound)?;
         if !outbound.has_room() {
-            outbound.flush();
+            self.write_out(&mut outbound);
             if !outbound.has_room() {
                 return Ok(None);
             }
@@ -130,12 +130,11 @@ impl Shared {
                 payload,
             },
         }));
-        let freed = flush && outbound.flush();
+        if flush {
+            self.write_out(&mut outbound);
+        }
         drop(outbound);
         drop(session);
-        if freed {
-            self.reactor.changed();
-        }
         Ok(Some(seq))
     }
 
@@ -191,7 +190,7 @@ impl Shared {
         let mut outbound = lock(&self.outbound);
         if outbound.open {
             outbound.push(&ToBroker::CancelRequest { request });
-            outbound.flush();
+            self.write_out(&mut outbound);
         }
     }
 }

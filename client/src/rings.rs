@@ -114,7 +114,7 @@ impl Shared {
         let req = session.begin();
         let alias = outbound.define(0, &stream.topic.name);
         outbound.push_with(&ToBroker::OpenStream(stream.opening(req, alias)), vec![memory]);
-        outbound.flush();
+        self.write_out(&mut outbound);
         step!("open: announced");
         Ok(req)
     }

@@ -154,7 +154,7 @@ impl Shared {
         session.providers.insert(id, Arc::clone(&calls));
         let req = session.begin();
         outbound.push(&offer(req, &calls));
-        outbound.flush();
+        self.write_out(&mut outbound);
         Ok((req, calls))
     }
 
@@ -208,11 +208,7 @@ impl Shared {
                 payload,
             },
         }));
-        let freed = outbound.flush();
-        drop(outbound);
-        if freed {
-            self.reactor.changed();
-        }
+        self.write_out(&mut outbound);
         Ok(Some(()))
     }
 
@@ -235,7 +231,7 @@ impl Shared {
         for call in waiting {
             self.give_back(calls.id, call.call, "the instance ends");
         }
-        lock(&self.outbound).flush();
+        self.write_out(&mut lock(&self.outbound));
     }
 }
 

@@ -303,6 +303,14 @@ impl Shared {
         found?.ok_or(Error::TimedOut { what, after: timeout })
     }
 
+    /// Writes what waits, as far as the socket takes it. Whoever writes tells those who wait for room: who leads may find
+    /// nothing left to write, and would not.
+    pub(crate) fn write_out(&self, outbound: &mut Outbound) {
+        if outbound.flush() {
+            self.reactor.changed();
+        }
+    }
+
     /// What was refused of what nobody waits for, once.
     pub(crate) fn take_fault(&self) -> Result<()> {
         if !self.faulty.load(Ordering::Relaxed) {

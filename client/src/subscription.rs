@@ -165,7 +165,7 @@ impl Subscription {
             backlog_bytes_max: wish.backlog_bytes_max,
             gated_only: wish.gated_only,
         }));
-        outbound.flush();
+        shared.write_out(&mut outbound);
         drop(outbound);
         drop(session);
         let consumer = Consumer::new(Spinner::new(shared.options.spin));

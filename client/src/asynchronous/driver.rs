@@ -84,7 +84,7 @@ async fn turn(shared: &Shared, fd: &AsyncFd<OwnedFd>) -> bool {
 async fn write_out(shared: &Shared, fd: &AsyncFd<OwnedFd>) {
     let is_written = || {
         let mut outbound = lock(&shared.outbound);
-        outbound.flush();
+        shared.write_out(&mut outbound);
         !outbound.open || outbound.waiting_bytes() == 0
     };
     while !is_written() && turn(shared, fd).await {}
