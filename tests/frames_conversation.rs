@@ -356,6 +356,7 @@ impl Pair {
             slot,
             mode: Mode::Gated,
             history: 4,
+            keep_millis: 0,
             session: self.reader_session,
             name: "reader",
             page: Some(page),

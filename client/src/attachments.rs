@@ -17,6 +17,7 @@ use rustix::event::epoll;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::vec;
 use tramline_ring::{
     NewPage, ReadMode, Reader, ReaderLink, RingError, RingIdentity, Start, Successor, WriterLink,
@@ -374,8 +375,11 @@ impl Shared {
         let start = stream
             .admit(reader, admit.name, &link, admit.slot, read_mode(admit.mode), admit.history)
             .map_err(|error| ring_code(&error))?;
-        let admission = Admission { stream, reader, slot: admit.slot, link_token };
-        lock(&self.session).admissions.insert(admit.attach, admission);
+        let keep = Duration::from_millis(admit.keep_millis.into());
+        let mut session = lock(&self.session);
+        let connection = lock(&self.outbound).epoch();
+        let admission = Admission { stream, reader, slot: admit.slot, link_token, keep, connection };
+        session.admissions.insert(admit.attach, admission);
         Ok(start)
     }
 
@@ -458,13 +462,12 @@ impl Shared {
             .extract_if(|_, admission| admission.link_token == token)
             .map(|(_, it)| it)
             .collect();
-        gone.extend(session.old_admissions.extract_if(.., |admission| admission.link_token == token));
+        // Those that were parted with are waited for no more.
+        let parted = session.old_admissions.extract_if(.., |admission| admission.link_token == token);
+        gone.extend(parted.map(|admission| Admission { keep: Duration::ZERO, ..admission }));
         drop(session);
         // It is registered until now, so it cannot fail; and a closed pipe would be reported for ever.
         let _ = epoll::delete(&**self.reactor.epoll(), link.space());
-        for admission in gone {
-            admission.stream.dismiss(admission.reader);
-            self.tell_left(&admission.stream);
-        }
+        self.readers_gone(gone);
     }
 }

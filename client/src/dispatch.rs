@@ -66,7 +66,11 @@ impl Shared {
             }
             ToClient::Pong { req } => self.answered(*req, Answer::Pong),
             ToClient::Subscribed { req, .. } => self.answered(*req, Answer::Subscribed),
-            ToClient::StreamOpened { req, .. } => self.answered(*req, Answer::StreamOpened),
+            ToClient::StreamOpened { req, stream, pending, .. } => {
+                self.answered(*req, Answer::StreamOpened)?;
+                self.opened_again(*stream, *pending);
+                Ok(())
+            }
             ToClient::StreamGrown { stream, generation, .. } => self.grown(*stream, *generation),
             ToClient::Successor(next) => self.succeeded(inbound, next),
             ToClient::Renew { stream } => {
@@ -248,6 +252,8 @@ impl Shared {
                     session.never_grows(stream, &error);
                     session.fault = Some(error);
                     self.faulty.store(true, Ordering::Relaxed);
+                    drop(session);
+                    self.opened_again(stream, 0);
                 }
             }
             return;

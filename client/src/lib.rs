@@ -191,6 +191,8 @@ mod attachments;
 
 mod adoption;
 
+mod kept;
+
 mod reconnect;
 
 mod session;

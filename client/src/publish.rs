@@ -255,6 +255,7 @@ pub(crate) fn close_route(shared: &Shared, state: &mut TopicState, awaited: bool
     state.next_seq = next_seq;
     let mut session = lock(&shared.session);
     session.streams.remove(&stream.id);
+    session.forget_kept(&stream);
     session.growths.remove(&stream.id);
     let mut outbound = lock(&shared.outbound);
     if !outbound.open {

@@ -178,14 +178,14 @@ impl Shared {
         lock(&self.topics.implicit).retain(|other| other.id != topic.id);
     }
 
-    /// Closes implicit rings, and that for large messages, when they are idle, and looks at budgets that are spent. Returns when to look again.
+    /// Closes implicit rings, and that for large messages, when they are idle, and looks at budgets that are spent and readers that were waited for. Returns when to look again.
     pub(crate) fn housekeep(&self) -> Option<Instant> {
         let topics = lock(&self.topics.implicit).clone();
         for topic in &topics {
             self.close_implicit(topic, IMPLICIT_IDLE);
         }
         let idle = (!lock(&self.topics.implicit).is_empty()).then(|| Instant::now() + IMPLICIT_IDLE / 2);
-        [idle, self.look_at_gates(), self.let_bulk_go()].into_iter().flatten().min()
+        [idle, self.look_at_gates(), self.let_bulk_go(), self.end_kept()].into_iter().flatten().min()
     }
 
     /// Ends a declared publisher. Returns the request whose answer may be waited for.

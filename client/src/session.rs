@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::growth::Growth;
 use crate::inbox::Inbox;
 use crate::job_box::JobBox;
+use crate::kept::Kept;
 use crate::message::Source;
 use crate::push::Pushes;
 use crate::request::Asked;
@@ -15,6 +16,7 @@ use crate::stream::Stream;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tramline_ring::{ReaderLink, WriterLink};
 use tramline_wire::{Filter, GateLimits, Geometry, Mode, Topic, Welcome};
 
@@ -117,6 +119,10 @@ pub(crate) struct Admission {
     pub(crate) reader: u64,
     pub(crate) slot: u32,
     pub(crate) link_token: u64,
+    /// How long it is waited for when its link has hung up.
+    pub(crate) keep: Duration,
+    /// The connection on which it was admitted.
+    pub(crate) connection: u64,
 }
 
 #[derive(Default)]
@@ -144,6 +150,8 @@ pub(crate) struct Session {
     pub(crate) admissions: HashMap<u64, Admission>,
     /// Readers whose session has ended: they are not waited for, and end when their link hangs up.
     pub(crate) old_admissions: Vec<Admission>,
+    /// Readers that have gone and are waited for a little longer.
+    pub(crate) kept: Vec<Kept>,
     /// The writing side of this connection's links, by the broker's number: token and link.
     pub(crate) writing_links: HashMap<u64, (u64, Arc<WriterLink>)>,
     /// The same by token, those of earlier connections too.

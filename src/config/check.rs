@@ -196,6 +196,7 @@ fn limits(raw: &RawLimits) -> Checked<Limits> {
         held_bytes_max: 0..=1 << 40;
         attach_timeout_millis: 1..=600_000;
         adoption_grace_millis: 1..=600_000;
+        cursor_grace_millis: 0..=600_000;
         first_byte_timeout_millis: 1..=600_000;
         json_payload_bytes_max: 0..=FRAME_BYTES_CEILING as u64;
         history_messages_max: 0..=U32;

@@ -108,6 +108,7 @@ section! {
         held_bytes_max: Bytes,
         attach_timeout_millis: Count,
         adoption_grace_millis: Count,
+        cursor_grace_millis: Count,
         first_byte_timeout_millis: Count,
         json_payload_bytes_max: Bytes,
         history_messages_max: Count,

@@ -184,11 +184,12 @@ impl Core {
         attachment.last_seq = start_seq.saturating_sub(1);
         let confirmed = std::mem::take(&mut attachment.publisher_fds);
         let (subscription, proxy, stream) = (attachment.subscription, attachment.proxy, attachment.stream);
-        let awaited = std::mem::take(&mut attachment.awaited_by_stream);
         self.confirm_fds(key, confirmed);
         if let Some(stream) = self.streams.by_id.get_mut(&stream) {
             stream.admitted += 1;
-            stream.awaited -= u32::from(awaited);
+        }
+        if !self.queue_notes_beginning(attach, now) {
+            self.no_longer_awaited(attach);
         }
         match (self.waits_behind_retained(subscription, attach), proxy) {
             (true, _) => {}
@@ -198,6 +199,23 @@ impl Core {
         self.answer_open(stream);
         self.settle_formers(stream);
         Ok(())
+    }
+
+    /// The publisher need not wait for this one any more.
+    fn no_longer_awaited(&mut self, attach: u64) {
+        let Some(attachment) = self.attachments.get_mut(&attach) else { return };
+        let awaited = std::mem::take(&mut attachment.awaited_by_stream);
+        if let Some(stream) = self.streams.by_id.get_mut(&attachment.stream) {
+            stream.awaited -= u32::from(awaited);
+        }
+    }
+
+    /// A queue has on disk where it begins to read a ring.
+    pub(super) fn beginning_is_noted(&mut self, attach: u64) {
+        self.no_longer_awaited(attach);
+        if let Some(stream) = self.attachments.get(&attach).map(|attachment| attachment.stream) {
+            self.answer_open(stream);
+        }
     }
 
     /// The subscriber reads.

@@ -9,7 +9,7 @@ use super::retained::Memory;
 use super::subscription::Sink;
 use super::table::Key;
 use super::{Action, FdId};
-use tramline_wire::{Admit, Attach, ToClient};
+use tramline_wire::{Admit, Attach, Mode, ToClient};
 
 impl Core {
     /// Sends an attachment's next frame with descriptors as soon as few enough are in flight to its receiver.
@@ -61,9 +61,15 @@ impl Core {
         attachment.share.asked(generation);
         let (stream, mode, link_id) = (attachment.stream, attachment.mode, attachment.link);
         let (publisher, mut history) = (attachment.publisher, subscription.history);
-        if matches!(subscription.sink, Some(Sink::Queue(queue)) if self.queue_goes_on_in(queue, stream)) {
-            // As far back as anything is there: what it has is passed over.
-            history = u32::MAX;
+        let mut keep_millis = 0;
+        if let Some(Sink::Queue(queue)) = subscription.sink {
+            if self.queue_goes_on_in(queue, stream) {
+                // As far back as anything is there: what it has is passed over.
+                history = u32::MAX;
+            }
+            if mode == Mode::Gated && self.stored_by_queue(queue, stream).is_some() {
+                keep_millis = self.limits.cursor_grace_millis;
+            }
         }
         let Some(link) = self.links.by_id.get_mut(&link_id) else { return };
         let page = link.untold_page(slot);
@@ -78,6 +84,7 @@ impl Core {
             slot,
             mode,
             history,
+            keep_millis,
             session: reader.session,
             name: &reader.name,
             page: page.map(|(declaration, _)| declaration),
@@ -97,7 +104,8 @@ impl Core {
         let Some(attachment) = self.attachments.get_mut(&attach) else { return };
         let (start, start_seq) = (attachment.start, attachment.start_seq);
         let (link_id, subscriber, proxy) = (attachment.link, attachment.subscriber, attachment.proxy);
-        let stream_id = attachment.stream;
+        let (stream_id, subscription) = (attachment.stream, attachment.subscription);
+        let is_copy = attachment.copy.is_some();
         let next = match attachment.copy {
             Some(Memory { memory, generation, geometry }) => Some((generation, geometry, memory)),
             None => self.streams.by_id.get(&stream_id).and_then(|stream| attachment.share.hand_next(stream)),
@@ -111,6 +119,10 @@ impl Core {
                 // They become the shell's.
                 self.streams.descriptors.remove(bell);
             }
+            let stored = match self.subscriptions.get(subscription).and_then(|it| it.sink) {
+                Some(Sink::Queue(queue)) if !is_copy => self.stored_by_queue(queue, stream_id),
+                _ => None,
+            };
             self.actions.push_back(Action::ProxyAttach {
                 attach,
                 memory,
@@ -119,6 +131,7 @@ impl Core {
                 start,
                 start_seq,
                 bells,
+                stored,
             });
             return self.hand_on(attach);
         }

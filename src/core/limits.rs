@@ -59,6 +59,9 @@ pub struct Limits {
     pub attach_timeout_millis: u32,
     /// How long attachments of an earlier run wait for their other side, once a client has named them, in milliseconds.
     pub adoption_grace_millis: u32,
+    /// How long publishers keep the cursor of a queue on disk whose broker has died, in milliseconds; 0 for not at all, and
+    /// the cursor follows what was read rather than what is on disk.
+    pub cursor_grace_millis: u32,
     /// How long a connection may stay without its first byte, or a native one without `Hello`, in milliseconds.
     pub first_byte_timeout_millis: u32,
     /// Largest payload that JSON clients see whole, in bytes; above it they get `bytes` and a `preview`.
@@ -133,6 +136,7 @@ impl Default for Limits {
             held_bytes_max: 0,
             attach_timeout_millis: 1_000,
             adoption_grace_millis: 5_000,
+            cursor_grace_millis: 30_000,
             first_byte_timeout_millis: 10_000,
             json_payload_bytes_max: 64 * 1024,
             history_messages_max: 4_096,

@@ -274,6 +274,16 @@ pub enum Action {
         start_seq: u64,
         /// Reading end of the doorbell and writing end of the space bell, when the link is new.
         bells: Option<(FdId, FdId)>,
+        /// Whether the cursor is to follow what is stored, which is said by [`Action::ProxyStored`], and not what was read;
+        /// and the number up to which all is stored already.
+        stored: Option<u64>,
+    },
+    /// Messages up to this number are on disk: the cursor of this proxy attachment may pass them.
+    ProxyStored {
+        /// The attachment.
+        attach: u64,
+        /// The number.
+        seq: u64,
     },
     /// The memory of a later generation for a proxy attachment that has, or is about to have, an earlier one: map it, go on
     /// in it where the earlier one ends, and say so by [`Core::proxy_went_on`]. The memory stays the core's.

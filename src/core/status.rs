@@ -268,6 +268,7 @@ impl Core {
             LimitStatus { name: "held_bytes_max", value: limits.held_bytes_max, used: None },
             each("attach_timeout_millis", limits.attach_timeout_millis),
             each("adoption_grace_millis", limits.adoption_grace_millis),
+            each("cursor_grace_millis", limits.cursor_grace_millis),
             each("first_byte_timeout_millis", limits.first_byte_timeout_millis),
         ]
     }

@@ -28,6 +28,8 @@ pub(super) struct Ring {
     pub(super) geometry: Geometry,
     pub(super) start: u64,
     pub(super) start_seq: u64,
+    /// Up to where its messages are on disk, if the cursor follows that.
+    pub(super) stored: Option<u64>,
 }
 
 /// All attachments that the broker reads.
@@ -152,6 +154,15 @@ impl Shell {
             let link = attachment.link;
             state.proxies.wake(attach);
             state.proxies.kick(link);
+        }
+    }
+
+    /// Lets the publisher reuse the room of what is on disk.
+    pub(super) fn proxy_stored(&self, attach: u64, seq: u64) {
+        let mut state = self.state.borrow_mut();
+        let attachment = state.proxies.attachments.get_mut(&attach);
+        if let Some(reader) = attachment.and_then(|attachment| attachment.reader.as_mut()) {
+            reader.is_safe(seq);
         }
     }
 
@@ -331,8 +342,11 @@ impl State {
         let identity =
             RingIdentity { stream: attachment.stream, generation: ring.generation, descriptors, arena_bytes };
         let start = Start { position: ring.start, seq: ring.start_seq };
-        let reader = Reader::attach(memory, &identity, &link.ring, attachment.slot, start, true)
+        let mut reader = Reader::attach(memory, &identity, &link.ring, attachment.slot, start, true)
             .map_err(|error| error.to_string())?;
+        if let Some(seq) = ring.stored {
+            reader.hold_back(seq);
+        }
         attachment.reader = Some(reader);
         Ok(())
     }

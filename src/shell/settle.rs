@@ -148,10 +148,11 @@ impl Shell {
                 state.core.status_filled(session, request.as_deref(), &snapshot, clock::now());
             }
             Action::ProxyOffer { attach, link, stream } => self.proxy_offer(attach, link, stream),
-            Action::ProxyAttach { attach, memory, generation, geometry, start, start_seq, bells } => {
-                let ring = super::proxy::Ring { memory, generation, geometry, start, start_seq };
+            Action::ProxyAttach { attach, memory, generation, geometry, start, start_seq, bells, stored } => {
+                let ring = super::proxy::Ring { memory, generation, geometry, start, start_seq, stored };
                 self.proxy_attach(attach, ring, bells);
             }
+            Action::ProxyStored { attach, seq } => self.proxy_stored(attach, seq),
             Action::ProxySuccessor { attach, memory, generation, geometry } => {
                 self.proxy_successor(attach, memory, generation, geometry);
             }

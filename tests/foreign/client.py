@@ -1024,8 +1024,9 @@ class Client:
         self.push(self.streams[topic])
 
     def on_admit(self, body):
-        attach, stream, link, number, mode, history = (
-            self.attach(body), body.u64(), body.u64(), body.u32(), body.u32(), body.u32(),
+        # How long to keep a reader whose link has hung up is for clients that connect again.
+        attach, stream, link, number, mode, history, _keep = (
+            self.attach(body), body.u64(), body.u64(), body.u32(), body.u32(), body.u32(), body.u32(),
         )  # fmt: skip
         _session, _name, page, bells = body.u64(), body.text(), body.option(body.u32, body.u32), body.flag()
         fds = self.take_fds(body.u8())

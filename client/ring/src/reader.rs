@@ -20,12 +20,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 mod edges;
 mod generation;
+mod holding_back;
 mod pack;
 
 mod pinned;
 
 use generation::Generations;
 pub use generation::{LetGo, Successor};
+use holding_back::HeldBack;
 use pack::Pack;
 pub use pack::Packed;
 pub use pinned::Pinned;
@@ -176,6 +178,8 @@ pub struct Reader {
     pack: Pack,
     /// Messages read since the cursor was published.
     unpublished: u64,
+    /// Where the cursor is, if it does not follow the position.
+    held_back: Option<Box<HeldBack>>,
 }
 
 impl Reader {
@@ -223,6 +227,7 @@ impl Reader {
             gave_up_at: None,
             pack: Pack::default(),
             unpublished: 0,
+            held_back: None,
         })
     }
 
@@ -326,13 +331,14 @@ impl Reader {
 
     /// Publishes the cursor now; otherwise it is published in batches, and always by [`arm`](Self::arm).
     pub fn publish_cursor(&mut self) {
-        if self.published_cursor != self.position {
-            self.published_cursor = self.position;
+        let (cursor, seq) = self.cursor();
+        if self.published_cursor != cursor {
+            self.published_cursor = cursor;
             self.unpublished = 0;
-            note(&self.shared.slot.get().cursor.seq, self.read_seq());
-            protocol::move_cursor(self.shared.slot.get(), self.position);
+            note(&self.shared.slot.get().cursor.seq, seq);
+            protocol::move_cursor(self.shared.slot.get(), cursor);
             step!("read: cursor moved");
-            self.shared.tell_writer(self.position);
+            self.shared.tell_writer(cursor);
         }
     }
 
@@ -400,6 +406,9 @@ impl Reader {
     #[inline]
     fn count_read(&mut self, messages: u64, large: bool) {
         self.unpublished += messages;
+        if let Some(held_back) = &mut self.held_back {
+            held_back.read(self.last_seq + u64::from(self.pack.left()), self.position);
+        }
         if large
             || self.unpublished >= self.cursor_batch
             || protocol::writer_seems_to_wait(self.shared.ring.header())
@@ -477,11 +486,6 @@ impl Reader {
         )
     }
 
-    /// The sequence number of the last message below the position.
-    fn read_seq(&self) -> u64 {
-        self.last_seq + u64::from(self.packed())
-    }
-
     fn count_lost(&mut self, lost: u64) {
         if lost > 0 {
             self.lost = self.lost.saturating_add(lost);
@@ -498,6 +502,9 @@ fn cursor_batch(ring: &Ring) -> u64 {
 impl Drop for Reader {
     fn drop(&mut self) {
         if self.shared.ring.is_foreign() {
+            return;
+        }
+        if self.held_back.is_some() {
             return;
         }
         // Samples may outlive the reader; its cursor must hold up nobody any more.

@@ -283,6 +283,7 @@ impl Stuff {
                 slot: a,
                 mode: self.mode(),
                 history: b,
+                keep_millis: c,
                 session: self.large[3],
                 name: &self.text,
                 page: self.page(),

@@ -152,6 +152,7 @@ impl Core {
             queue.make_up_for_room(now, &mut queues.charges);
             self.wants_attention(*key);
         }
+        self.positions_are_stored(&batch.rest);
         self.answer_waiters(batch, None);
         while let Some(batch) = self.queues.ledger.pop_empty() {
             self.answer_waiters(batch, None);
@@ -198,7 +199,7 @@ impl Core {
                 Waiter::Pushes { session, .. }
                 | Waiter::Line { session, .. }
                 | Waiter::Declared { session, .. } => *session,
-                Waiter::Leg { .. } => Key::NOBODY,
+                Waiter::Leg { .. } | Waiter::Beginning { .. } => Key::NOBODY,
             };
             let refused = failure.and_then(|_| {
                 let name = self.name_of(&waiter);
@@ -228,6 +229,8 @@ impl Core {
                         json::write_error(out, Some(op), id.as_deref(), code, &message);
                     });
                 }
+                // Without it the queue is as good as it can be: nobody is held up for that.
+                (Waiter::Beginning { attach }, _) => self.beginning_is_noted(attach),
                 (Waiter::Leg { leg, .. }, None) => self.tell_leg(leg, Told::Done),
                 (Waiter::Leg { leg, .. }, Some(Refused { code, message, .. })) => {
                     self.tell_leg(leg, Told::Failed { code, message });
@@ -250,6 +253,7 @@ impl Core {
                 known.and_then(Option::as_ref).map_or_else(|| "".into(), |(name, _)| (**name).into())
             }
             Waiter::Declared { .. } => "just declared".into(),
+            Waiter::Beginning { .. } => "".into(),
         }
     }
 

@@ -45,6 +45,8 @@ pub(in crate::core) enum Waiter {
     Line { session: Key, op: &'static str, id: Option<Box<str>>, queue: Arc<str> },
     /// A session that declared a queue.
     Declared { session: Key, req: u32 },
+    /// A publisher whose ring a queue begins to read by this attachment.
+    Beginning { attach: u64 },
     /// A leg of a route, to this queue.
     Leg { leg: Key, queue: Arc<str> },
 }

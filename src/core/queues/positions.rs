@@ -1,11 +1,15 @@
 //! Up to where a queue on disk has the rings that it is bound to, so that it goes on behind that after a restart.
 //!
-//! A position is written with the messages it stands for, or after them: what was not written is read again.
+//! A position is written with the messages it stands for, or after them: what was not written is read again. The cursor that
+//! the publisher sees follows what was written, so that its ring still has the rest when this broker is killed.
 
+use super::ledger::Waiter;
 use crate::core::broker::Core;
 use crate::core::durable::{Change, QueueNumber};
+use crate::core::subscription::Sink;
 use crate::core::table::Key;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::core::{Action, Now};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Streams of which a queue knows its position; of those that were not heard of for longest it is forgotten.
 const POSITIONS_MAX: usize = 1024;
@@ -13,6 +17,8 @@ const POSITIONS_MAX: usize = 1024;
 #[derive(Debug, Clone, Copy)]
 struct Position {
     seq: u64,
+    /// Up to where that is on disk.
+    stored: u64,
     /// Whether it is from before the broker's start, and nothing was read since.
     is_old: bool,
     /// When it was noted last, in the order of all.
@@ -31,16 +37,19 @@ pub(super) struct Positions {
 impl Positions {
     pub(super) fn new(found: &[(u64, u64)]) -> Self {
         let mut positions = Self::default();
-        found.iter().for_each(|(stream, seq)| positions.put(*stream, *seq, true));
+        for (stream, seq) in found {
+            positions.put(*stream, *seq, true);
+            positions.is_stored(*stream, *seq);
+        }
         positions
     }
 
     fn put(&mut self, stream: u64, seq: u64, is_old: bool) {
         self.turn += 1;
         let turn = self.turn;
-        if let Some(before) = self.streams.insert(stream, Position { seq, is_old, turn }) {
-            self.by_turn.remove(&before.turn);
-        }
+        let position = self.streams.entry(stream).or_insert(Position { seq, stored: 0, is_old, turn });
+        self.by_turn.remove(&position.turn);
+        *position = Position { seq, is_old, turn, ..*position };
         self.by_turn.insert(turn, stream);
     }
 
@@ -54,6 +63,24 @@ impl Positions {
         self.put(stream, seq, false);
         self.changed.insert(stream);
         (true, missed.saturating_sub(counted))
+    }
+
+    /// A stream begins to be read behind this number: if nothing of it is known yet, what is missed from there on will
+    /// be. It takes no other stream's place, since there may be very many that carry nothing. Whether it is new.
+    fn begin(&mut self, stream: u64, seq: u64) -> bool {
+        let is_new = !self.streams.contains_key(&stream) && self.streams.len() < POSITIONS_MAX;
+        if is_new {
+            self.put(stream, seq, false);
+            self.changed.insert(stream);
+        }
+        is_new
+    }
+
+    /// A position is on disk.
+    fn is_stored(&mut self, stream: u64, seq: u64) {
+        if let Some(position) = self.streams.get_mut(&stream) {
+            position.stored = position.stored.max(seq);
+        }
     }
 
     /// What is to be written.
@@ -73,18 +100,73 @@ impl Positions {
 
 impl Core {
     /// A message of a ring is about to be put into a queue. `false`: it is in it already.
-    pub(in crate::core) fn is_new_to_queue(
-        &mut self,
-        queue: Key,
-        stream: u64,
-        seq: u64,
-        counted: u64,
-    ) -> bool {
-        let Some(queue) = self.queues.table.get_mut(queue) else { return true };
+    pub(in crate::core) fn is_new_to_queue(&mut self, key: Key, stream: u64, seq: u64, counted: u64) -> bool {
+        let Some(queue) = self.queues.table.get_mut(key) else { return true };
         let Some(kept) = &mut queue.kept else { return true };
         let (is_new, lost) = kept.positions.read(stream, seq, counted);
         queue.counts.lost += lost;
+        if is_new {
+            // The position is to be written also if the message is refused: the ring waits for that.
+            self.wants_attention(key);
+        }
         is_new
+    }
+
+    /// A publisher has admitted the broker's reader: a queue on disk that knows nothing of that stream notes where it
+    /// begins. Whether the publisher is to wait until that is on disk, so that whatever it publishes from then on will be
+    /// missed.
+    pub(in crate::core) fn queue_notes_beginning(&mut self, attach: u64, now: Now) -> bool {
+        let Some(attachment) = self.attachments.get(&attach).filter(|each| each.proxy) else { return false };
+        let (stream, before) = (attachment.stream, attachment.start_seq.saturating_sub(1));
+        let sink = self.subscriptions.get(attachment.subscription).and_then(|it| it.sink);
+        let Some(Sink::Queue(key)) = sink else { return false };
+        let queues = &mut self.queues;
+        let Some(kept) = queues.table.get_mut(key).and_then(|queue| queue.kept.as_mut()) else {
+            return false;
+        };
+        if !kept.positions.begin(stream, before) {
+            return false;
+        }
+        kept.positions.take_changes(kept.number, &mut kept.changes);
+        queues.ledger.add(&mut kept.changes);
+        let waits =
+            queues.ledger.failure.is_none() && queues.ledger.wait(Waiter::Beginning { attach }).is_some();
+        self.arm_store(now);
+        waits
+    }
+
+    /// These changes are on disk: the cursors of rings may pass what the positions among them stand for.
+    pub(super) fn positions_are_stored(&mut self, changes: &[Change]) {
+        let mut by_number: Option<HashMap<QueueNumber, Key>> = None;
+        for change in changes {
+            let Change::Position { queue, stream, seq } = *change else { continue };
+            let by_number = by_number.get_or_insert_with(|| {
+                let kept = self.queues.table.iter();
+                kept.filter_map(|(key, queue)| Some((queue.kept.as_ref()?.number, key))).collect()
+            });
+            let Some(key) = by_number.get(&queue).copied() else { continue };
+            if let Some(kept) = self.queues.table.get_mut(key).and_then(|queue| queue.kept.as_mut()) {
+                kept.positions.is_stored(stream, seq);
+            }
+            let Some(stream) = self.streams.by_id.get(&stream) else { continue };
+            for attach in &stream.attachments {
+                let reads = self.attachments.get(attach).filter(|each| each.proxy);
+                let sink = reads.and_then(|each| self.subscriptions.get(each.subscription)?.sink);
+                if sink.is_some_and(|sink| matches!(sink, Sink::Queue(to) if to == key)) {
+                    self.actions.push_back(Action::ProxyStored { attach: *attach, seq });
+                }
+            }
+        }
+    }
+
+    /// Up to where a queue on disk has a stream there, if the cursor is to follow that: not for a queue in memory, and not
+    /// where the cursor would be dropped at the broker's death anyway, so that publishers need not wait for the disk.
+    pub(in crate::core) fn stored_by_queue(&self, queue: Key, stream: u64) -> Option<u64> {
+        if self.limits.cursor_grace_millis == 0 {
+            return None;
+        }
+        let kept = self.queues.table.get(queue)?.kept.as_ref()?;
+        Some(kept.positions.streams.get(&stream).map_or(0, |position| position.stored))
     }
 
     /// Whether a queue knows up to where it has a stream, so that it wants all of it that is still there.

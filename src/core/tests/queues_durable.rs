@@ -1,6 +1,7 @@
 //! Queues on disk, case by case: what is answered when, every limit, a disk that is full or broken, what was there before.
 
 mod going;
+mod rings;
 
 use super::harness::{Shell, each_frame, message};
 use super::model_store::ModelStore;

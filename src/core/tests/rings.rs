@@ -100,6 +100,7 @@ fn a_stream_reaches_a_subscriber_step_by_step() {
         slot: 3,
         mode: Mode::Gated,
         history: 2,
+        keep_millis: 0,
         session: to,
         name: "s",
         page: Some(PAGE),

@@ -87,6 +87,7 @@ impl Stage {
                 assert!(self.open.remove(&fd), "{fd:?} is closed twice");
                 self.copies.remove(&fd);
             }
+            Action::ProxyStored { .. } => {}
             Action::VerifyRing { stream, generation, geometry, .. } => {
                 let result = if geometry.arena_bytes == 4096 {
                     Err("holes".to_owned())

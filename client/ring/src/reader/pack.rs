@@ -30,6 +30,11 @@ impl std::fmt::Debug for Pack {
 
 impl Pack {
     #[inline]
+    pub(super) const fn left(&self) -> u32 {
+        self.left
+    }
+
+    #[inline]
     pub(super) const fn is_empty(&self) -> bool {
         self.left == 0
     }

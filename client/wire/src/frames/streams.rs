@@ -113,6 +113,9 @@ pub struct Admit<'a> {
     pub mode: Mode,
     /// How many past messages it wants to begin with.
     pub history: u32,
+    /// How long to wait for it on when its link has hung up, in milliseconds, unless the stream is opened again; 0: not at
+    /// all.
+    pub keep_millis: u32,
     /// Session of the reader.
     pub session: u64,
     /// Its name, for people.
