@@ -85,6 +85,8 @@ pub(super) struct Item {
     /// Whether a route took it; what a service answered; and why there may be no answer.
     pub(super) was_taken: bool,
     pub(super) reply: Option<Arc<[u8]>>,
+    /// Why a reply was not valid, which counts unless another is.
+    pub(super) reply_fault: Option<String>,
     pub(super) trouble: Option<Trouble>,
     pub(super) taken: u64,
     pub(super) unix_nanos: i64,
@@ -139,6 +141,7 @@ impl Core {
             verdict: Verdict::default(),
             was_taken: false,
             reply: None,
+            reply_fault: None,
             trouble: None,
             taken: now.monotonic,
             unix_nanos: own_time(time, now),
@@ -402,7 +405,10 @@ impl Core {
             }
             (None, _) if !item.was_taken => (error(NOT_TAKEN, "no route takes this request"), &nothing),
             (None, Some(reply)) => (Outcome::Done, reply),
-            (None, None) => (Outcome::Done, &nothing),
+            (None, None) => match &item.reply_fault {
+                Some(reason) => (error(INVALID, shortened(reason)), &nothing),
+                None => (Outcome::Done, &nothing),
+            },
         };
         self.answer_for_route(place, number, outcome, bytes, now);
     }

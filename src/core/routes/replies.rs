@@ -3,7 +3,7 @@
 //!
 //! The request itself is delivered when it is answered, and counts as that. Its item stays until the reply is ready.
 
-use super::item::{Back, Trouble};
+use super::item::Back;
 use super::task::{Carried, Job};
 use crate::core::Now;
 use crate::core::broker::Core;
@@ -21,13 +21,12 @@ impl Core {
         let (key, route) = (leg.item, leg.route);
         let Some(state) = routing.table.get(route) else { return };
         let Some(item) = routing.items.get_mut(key) else { return };
-        // Who asked gets the first answer there is.
-        if item.reply.is_some() || !matches!(item.back, Back::Call { .. }) {
+        // Who asked gets the first valid answer there is; and who is told of trouble is not told what was answered.
+        if item.reply.is_some() || item.trouble.is_some() || !matches!(item.back, Back::Call { .. }) {
             return;
         }
-        item.reply = Some(bytes.clone());
-        // Who is told of trouble is not told what was answered.
-        if item.trouble.is_some() || !state.route().transforms_replies() {
+        if !state.route().transforms_replies() {
+            item.reply = Some(bytes);
             return;
         }
         item.open += 1;
@@ -56,13 +55,13 @@ impl Core {
             Ok(bytes) => {
                 self.note_made(key, bytes.len());
                 if let Some(item) = self.routing.items.get_mut(key) {
-                    item.reply = Some(bytes);
+                    item.reply.get_or_insert(bytes);
                 }
             }
             Err(reason) => {
                 tracing::debug!("{reason}");
                 if let Some(item) = self.routing.items.get_mut(key) {
-                    item.trouble.get_or_insert(Trouble::Invalid(reason));
+                    item.reply_fault.get_or_insert(reason);
                 }
             }
         }

@@ -137,8 +137,13 @@ fn who_asked_gets_the_first_of_several_replies_and_an_error_of_a_service_is_none
     answer(&mut broker, back, "back", json!({"error": 7, "reason": "never"}));
     answer(&mut broker, other, "other", json!({"data": {"a": 1}}));
     assert_eq!(told(&mut broker)["error"]["code"], "instance_failed");
+    // One that is not valid does not stand in the way of one that is.
+    ask(&mut broker, json!({"n": 1}));
+    answer(&mut broker, other, "other", json!({"data": {"x": 1}}));
+    answer(&mut broker, back, "back", json!({"data": {"a": 3}}));
+    assert_eq!(told(&mut broker)["data"], json!({"b": 3}));
     let counts = broker.counts("front");
-    assert_eq!((counts.delivered, counts.dead, counts.replies), (1, 1, 1));
+    assert_eq!((counts.delivered, counts.dead, counts.replies, counts.replies_invalid), (2, 1, 3, 1));
     nothing_is_left(&broker);
 }
 
