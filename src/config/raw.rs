@@ -379,6 +379,7 @@ section! {
         source: NameText,
         priority: Count,
         input: Value<'static>,
+        reply: Value<'static>,
         expect: Value<'static>,
         expect_invalid: String,
         expect_dropped: bool,

@@ -326,6 +326,13 @@ fn test(raw: RawTest, key: &str) -> Checked<TestSettings> {
             "expects one of expect, expect_invalid, expect_dropped: true and expect_passed: true".to_owned();
         return breach(key, message);
     }
+    let of_reply = raw.reply.is_some();
+    if of_reply && raw.input.is_some() {
+        return breach(key, "is of a message, input, or of what a service says to it, reply".to_owned());
+    }
+    if of_reply && !matches!(expected[..], [Expect::Data(_) | Expect::Invalid(_)]) {
+        return breach(key, "a reply is neither dropped nor passed: expect or expect_invalid".to_owned());
+    }
     let topic = raw.topic.map(|topic| topic.0);
     if topic.as_deref().is_some_and(|topic| tramline_wire::Topic::parse(topic).is_err()) {
         return breach(format!("{key}.topic"), "is a filter; one topic is meant".to_owned());
@@ -338,7 +345,8 @@ fn test(raw: RawTest, key: &str) -> Checked<TestSettings> {
         message_type: raw.r#type.map(|kind| kind.0),
         source: raw.source.map(|source| source.0),
         priority: raw.priority.map(|_| priority),
-        input: raw.input.unwrap_or(Value::Null),
+        input: raw.input.or(raw.reply).unwrap_or(Value::Null),
+        of_reply,
         expect: expected.pop().expect("there is one"),
     })
 }

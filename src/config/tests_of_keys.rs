@@ -82,6 +82,7 @@ const READ_AS: &[(&str, &str)] = &[
     ("initial", "backoff_initial"),
     ("max", "backoff_max"),
     ("type", "message_type"),
+    ("tests.reply", "of_reply"),
     ("expect_invalid", "expect"),
     ("expect_dropped", "expect"),
     ("expect_passed", "expect"),

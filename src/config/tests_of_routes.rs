@@ -320,6 +320,14 @@ fn faults_of_routes_have_file_line_column_key_and_what_is_allowed() {
             "t.yaml:2:3: routes[0]: messages would go round: a sends to topic:b, which a takes",
         ),
         (
+            "routes:\n- name: a\n  from: b\n  tests:\n  - {name: t, input: {}, reply: {}, expect: {}}\n",
+            "t.yaml:5:5: routes[0].tests[0]: is of a message, input, or of what a service says to it, reply",
+        ),
+        (
+            "routes:\n- name: a\n  from: b\n  tests:\n  - {name: t, reply: {}, expect_dropped: true}\n",
+            "t.yaml:5:5: routes[0].tests[0]: a reply is neither dropped nor passed: expect or expect_invalid",
+        ),
+        (
             "routes:\n- name: a\n  from: b\n  tests:\n  - {name: t, input: {}}\n",
             "t.yaml:5:5: routes[0].tests[0]: expects one of expect, expect_invalid",
         ),
@@ -366,6 +374,28 @@ fn a_broker_has_the_queues_that_its_routes_name() {
     let most = QueueSettings::default().messages_max;
     assert_eq!(names, [("q", 7), ("p", most), ("i", most), ("d", most)]);
     assert_eq!(routes.routes().len(), 1);
+}
+
+#[test]
+fn examples_of_replies_tell_what_differs() {
+    let text = "routes:\n- name: a\n  from: 'service:a'\n  deliver: {to: 'service:b'}\n  reply: {rules: [{source: km, required: true}]}\n  \
+                tests:\n  - {name: good, reply: {km: 1, x: 2}, expect: {km: 1}}\n  - {name: other, reply: {km: 2}, expect: {km: 1}}\n  \
+                - {name: none, reply: {}, expect: {km: 1}}\n  - {name: valid, reply: {km: 1}, expect_invalid: km}\n  \
+                - {name: reason, reply: {}, expect_invalid: miles}\n\
+                - {name: b, from: c, tests: [{name: plain, reply: {}, expect: {}}]}\n";
+    let told: Vec<String> =
+        trial::run(&compiled(text)).into_iter().map(|trial| trial.differences.join("; ")).collect();
+    for (told, expected) in told.iter().zip([
+        "",
+        "km is 2; expected 1",
+        "route a: the reply is not valid: rule 1 (km): it is required and missing",
+        "it is valid; expected that it is not",
+        "it is invalid for another reason: route a: ",
+        "the route has no `reply`",
+    ]) {
+        assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{told}");
+    }
+    assert_eq!(told.len(), 6);
 }
 
 #[test]

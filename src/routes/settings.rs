@@ -371,8 +371,10 @@ pub struct TestSettings {
     pub source: Option<String>,
     /// Its priority.
     pub priority: Option<u8>,
-    /// The data, or the envelope.
+    /// The data, or the envelope; or the data of a reply.
     pub input: Value<'static>,
+    /// Whether it is of what a service says, and not of a message.
+    pub of_reply: bool,
     /// What must come of it.
     pub expect: Expect,
 }

@@ -3,6 +3,7 @@
 use super::Routes;
 use super::envelope::Native;
 use super::expression::Meter;
+use super::parse::parse;
 use super::route::{Origin, Outcome, Part, Route};
 use super::settings::{Expect, Form, Intake, TestSettings};
 use super::value::Value;
@@ -75,6 +76,9 @@ fn try_one(routes: &Routes, route: &Route, test: &TestSettings) -> Vec<String> {
         version: None,
         payload: &payload,
     };
+    if test.of_reply {
+        return try_reply(routes, route, test, &native);
+    }
     if let Some(why) = route.declines(origin, &message_type) {
         return match test.expect {
             Expect::Passed => Vec::new(),
@@ -83,6 +87,29 @@ fn try_one(routes: &Routes, route: &Route, test: &TestSettings) -> Vec<String> {
     }
     let outcome = routes.treat(route, &native, &mut Meter::new(routes.limits()));
     compare(&test.expect, &outcome, &test.input, settings.split.is_some())
+}
+
+/// What who asked would get, and how it differs.
+fn try_reply(routes: &Routes, route: &Route, test: &TestSettings, reply: &Native<'_>) -> Vec<String> {
+    if !route.transforms_replies() {
+        return vec!["the route has no `reply`: replies pass as they are".to_owned()];
+    }
+    match (routes.treat_reply(route, reply), &test.expect) {
+        (Ok(payload), Expect::Data(expected)) => match parse(&payload, routes.limits()) {
+            Ok(was) => {
+                let mut differences = Vec::new();
+                differ("", expected, &was, &mut differences);
+                differences
+            }
+            Err(error) => vec![format!("what is made of it is not JSON: {error}")],
+        },
+        (Err(reason), Expect::Invalid(part)) if reason.contains(part.as_str()) => Vec::new(),
+        (Err(reason), Expect::Invalid(part)) => {
+            vec![format!("it is invalid for another reason: {reason}; expected {part:?} in it")]
+        }
+        (Err(reason), _) => vec![reason],
+        (Ok(_), _) => vec!["it is valid; expected that it is not".to_owned()],
+    }
 }
 
 /// The source that an example's own envelope names.
