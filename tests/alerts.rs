@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use support::have;
 
-const ALERTS: &str = include_str!("../config/alerts.yaml");
+const ALERTS: &str = include_str!("../config/prometheus/alerts.yaml");
 const CASES: &str = include_str!("alerts.test.yaml");
 
 #[test]
