@@ -22,7 +22,10 @@ fn a_message_that_waits_takes_its_payload_and_no_more_than_150_bytes() {
     let wanted = std::env::var("TRAMLINE_WAITING_MESSAGES").ok().and_then(|count| count.parse().ok());
     let count: u64 = wanted.unwrap_or(200_000);
     for payload_bytes in [1_u64, 64, 1000] {
-        let broker = Broker::with_config("queues: [{name: jobs, messages_max: 4000000, bytes_max: 8GiB}]\n");
+        let broker = Broker::with_config(
+            "limits: {queued_bytes_max: 8GiB, user_queued_bytes_max: 8GiB}\n\
+             queues: [{name: jobs, messages_max: 4000000, bytes_max: 8GiB}]\n",
+        );
         let client = broker.client("p");
         let payload = vec![b'x'; usize::try_from(payload_bytes).unwrap()];
         // What a connection needs in any case is there before.
