@@ -122,12 +122,7 @@ impl Group {
         if self.get(seat).is_none_or(|member| member.ready == ready) {
             return;
         }
-        let pass = self.pass;
-        self.change(seat, |member| {
-            member.ready = ready;
-            // What it did not take while it could not is nothing that it may make up for.
-            member.pass = member.pass.max(pass);
-        });
+        self.change(seat, |member| member.ready = ready);
     }
 
     /// Who gets the next one. Nothing changes until [`Group::served`].
@@ -146,13 +141,16 @@ impl Group {
     pub(super) fn served(&mut self, seat: Seat) {
         self.turns += 1;
         let turn = self.turns;
+        let before = self.pass;
         if let Some(member) = self.get(seat) {
-            self.pass = self.pass.max(member.pass);
+            self.pass = before.max(member.pass);
         }
         self.change(seat, |member| {
             member.outstanding += 1;
             member.turn = turn;
-            member.pass = member.pass.saturating_add(stride(member.weight));
+            // One that was passed over, because it was not ready or somebody else was to be chosen of, does not make up
+            // for what it missed.
+            member.pass = member.pass.max(before).saturating_add(stride(member.weight));
         });
     }
 

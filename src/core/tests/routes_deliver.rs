@@ -112,6 +112,36 @@ fn weights_share_out_turns_and_what_is_under_way() {
     }
 }
 
+#[test]
+fn a_destination_that_was_left_out_does_not_make_up_for_what_it_missed() {
+    let mut route = ruled(route("r", "in", &["service:one", "service:two"]));
+    (route.deliver.timeout, route.deliver.eject_failures) = (millis(10), 1);
+    (route.deliver.eject_time, route.deliver.backoff_initial) = (millis(100), millis(1));
+    let mut broker = Broker::new(compiled(vec![route]));
+    let [one, two] = ["one", "two"].map(|service| broker.provide(service));
+    let answer = |broker: &mut Broker, id: SessionId, service: &str| {
+        let calls = broker.calls(id);
+        calls.iter().for_each(|call| broker.reply(id, service, *call));
+        calls.len()
+    };
+    broker.publish("in", "", json!({"n": 0}));
+    broker.shell.pass(15);
+    assert_eq!((broker.calls(one).len(), answer(&mut broker, two, "two")), (1, 1));
+    assert_eq!(broker.route("r").destinations[0].state, "ejected");
+    for n in 1..50 {
+        broker.publish("in", "", json!({"n": n}));
+        assert_eq!(answer(&mut broker, two, "two"), 1);
+    }
+    broker.shell.pass(100);
+    let mut given = [0, 0];
+    for n in 50..60 {
+        broker.publish("in", "", json!({"n": n}));
+        given[0] += answer(&mut broker, one, "one");
+        given[1] += answer(&mut broker, two, "two");
+    }
+    assert_eq!(given, [5, 5]);
+}
+
 /// What became of ten messages all of which fail at once, and with how many at their retries.
 fn ten_that_fail(budget: Option<RetryBudget>) -> (RouteCounts, u64, Broker) {
     let mut broker = Broker::new(compiled(vec![slow(|deliver| {
