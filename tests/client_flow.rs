@@ -332,6 +332,8 @@ fn threads_that_wait_for_room_on_one_socket_all_go_on() {
         Client::builder().socket(broker.socket()).name("many").request_timeout(Duration::from_secs(3600));
     let client = builder.ring_payload_bytes_min(usize::MAX).connect().unwrap();
     for _ in 0..20 {
+        // What is left of the round before would fill the buffers at once.
+        client.flush().unwrap();
         broker.signal(Signal::STOP);
         let sent = AtomicUsize::new(0);
         std::thread::scope(|scope| {
