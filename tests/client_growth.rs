@@ -413,7 +413,7 @@ fn a_broker_that_does_not_answer_is_not_waited_for_without_end() {
 #[test]
 fn a_reader_that_holds_too_much_is_detached_and_keeps_it_while_the_stream_goes_on() {
     let _watchdog = Watchdog::start();
-    let broker = Broker::with_config("limits:\n  gate_budget_millis_max: 50\n");
+    let broker = Broker::with_config("limits:\n  gate_budget_millis_max: 1000\n");
     let (a, b, c) = (broker.client("a"), broker.client("b"), broker.client("c"));
     let mut own = b.subscribe("t").unwrap();
     let mut greedy = c.subscription("t").lossy().open().unwrap();
