@@ -64,7 +64,7 @@ pub(super) struct Group {
     /// Those that can take something; with failover all that are there.
     order: BTreeSet<Rank>,
     turns: u64,
-    /// Where the round is: the pass of who was served last.
+    /// Where the round is: the furthest pass at which anybody was served.
     pass: u64,
 }
 
@@ -148,8 +148,7 @@ impl Group {
         self.change(seat, |member| {
             member.outstanding += 1;
             member.turn = turn;
-            // One that was passed over, because it was not ready or somebody else was to be chosen of, does not make up
-            // for what it missed.
+            // One that was passed over for a while, not being ready or not fit, does not make up for what it missed.
             member.pass = member.pass.max(before).saturating_add(stride(member.weight));
         });
     }

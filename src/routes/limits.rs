@@ -67,7 +67,7 @@ limits! {
     work_bytes_max = 64 << 20, 16 << 30;
     /// Threads that check and transform messages.
     worker_threads = 2, 64;
-    /// Messages that such a thread has at a time, and what is made of which is delivered together.
+    /// Messages that such a thread has at a time, and at most so many of which are delivered together.
     batch_size = 32, 4096;
     /// Lists of routes kept ready, by topic and type; 0: none.
     cache_size = 4096, 1_000_000;

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 /// Stack of a worker, in bytes: what is nested in messages and expressions is treated by functions that call themselves.
 const STACK_BYTES: usize = 16 << 20;
 
-/// Results that are given to the core at a time: what a few workers have by default.
+/// Results that are given to the core at a time, however many `route_limits.batch_size` lets workers have.
 const RESULTS_MAX: usize = 256;
 
 /// The threads.

@@ -313,6 +313,28 @@ fn a_destination_that_fails_is_left_out_and_comes_back() {
 }
 
 #[test]
+fn a_worker_is_given_no_more_at_a_time_than_a_batch() {
+    for (batch_size, given) in [(1, 1), (3, 3), (100, 5)] {
+        let mut settings = compiled(vec![ruled(route("r", "in", &["topic:out"]))]);
+        (settings.limits.batch_size, settings.limits.worker_threads) = (batch_size, 1);
+        let mut broker = Broker::new(settings);
+        broker.shell.workers_sleep = true;
+        (0..5).for_each(|n| broker.publish("in", "", json!({"n": n})));
+        let asked = broker.shell.asked();
+        assert_eq!(asked.iter().filter(|action| matches!(action, Action::Work(_))).count(), given);
+        // What is done makes room for the next.
+        broker.shell.workers_sleep = false;
+        for action in asked {
+            if let Action::Work(task) = action {
+                broker.shell.core.worked([task.run(&|| Duration::ZERO)], broker.shell.now);
+            }
+        }
+        broker.shell.act();
+        assert_eq!(broker.counts("r").delivered, 5);
+    }
+}
+
+#[test]
 fn too_many_bytes_under_way_are_refused_but_one_message_is_taken_however_large() {
     let mut settings = compiled(vec![ruled(route("r", "in", &["topic:out"]))]);
     settings.limits.work_bytes_max = 4000;
