@@ -122,7 +122,10 @@ fn a_publisher_in_an_event_loop_is_told_of_room() {
     let broker = Broker::start();
     let (a, b) = (broker.client("a"), broker.client("b"));
     let mut s = b.subscribe("t").unwrap();
+    // The reader begins when the ring was full once, so that there is room to be told of however fast it is.
+    let (was_full, begin) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
+        begin.recv().unwrap();
         for n in 0..5_000_u32 {
             assert_eq!(s.recv().unwrap().payload(), n.to_le_bytes());
         }
@@ -132,6 +135,9 @@ fn a_publisher_in_an_event_loop_is_told_of_room() {
     for n in 0..5_000_u32 {
         while let Err(error) = p.try_send(n.to_le_bytes()) {
             assert!(matches!(error, Error::Full(_)), "{error}");
+            if full == 0 {
+                was_full.send(()).unwrap();
+            }
             full += 1;
             poll(&p);
         }
