@@ -205,6 +205,29 @@ fn one_that_moves_is_not_evicted_together_with_one_that_does_not() {
 }
 
 #[test]
+fn a_reader_that_stops_before_it_rings_is_seen_to_have_made_room() {
+    let mut writer = writer(BUDGET);
+    let mut slow = follow(&mut writer, 1, ReadMode::Gated);
+    fill(&mut writer);
+    writer.begin_wait();
+    assert!(!send(&mut writer));
+    assert!(!writer.found_full(1_000, true));
+    // Less than the writer asked to be told of.
+    slow.read(1);
+    assert!(writer.look_at_gates(1_100), "it may try again");
+    assert!(send(&mut writer));
+    writer.found_room(1_101);
+    assert!(!writer.has_mode_changes(), "it was not in the way for so long as it may be");
+    // The next time it is.
+    assert!(!send(&mut writer));
+    assert!(!writer.found_full(1_102, true));
+    let due = writer.look_again_at().unwrap();
+    assert!(writer.look_at_gates(due));
+    assert_eq!(writer.take_mode_changes().len(), 1);
+    writer.close();
+}
+
+#[test]
 fn all_readers_together_have_a_budget_too() {
     let mut writer = writer(GateBudget { writer: 150, ..BUDGET });
     let mut followers: Vec<Follower> = (1..=4).map(|id| follow(&mut writer, id, ReadMode::Gated)).collect();

@@ -149,7 +149,7 @@ impl Writer {
                 least = least.min(budget.reader.saturating_sub(reader.gate.account.spent));
             }
         }
-        let blocked = self.readers.iter().any(|reader| reader.gate.blocks);
+        let blocked = self.is_blocked();
         if blocked {
             self.gates.all.charge(since, now, budget.window);
         }
@@ -169,13 +169,22 @@ impl Writer {
         false
     }
 
-    /// While there is no room and nobody tries: looks where the readers are, as a try would. `true`: a reader was evicted.
+    /// While there is no room and nobody tries: looks where the readers are, as a try would. `true`: there may be room, since a
+    /// reader was evicted, or none is in the way any more; try again.
     pub fn look_at_gates(&mut self, now: u64) -> bool {
         let Some(stall) = self.gates.stall.filter(|stall| stall.due.is_some_and(|due| due <= now)) else {
             return false;
         };
+        let was_blocked = self.is_blocked();
         self.look_at_cursors();
-        self.found_full(now, stall.waits)
+        let evicted = self.found_full(now, stall.waits);
+        // One that goes on and stops again before it has made as much room as it is to ring for tells nobody.
+        evicted || (was_blocked && !self.is_blocked())
+    }
+
+    /// Whether a reader was in the way at the last look.
+    fn is_blocked(&self) -> bool {
+        self.readers.iter().any(|reader| reader.gate.blocks)
     }
 
     /// Evicts those whose budget, or the common one, is spent, and those that stood still meanwhile.
