@@ -418,8 +418,11 @@ fn a_reader_that_holds_too_much_is_detached_and_keeps_it_while_the_stream_goes_o
     let mut own = b.subscribe("t").unwrap();
     let mut greedy = c.subscription("t").lossy().open().unwrap();
     let mut p = a.publisher("t").capacity(10_000, 8).open().unwrap();
-    let (mut held, mut fault) = (Vec::new(), None);
-    for number in 1..=40 {
+    send(&mut p, 1, 10_000);
+    // It reads the ring from now on, and not only from the time on when its client is given a turn.
+    let (mut held, mut fault) = (vec![receive(&mut greedy, 1)], None);
+    receive(&mut own, 1);
+    for number in 2..=40 {
         send(&mut p, number, 10_000);
         receive(&mut own, number);
         match greedy.try_recv() {
