@@ -26,8 +26,9 @@ use super::subscription::Subscription;
 use super::table::{Key, Table};
 use super::timers::{MILLI, Timer, Timers};
 use super::topics::Topics;
+use super::wholes::Wholes;
 use super::{
-    Access, Action, Bells, FdId, Flow, Language, Limits, Now, Outbox, Peer, RetainedCopy, RingMessage,
+    Access, Action, Bells, FdId, Flow, Found, Language, Limits, Now, Outbox, Peer, RetainedCopy, RingMessage,
     SessionId, Snapshot, Taken,
 };
 use serde_json::json;
@@ -79,6 +80,7 @@ pub struct Core {
     pub(super) services: Services,
     pub(super) routing: Routing,
     pub(super) deliveries: Deliveries,
+    pub(super) wholes: Wholes,
     /// The topic of what is pushed to a queue itself.
     pub(super) nameless: Arc<str>,
     pub(super) timers: Timers,
@@ -146,6 +148,7 @@ impl Core {
             queues,
             services: Services::default(),
             deliveries: Deliveries::default(),
+            wholes: Wholes::default(),
             nameless: "".into(),
             timers: Timers::default(),
             actions: VecDeque::new(),
@@ -391,6 +394,12 @@ impl Core {
     pub fn proxy_went_on(&mut self, attach: u64, generation: u32, now: Now) {
         self.released_below(attach, generation);
         self.settle(now);
+    }
+
+    /// The shell has found a message with headers and a payload of these lengths in a ring that it reads on behalf of a
+    /// subscription. Lengths are the ring's claims, bounded by its memory.
+    pub fn proxy_found(&mut self, attach: u64, head_bytes: usize, payload_bytes: u64) -> Found {
+        self.what_of_found(attach, head_bytes, payload_bytes)
     }
 
     /// A message that the shell read on behalf of a subscription. It is taken in any case; after [`Flow::Pause`] the

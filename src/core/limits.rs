@@ -86,8 +86,8 @@ pub struct Limits {
     pub store_waiting_bytes_max: u64,
     /// Bytes that are written to the store at a time.
     pub store_batch_bytes_max: u64,
-    /// Largest payload of a queue's message, a request or a reply that travels by ring, in bytes; and memory of the ring in
-    /// which one session is given them.
+    /// Largest payload of a queue's message, a request or a reply that travels by ring, in bytes, and of a topic's that queues
+    /// and routes take from a ring; and memory of the ring in which one session is given them.
     pub delivery_ring_bytes_max: u64,
     /// Memory of all such rings together, in bytes.
     pub delivery_rings_bytes_max: u64,

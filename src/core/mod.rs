@@ -101,6 +101,8 @@ mod past;
 
 mod proxies;
 
+mod wholes;
+
 mod events;
 
 mod timers;
@@ -418,6 +420,17 @@ pub struct RetainedCopy {
     pub seqs: Vec<u64>,
 }
 
+/// What the shell does with a message that it found in a ring, before it is given to the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Give it, or as much of its payload as fits into a frame.
+    Give,
+    /// Copy it whole on another thread, then give it as [`RingMessage::whole`].
+    Copy,
+    /// Keep it, read nothing more, and ask again after [`Action::ProxyResume`].
+    Wait,
+}
+
 /// A message that the shell read from a ring on behalf of a subscription.
 #[derive(Debug, Clone, Copy)]
 pub struct RingMessage<'a> {
@@ -437,4 +450,7 @@ pub struct RingMessage<'a> {
     pub payload: &'a [u8],
     /// The payload's whole length.
     pub payload_length: u64,
+    /// The message as it travels, head and all of the payload, if it was to be copied whole ([`Found::Copy`]). `payload` is
+    /// not looked at then.
+    pub whole: Option<&'a std::sync::Arc<[u8]>>,
 }

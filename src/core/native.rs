@@ -25,7 +25,7 @@ use tramline_wire::{
 };
 
 /// Bytes that a delivered message needs in a frame's body besides itself.
-pub(super) const DELIVER_HEAD_BYTES: usize = 20;
+pub(in crate::core) const DELIVER_HEAD_BYTES: usize = 20;
 
 /// How a client broke the protocol. Its session ends.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,8 +13,7 @@ use super::subscription::Sink;
 use super::table::Key;
 use super::{Action, FdId, Flow, Now, RingMessage};
 use std::cell::OnceCell;
-use tramline_wire::codec::encode_message;
-use tramline_wire::limits::FRAME_OVERHEAD_BYTES;
+use tramline_wire::codec::{decode_message, encode_message};
 use tramline_wire::{Code, HeaderBlock, Message, MessageFlags, Mode, PageDeclaration, SlowPolicy};
 
 impl Core {
@@ -55,6 +54,8 @@ impl Core {
             return Flow::Close;
         };
         attachment.last_seq = read.seq;
+        self.pass_turn_on(attach);
+        let Some(attachment) = self.attachments.get(&attach) else { return Flow::Close };
         let (key, topic, from) = (attachment.subscription, attachment.topic, attachment.from.clone());
         let (publisher, stream) = (attachment.publisher, attachment.stream);
         let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) else { return Flow::Close };
@@ -70,9 +71,8 @@ impl Core {
             self.settle(now);
             return Flow::Close;
         };
-        let room = (self.limits.frame_bytes_max as usize)
-            .saturating_sub(FRAME_OVERHEAD_BYTES + head.as_bytes().len());
-        let message = Message {
+        let room = self.payload_room(head.as_bytes().len());
+        let beginning = Message {
             flags,
             seq: read.seq,
             time: read.time,
@@ -81,13 +81,18 @@ impl Core {
             head: head.as_bytes(),
             payload: &read.payload[..read.payload.len().min(room)],
         };
-        let mut bytes = std::mem::take(&mut self.scratch);
-        bytes.clear();
-        encode_message(&mut bytes, &message);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let (bytes, message, shared) =
+            match read.whole.and_then(|whole| Some((whole, decode_message(whole).ok()?))) {
+                Some((whole, message)) => (&whole[..], message, OnceCell::from(whole.clone())),
+                None => {
+                    encode_message(&mut scratch, &beginning);
+                    (&scratch[..], beginning, OnceCell::new())
+                }
+            };
         let payload_length = read.payload_length;
-        let shared = OnceCell::new();
-        let handed =
-            Handed { from: &from, topic, name: &name, bytes: &bytes, message, payload_length, shared };
+        let handed = Handed { from: &from, topic, name: &name, bytes, message, payload_length, shared };
         let sink = self.subscriptions.get(key).and_then(|subscription| subscription.sink);
         let is_new = match sink {
             Some(Sink::Queue(queue)) => self.is_new_to_queue(queue, stream, read.seq, read.lost),
@@ -96,7 +101,7 @@ impl Core {
         if is_new {
             self.enqueue(key, &handed, true, now);
         }
-        self.scratch = bytes;
+        self.scratch = scratch;
         self.totals.proxied_messages += 1;
         self.to_release.push_back(key);
         self.settle(now);
@@ -127,17 +132,10 @@ impl Core {
             return Flow::Close;
         };
         if let Some(sink) = subscription.sink {
-            let holds_up = subscription.mode == Mode::Gated
-                && match sink {
-                    Sink::Queue(queue) => self.queue_holds_ring_up(queue),
-                    Sink::Routes => self.routes_hold_ring_up(key),
-                };
-            if !holds_up {
+            if subscription.mode != Mode::Gated || !self.sink_holds_ring_up(key, sink, 0) {
                 return Flow::Continue;
             }
-            if let Some(subscription) = self.subscriptions.get_mut(key) {
-                subscription.waiting_proxies.push(attach);
-            }
+            self.let_wait_for_room(key, attach);
             return Flow::Pause;
         }
         let max = subscription.backlog_bytes_max;

@@ -2,8 +2,8 @@
 //!
 //! Each thread owns what it has mapped: one the rings that clients write, which it checks before it maps them, the other those
 //! that the broker writes. So nothing is mapped twice and nobody waits for a lock. There is at most one payload on its way in
-//! each direction for each session, which is what bounds what waits here. What a ring holds is only ever copied, never looked
-//! at.
+//! each direction for each session, and one of all rings of topics, which is what bounds what waits here. What a ring holds is
+//! only ever copied, never looked at.
 
 use super::broker::Shell;
 use super::clock;
@@ -14,15 +14,32 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tramline_ring::{BulkReader, BulkWriter, RingError};
-use tramline_wire::Code;
+use tramline_ring::{Body, BulkReader, BulkWriter, Meta, Pinned, Received, RingError};
+use tramline_wire::codec::encode_message_head;
+use tramline_wire::{Code, Message, MessageFlags};
 
 /// What was done.
 #[derive(Debug)]
 pub(super) enum Done {
-    Fetched { session: SessionId, result: Result<Arc<[u8]>, (Code, String)> },
-    Made { session: SessionId, ring: u32, result: Result<OwnedFd, String> },
-    Placed { session: SessionId, ring: u32, result: Result<(), String> },
+    Fetched {
+        session: SessionId,
+        result: Result<Arc<[u8]>, (Code, String)>,
+    },
+    /// A message of a topic was copied for this attachment.
+    Taken {
+        attach: u64,
+        message: Whole,
+    },
+    Made {
+        session: SessionId,
+        ring: u32,
+        result: Result<OwnedFd, String>,
+    },
+    Placed {
+        session: SessionId,
+        ring: u32,
+        result: Result<(), String>,
+    },
 }
 
 #[derive(Debug)]
@@ -36,9 +53,55 @@ struct Fetch {
     head: Box<[u8]>,
 }
 
+/// A message of a topic's ring, copied whole.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) seq: u64,
+    pub(super) lost: u64,
+    pub(super) meta: Meta,
+    pub(super) payload_length: usize,
+    /// Type and headers as they were when they were copied: a claim.
+    pub(super) head: Box<[u8]>,
+    pub(super) bytes: Arc<[u8]>,
+}
+
+impl Whole {
+    /// Copies a message as it travels. Its place in the ring is free then.
+    fn copy(received: &Received, pinned: &Pinned) -> Self {
+        let head: Box<[u8]> = pinned.head().into();
+        let payload = pinned.payload();
+        let Received { seq, lost, meta, .. } = *received;
+        let message = Message {
+            // The core looks at the claim itself.
+            flags: MessageFlags::from_bits(meta.flags).unwrap_or_default(),
+            seq,
+            time: meta.time,
+            source_time: meta.source_time,
+            after: None,
+            head: &head,
+            payload: &[],
+        };
+        let mut front = Vec::new();
+        encode_message_head(&mut front, &message, payload.len() as u64);
+        let bytes = joined(&front, payload.len(), |room| room.copy_from_slice(payload));
+        Self { seq, lost, meta, payload_length: payload.len(), head, bytes }
+    }
+}
+
+/// A message of its front and of so many bytes that `fill` copies.
+fn joined(front: &[u8], length: usize, fill: impl FnOnce(&mut [u8])) -> Arc<[u8]> {
+    let mut message = tramline_ring::cleared_bytes(front.len() + length);
+    let bytes = Arc::get_mut(&mut message).expect("nobody else has it yet");
+    let (head, payload) = bytes.split_at_mut(front.len());
+    head.copy_from_slice(front);
+    fill(payload);
+    message
+}
+
 #[derive(Debug)]
 enum Inward {
     Fetch(Fetch),
+    Take(u64, Received),
     Forget(SessionId),
 }
 
@@ -70,6 +133,11 @@ impl Bulks {
         Ok(Self { inward, outward })
     }
 
+    /// Has a message that is pinned in a topic's ring copied; a [`Done::Taken`] follows.
+    pub(super) fn take(&self, attach: u64, received: Received) {
+        self.inward(Inward::Take(attach, received));
+    }
+
     fn inward(&self, job: Inward) {
         self.inward.send(job).expect("the copying thread lives as long as its sender");
     }
@@ -85,6 +153,15 @@ fn bring_in(jobs: mpsc::Receiver<Inward>, done: &UnboundedSender<Done>) {
     for job in jobs {
         match job {
             Inward::Forget(session) => drop(rings.remove(&session)),
+            Inward::Take(attach, received) => {
+                let Body::Pinned(pinned) = &received.body else { continue };
+                let message = Whole::copy(&received, pinned);
+                // Its publisher may have the place back before anybody looks at the copy.
+                drop(received);
+                if done.send(Done::Taken { attach, message }).is_err() {
+                    return;
+                }
+            }
             Inward::Fetch(fetch) => {
                 let session = fetch.session;
                 let result = fetch.run(&mut rings).map_err(|error| {
@@ -115,13 +192,10 @@ impl Fetch {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         // Before there is memory for it.
         reader.check(offset, length)?;
-        let mut message: Arc<[u8]> = std::iter::repeat_n(0, head.len() + length).collect();
-        let bytes = Arc::get_mut(&mut message).expect("nobody else has it yet");
-        let (front, payload) = bytes.split_at_mut(head.len());
-        front.copy_from_slice(&head);
-        reader.copy(offset, payload)?;
+        let mut copied = Ok(());
+        let message = joined(&head, length, |payload| copied = reader.copy(offset, payload));
         tramline_ring::step!("bulk: fetched");
-        Ok(message)
+        copied.map(|()| message)
     }
 }
 
@@ -198,6 +272,7 @@ impl Shell {
             let now = clock::now();
             let mut state = self.state.borrow_mut();
             match done {
+                Done::Taken { attach, message } => state.proxy_copied(attach, &message),
                 Done::Fetched { session, result } => state.core.bulk_fetched(session, result, now),
                 Done::Made { session, ring, result } => {
                     let result = result.map(|memory| state.descriptors.insert(memory));

@@ -7,8 +7,9 @@
 //! what.
 
 use super::broker::{Shell, State};
+use super::bulk::{Bulks, Whole};
 use super::clock;
-use crate::core::{FdId, Flow, RingMessage};
+use crate::core::{FdId, Flow, Found, RingMessage};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -60,8 +61,18 @@ struct Attachment {
     slot: u32,
     reader: Option<Reader>,
     paused: bool,
+    /// What was read and is not wanted before a pause is over.
+    kept: Option<Kept>,
+    /// Whether its last message is being copied on another thread.
+    copying: bool,
     /// Whether it stands in its link's `ready`.
     ready: bool,
+}
+
+/// A message that waits, and its bytes if they are not where they were published.
+struct Kept {
+    received: Received,
+    copied: Vec<u8>,
 }
 
 impl Shell {
@@ -73,7 +84,16 @@ impl Shell {
         match known.ring.allocate_slot() {
             Ok((slot, page)) => {
                 known.by_slot.insert(slot, attach);
-                let attachment = Attachment { link, stream, slot, reader: None, paused: false, ready: false };
+                let attachment = Attachment {
+                    link,
+                    stream,
+                    slot,
+                    reader: None,
+                    paused: false,
+                    kept: None,
+                    copying: false,
+                    ready: false,
+                };
                 proxies.attachments.insert(attach, attachment);
                 let page = page.map(|page| {
                     let declaration = PageDeclaration { first_slot: page.first_slot, slots: page.slots };
@@ -185,8 +205,8 @@ impl Shell {
         for attach in &attachments {
             let Some(attachment) = state.proxies.attachments.get_mut(attach) else { continue };
             attachment.ready = false;
-            // One that is paused comes back when it is resumed.
-            if !attachment.paused && state.read_ring(*attach, bytes_max) {
+            // One that is paused comes back when it is resumed, and one that is copied from when that is done.
+            if !attachment.paused && !attachment.copying && state.read_ring(*attach, bytes_max, &self.bulks) {
                 state.proxies.wake(*attach);
                 more = true;
             }
@@ -405,8 +425,32 @@ impl State {
         self.drop_idle_link(link);
     }
 
+    /// A message of a ring was copied whole: the core has it, and what is behind it is read.
+    pub(super) fn proxy_copied(&mut self, attach: u64, message: &Whole) {
+        let Self { core, proxies, .. } = self;
+        // It may have been given up meanwhile.
+        let Some(attachment) = proxies.attachments.get_mut(&attach) else { return };
+        attachment.copying = false;
+        let Whole { seq, lost, meta, payload_length, head, bytes } = message;
+        let message = RingMessage {
+            seq: *seq,
+            lost: *lost,
+            flags: meta.flags,
+            time: meta.time,
+            source_time: meta.source_time,
+            head,
+            payload: &[],
+            payload_length: *payload_length as u64,
+            whole: Some(bytes),
+        };
+        attachment.paused = core.proxy_message(attach, message, clock::now()) != Flow::Continue;
+        let link = attachment.link;
+        proxies.wake(attach);
+        proxies.kick(link);
+    }
+
     /// Reads a bounded amount from one attachment. Whether there may be more.
-    fn read_ring(&mut self, attach: u64, bytes_max: usize) -> bool {
+    fn read_ring(&mut self, attach: u64, bytes_max: usize, bulks: &Bulks) -> bool {
         let now = clock::now();
         let mut bytes = 0;
         for _ in 0..TURN_MESSAGES_MAX {
@@ -415,13 +459,33 @@ impl State {
             let Some(attachment) = attachments.get_mut(&attach) else { return false };
             let Some(reader) = &mut attachment.reader else { return false };
             let before = reader.generation();
-            let next = reader.try_next(scratch);
+            let (next, kept) = match attachment.kept.take() {
+                Some(Kept { received, copied }) => (Ok(Next::Message(received)), Some(copied)),
+                None => (reader.try_next(scratch), None),
+            };
             if reader.generation() != before {
                 core.proxy_went_on(attach, reader.generation(), now);
             }
             match next {
                 Ok(Next::Message(received)) => {
-                    let message = message(&received, scratch, copy, bytes_max);
+                    let (head_bytes, payload_bytes) = lengths(&received);
+                    match core.proxy_found(attach, head_bytes, payload_bytes as u64) {
+                        Found::Give => {}
+                        Found::Wait => {
+                            let copied = kept.unwrap_or_else(|| std::mem::take(scratch));
+                            attachment.kept = Some(Kept { received, copied });
+                            attachment.paused = true;
+                            return false;
+                        }
+                        Found::Copy if matches!(received.body, Body::Pinned(_)) => {
+                            attachment.copying = true;
+                            bulks.take(attach, received);
+                            return false;
+                        }
+                        // It was copied because too many others are pinned; none is.
+                        Found::Copy => tracing::error!("a message of {payload_bytes} bytes is not in place"),
+                    }
+                    let message = message(&received, kept.as_deref().unwrap_or(scratch), copy, bytes_max);
                     bytes += message.payload.len() + message.head.len();
                     if core.proxy_message(attach, message, now) != Flow::Continue {
                         attachment.paused = true;
@@ -449,6 +513,14 @@ impl State {
             }
         }
         true
+    }
+}
+
+/// How long a message's headers and its payload are.
+fn lengths(received: &Received) -> (usize, usize) {
+    match &received.body {
+        Body::Copied { payload, head } => (head.len(), payload.len()),
+        Body::Pinned(pinned) => (pinned.head().len(), pinned.payload().len()),
     }
 }
 
@@ -484,5 +556,6 @@ fn message<'a>(
         head,
         payload,
         payload_length: payload_length as u64,
+        whole: None,
     }
 }

@@ -154,7 +154,7 @@ pub use ahead::bring;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use bell::Drained;
 #[cfg(all(target_os = "linux", not(loom)))]
-pub use bulk::{BulkReader, BulkWriter};
+pub use bulk::{BulkReader, BulkWriter, cleared_bytes};
 #[cfg(target_os = "linux")]
 pub use error::RingError;
 #[cfg(all(target_os = "linux", not(loom)))]

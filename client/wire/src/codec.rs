@@ -269,6 +269,15 @@ pub fn encode_message(out: &mut Vec<u8>, message: &Message<'_>) {
     append(out, message);
 }
 
+/// Appends a message as far as its payload, which has so many bytes and is to follow: what is large is then copied once, to
+/// where it stays. The payload in `message` is not looked at.
+pub fn encode_message_head(out: &mut Vec<u8>, message: &Message<'_>, payload_length: u64) {
+    append(out, &Message { payload: &[], ..*message });
+    // The length of a payload stands right before it.
+    let end = out.len() - size_of::<u64>();
+    out[end..].copy_from_slice(&payload_length.to_le_bytes());
+}
+
 /// Reads what [`encode_message`] wrote.
 ///
 /// # Errors
@@ -293,6 +302,16 @@ mod tests {
             head: b"\x01t",
             payload: b"{}",
         }
+    }
+
+    #[test]
+    fn a_message_can_be_written_in_two_parts() {
+        let mut whole = Vec::new();
+        encode_message(&mut whole, &message());
+        let mut parts = Vec::new();
+        encode_message_head(&mut parts, &Message { payload: b"not looked at", ..message() }, 2);
+        parts.extend_from_slice(message().payload);
+        assert_eq!(parts, whole);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::core::session::{Pause, Stage};
 use crate::core::table::Key;
 use crate::core::{Action, FdId, Now, SessionId};
 use std::sync::Arc;
+use tramline_wire::codec::encode_message_head;
 use tramline_wire::limits::BULK_UNIT_BYTES;
 use tramline_wire::{BulkFree, BulkPayload, BulkRing, Code, Message, ToBroker, ToClient};
 
@@ -119,7 +120,8 @@ impl Core {
                 let (session_id, up) = (session.id, &mut session.bulk.up);
                 let Some(memory) = up.memory else { return Ok(true) };
                 let (ring, bytes) = (up.ring, up.bytes);
-                let head = head_of(body, message, payload.length);
+                let mut head = Vec::new();
+                encode_message_head(&mut head, message, payload.length);
                 session.paused = Some(Pause::Bulk);
                 up.fetching = Some(fetching);
                 let BulkPayload { offset, length, .. } = payload;
@@ -131,7 +133,7 @@ impl Core {
                     bytes,
                     offset,
                     length,
-                    head,
+                    head: head.into(),
                 });
                 Ok(true)
             }
@@ -229,13 +231,6 @@ impl Core {
         let BulkPayload { ring, offset, .. } = payload;
         self.answer(key, &ToClient::BulkFree(BulkFree { ring, offset }));
     }
-}
-
-/// The message as it travels, as far as the payload, whose length is the last of it.
-fn head_of(body: &[u8], message: &Message<'_>, length: u64) -> Box<[u8]> {
-    let bytes = ToBroker::last_message(body, message);
-    let (head, _) = bytes.split_at(bytes.len().saturating_sub(size_of::<u64>()));
-    [head, &length.to_le_bytes()].concat().into()
 }
 
 fn gone() -> Refused {

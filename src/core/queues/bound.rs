@@ -86,9 +86,10 @@ impl Core {
                 queue.counts.lost += 1;
             }
             tracing::warn!(
-                "a message of {} bytes on {} does not go into a queue: it does not fit into a frame",
+                "a message of {} bytes on {} does not go into a queue: limits.delivery_ring_bytes_max is {}",
                 handed.payload_length,
-                handed.name
+                handed.name,
+                self.limits.delivery_ring_bytes_max
             );
             return;
         }
@@ -108,11 +109,12 @@ impl Core {
         }
     }
 
-    /// Whether a queue has no room, so that a ring that may be held up is not read on.
-    pub(in crate::core) fn queue_holds_ring_up(&mut self, key: Key) -> bool {
+    /// Whether a queue has no room for a message of this length, so that a ring that may be held up is not read on.
+    pub(in crate::core) fn queue_holds_ring_up(&mut self, key: Key, bytes: usize) -> bool {
         let Some(queue) = self.queues.table.get_mut(key) else { return false };
         let stuck = queue.kept.is_some() && self.queues.ledger.is_stuck();
-        let full = stuck || (queue.settings.when_full == WhenFull::Refuse && queue.is_full_for(0).is_some());
+        let refuses = queue.settings.when_full == WhenFull::Refuse && !queue.is_too_small_for(bytes);
+        let full = stuck || (refuses && queue.is_full_for(bytes).is_some());
         queue.holds_rings_up |= full;
         full
     }

@@ -240,6 +240,11 @@ impl Queue {
         None
     }
 
+    /// Whether a message of this length would not fit even if the queue were empty.
+    pub(in crate::core) fn is_too_small_for(&self, bytes: usize) -> bool {
+        cost(bytes) > self.settings.bytes_max
+    }
+
     /// Whether a message with this id was queued within the window.
     pub(in crate::core) fn has_seen(&mut self, uid: u32, id: &[u8], now: Now) -> bool {
         let window = u64::from(self.settings.id_window_millis) * MILLI;
@@ -257,7 +262,7 @@ impl Queue {
         while let Some(full) = self.is_full_for(bytes) {
             let oldest = match self.settings.when_full {
                 // One that alone is too large must not empty the queue.
-                _ if cost(bytes) > self.settings.bytes_max => Oldest::Nothing,
+                _ if self.is_too_small_for(bytes) => Oldest::Nothing,
                 WhenFull::Refuse => Oldest::Nothing,
                 WhenFull::DropOldest | WhenFull::DeadLetter => self.oldest_waiting(),
             };

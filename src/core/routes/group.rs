@@ -9,6 +9,7 @@ use super::leg::Lane;
 use super::tap::tap_topic;
 use crate::core::broker::Core;
 use crate::core::health::Health;
+use crate::core::native::DELIVER_HEAD_BYTES;
 use crate::core::queues::WhenFull;
 use crate::core::snapshot::DestinationCounts;
 use crate::core::strategy::{Group, Seat, Strategy as Order};
@@ -213,8 +214,24 @@ impl Core {
             .or_else(|| state.group.choose_of(fits))
     }
 
+    /// Which limit is in the way of a message of this length, however much room there is: the limit's name and value.
+    pub(super) fn is_too_large_for(&self, target: &Target, bytes: usize) -> Option<(&'static str, u64)> {
+        let (name, most, room) = match target {
+            Target::Topic(_) => {
+                ("frame_bytes_max", u64::from(self.limits.frame_bytes_max), DELIVER_HEAD_BYTES as u64)
+            }
+            Target::Queue(_) | Target::Service(_) => {
+                ("delivery_ring_bytes_max", self.limits.delivery_ring_bytes_max, 0)
+            }
+        };
+        (bytes as u64 + room > most).then_some((name, most))
+    }
+
     /// Whether a destination would take a message of this length now.
     fn can_take(&self, target: &Target, bytes: usize) -> bool {
+        if self.is_too_large_for(target, bytes).is_some() {
+            return false;
+        }
         match target {
             Target::Topic(_) => true,
             Target::Queue(name) => {

@@ -62,9 +62,10 @@ impl Core {
         if handed.payload_length != message.payload.len() as u64 {
             counts.too_large += 1;
             tracing::warn!(
-                "a message of {} bytes on {} is not for routes: it does not fit into a frame",
+                "a message of {} bytes on {} is not for routes: limits.delivery_ring_bytes_max is {}",
                 handed.payload_length,
-                handed.name
+                handed.name,
+                self.limits.delivery_ring_bytes_max
             );
             return;
         }
@@ -114,11 +115,13 @@ impl Core {
     /// Sends a message on that none of its routes needs to read.
     fn forward(&mut self, candidates: &Candidates, source: Source, handed: &Handed<'_>, now: Now) {
         let mut item = None;
+        let is_bulk = self.is_bulk(handed.bytes.len());
         let set = self.routing.set.clone();
         for place in &*candidates.places {
             let Some(route) = set.keys.get(*place).copied() else { continue };
             let settings = set.routes.routes()[*place].settings();
-            let only = self.routing.table.get(route).and_then(|state| state.only_topic());
+            let state = self.routing.table.get(route).filter(|_| !is_bulk);
+            let only = state.and_then(|state| state.only_topic());
             if item.is_none() && only.is_none() && settings.drop.is_none() {
                 if self.refuses(handed) {
                     return;
@@ -173,9 +176,9 @@ impl Core {
         }
     }
 
-    /// Whether a ring is not read on because routes have too much.
-    pub(in crate::core) fn routes_hold_ring_up(&mut self, subscription: Key) -> bool {
-        let full = self.routing.is_full_for(0).is_some();
+    /// Whether a ring is not read on because routes have too much for one more message of this length.
+    pub(in crate::core) fn routes_hold_ring_up(&mut self, subscription: Key, bytes: usize) -> bool {
+        let full = self.routing.is_full_for(bytes).is_some();
         if full && !self.routing.held.contains(&subscription) {
             self.routing.held.push(subscription);
         }

@@ -3,10 +3,11 @@
 //! What came from a queue is acknowledged when everything that was to become of it has: delivered, dropped, or given to an
 //! invalid channel or a dead letter. What could be given to none of these goes back to its queue.
 
+use super::group::Target;
 use super::hands::Source;
 use super::leg::Content;
 use super::set::Candidates;
-use super::task::{Came, Carried, Done, Job, Made, Of};
+use super::task::{Came, Carried, Done, Job, LetterBytes, Made, Of};
 use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::delivery::own_time;
@@ -328,6 +329,10 @@ impl Core {
         let Some(topic) = self.routing.table.get(route).and_then(|state| state.tap) else { return };
         let Some(item) = self.routing.items.get(key) else { return };
         let (bytes, hops) = (item.bytes.clone(), item.from.hops);
+        if self.is_too_large_for(&Target::Topic(topic), bytes.len()).is_some() {
+            self.routing.counts.not_tapped += 1;
+            return;
+        }
         if let Ok(message) = tramline_wire::codec::decode_message(&bytes) {
             self.publish_for_route(topic, message, hops, now);
         }
@@ -415,14 +420,19 @@ impl Core {
 
     /// Gives a worker what waits for it, as far as it can take it.
     pub(super) fn hand_out(&mut self, worker: usize) {
-        let letter_bytes_max = (self.limits.frame_bytes_max as usize).saturating_sub(super::leg::ROOM_BYTES);
+        let room =
+            |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(super::leg::ROOM_BYTES);
+        let letters = LetterBytes {
+            to_topic: room(self.limits.frame_bytes_max.into()),
+            to_queue: room(self.limits.delivery_ring_bytes_max),
+        };
         let routing = &mut self.routing;
         loop {
             let too_much = routing.made_bytes >= routing.limits.work_bytes_max as u64;
             // What is there already gets through in any case.
             let too_much = too_much && !(routing.hands.is_idle() && routing.legs.len() == 0);
             let Some(job) = routing.hands.take(worker, routing.limits.batch_size, too_much) else { return };
-            let task = super::Task { worker, job, letter_bytes_max };
+            let task = super::Task { worker, job, letters };
             self.actions.push_back(crate::core::Action::Work(task));
         }
     }

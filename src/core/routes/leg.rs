@@ -255,7 +255,7 @@ impl Core {
         self.timers.set(until, Timer::Leg(key));
     }
 
-    /// Publishes a message that has been through so many routes as the broker's own.
+    /// Publishes a message that has been through so many routes as the broker's own. It has to fit into a frame.
     pub(super) fn publish_for_route(&mut self, topic: Key, message: Message<'_>, hops: u8, now: Now) {
         let number = self.numbers.entry(topic).or_insert(0);
         *number += 1;

@@ -9,6 +9,7 @@ use crate::routes::Routes;
 use crate::routes::envelope::{Native, PRIORITY_HEADER, VERSION_HEADER};
 use crate::routes::expression::Meter;
 use crate::routes::route::{OrderKey, Outcome, Part, Passed, Route, Try};
+use crate::routes::settings::Destination;
 use crate::routes::value::write_text;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,8 +23,23 @@ use tramline_wire::{HeaderBlock, Message};
 pub struct Task {
     pub(super) worker: usize,
     pub(super) job: Job,
-    /// The longest letter that fits into a frame, in bytes.
-    pub(super) letter_bytes_max: usize,
+    pub(super) letters: LetterBytes,
+}
+
+/// The longest letters, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LetterBytes {
+    pub(super) to_topic: usize,
+    pub(super) to_queue: usize,
+}
+
+impl LetterBytes {
+    fn to(self, destination: Option<&Destination>) -> usize {
+        match destination {
+            Some(Destination::Queue(_)) => self.to_queue,
+            Some(Destination::Topic(_) | Destination::Service(_)) | None => self.to_topic,
+        }
+    }
 }
 
 impl PartialEq for Task {
@@ -173,13 +189,14 @@ impl Task {
     pub fn run(self, took: &dyn Fn() -> Duration) -> Done {
         let came = match self.job {
             Job::Treat { item, routes, places, carried } => {
-                Came::Treated(item, treat(&routes, &places, &carried, self.letter_bytes_max, took))
+                Came::Treated(item, treat(&routes, &places, &carried, self.letters, took))
             }
             Job::Bury { leg, routes, place, carried, reason, tries } => {
                 let route = &routes.routes()[place];
                 let write =
                     |native: &Native<'_>, out: &mut Vec<u8>| route.write_dead(native, &reason, &tries, out);
-                let letter = letter(&carried.native(), self.letter_bytes_max, write);
+                let most = self.letters.to(route.settings().deliver.dead_letter.as_ref());
+                let letter = letter(&carried.native(), most, write);
                 Came::Letter(leg, Body::of(letter))
             }
             Job::Reply { item, route, routes, place, reply } => {
@@ -204,7 +221,7 @@ fn treat(
     routes: &Routes,
     places: &[usize],
     carried: &Carried,
-    letter_bytes_max: usize,
+    letters: LetterBytes,
     took: &dyn Fn() -> Duration,
 ) -> Vec<(usize, Made)> {
     let native = carried.native();
@@ -214,7 +231,7 @@ fn treat(
         let route = &routes.routes()[*place];
         let outcome = routes.treat(route, &native, &mut meter);
         let taken = !matches!(outcome, Outcome::Passed(_));
-        all.push((*place, made(route, &native, outcome, (carried, letter_bytes_max), took)));
+        all.push((*place, made(route, &native, outcome, (carried, letters), took)));
         if taken && !route.settings().goes_on {
             break;
         }
@@ -226,13 +243,13 @@ fn made(
     route: &Route,
     native: &Native<'_>,
     outcome: Outcome<'_>,
-    (carried, letter_bytes_max): (&Carried, usize),
+    (carried, letters): (&Carried, LetterBytes),
     took: &dyn Fn() -> Duration,
 ) -> Made {
     let letter = |native: &Native<'_>, reason: &str| {
-        route.settings().invalid.as_ref()?;
+        let most = letters.to(Some(route.settings().invalid.as_ref()?));
         let write = |native: &Native<'_>, out: &mut Vec<u8>| route.write_invalid(native, reason, out);
-        Some(Body::of(letter(native, letter_bytes_max, write)))
+        Some(Body::of(letter(native, most, write)))
     };
     match outcome {
         Outcome::Passed(passed) => Made::Passed(passed),

@@ -5,7 +5,7 @@
 //! tried again elsewhere if there is somewhere else, after a pause that doubles each time, as often as the route says.
 
 use super::group::{RouteState, Target, millis, nanos};
-use super::leg::{Aim, Content, Leg, ROOM_BYTES, Stage, Told, json_flags, own_flags};
+use super::leg::{Aim, Content, Leg, Stage, Told, json_flags, own_flags};
 use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::queues::{Incoming, Waiter};
@@ -32,6 +32,11 @@ impl Failure {
     fn of(refused: Refused) -> Self {
         let why = format!("{}: {}", refused.code, refused.message);
         Self { code: refused.code, why, is_final: false, is_its_fault: true }
+    }
+
+    fn too_large(bytes: usize, whom: &str, (limit, most): (&str, u64)) -> Self {
+        let why = format!("a message of {bytes} bytes is too large for {whom}: limits.{limit} is {most}");
+        Self { code: Code::PayloadTooLarge, why, is_final: true, is_its_fault: false }
     }
 }
 
@@ -69,7 +74,7 @@ impl Core {
                 self.let_destinations_back(route, now.monotonic);
                 match self.choose(route, &tried, bytes) {
                     Some(seat) => Some(seat),
-                    None => return self.nobody_can_take(key, now),
+                    None => return self.nobody_can_take(key, bytes, now),
                 }
             }
             Aim::One(seat) => Some(seat),
@@ -121,6 +126,7 @@ impl Core {
         let Some(item) = self.routing.items.get(leg.item) else { return Ok(false) };
         let (original, hops, priority) = (item.bytes.clone(), item.from.hops, item.priority);
         let Ok(message) = decode_message(&original) else { return Ok(false) };
+        let (flags, after) = (message.flags, message.after);
         let payload;
         let message = match &content {
             Content::AsItCame(_) => Message { flags: own_flags(message.flags), after: None, ..message },
@@ -135,25 +141,30 @@ impl Core {
                 }
             }
         };
-        let max = self.limits.frame_bytes_max as usize;
-        let bytes = message.payload.len() + ROOM_BYTES;
-        if bytes > max && !matches!(content, Content::AsItCame(_)) {
-            let why = format!("{bytes} bytes do not fit into a frame of {max} (limits.frame_bytes_max)");
-            return Err(Failure { code: Code::PayloadTooLarge, why, is_final: true, is_its_fault: false });
+        if let Some(limit) = self.is_too_large_for(target, content.bytes(&original)) {
+            return Err(Failure::too_large(content.bytes(&original), "it", limit));
         }
         if let Target::Topic(topic) = target {
             self.publish_for_route(*topic, message, hops, now);
             return Ok(true);
         }
-        let mut bytes = Vec::with_capacity(message.payload.len() + message.head.len() + 64);
-        encode_message(&mut bytes, &Message { seq: number, ..message });
+        // What is large goes on in the memory in which it came: the core copies no megabytes.
+        let is_as_it_came =
+            matches!(content, Content::AsItCame(_)) && own_flags(flags) == flags && after.is_none();
+        let bytes = if is_as_it_came && self.is_bulk(original.len()) {
+            original
+        } else {
+            let mut bytes = Vec::with_capacity(message.payload.len() + message.head.len() + 64);
+            encode_message(&mut bytes, &Message { seq: number, ..message });
+            bytes.into()
+        };
         match target {
             Target::Topic(_) => Ok(true),
-            Target::Queue(queue) => self.push_for_route(key, queue, bytes.into(), (hops, priority), now),
+            Target::Queue(queue) => self.push_for_route(key, queue, bytes, (hops, priority), now),
             Target::Service(service) => {
                 let timeout =
                     self.routing.table.get(route).map_or(1, |state| state.try_millis(deadline, now));
-                self.ask_for_route(key, service, number, timeout, &bytes, now)
+                self.ask_for_route(key, service, number, timeout, bytes, now)
                     .map(|()| false)
                     .map_err(Failure::of)
             }
@@ -236,11 +247,25 @@ impl Core {
     }
 
     /// Nobody among the destinations can take a leg now.
-    fn nobody_can_take(&mut self, key: Key, now: Now) {
+    fn nobody_can_take(&mut self, key: Key, bytes: usize, now: Now) {
         let Some(leg) = self.routing.legs.get_mut(key) else { return };
         leg.tries += 1;
-        let why = "no destination can take it now: services without instances or full, queues without room";
-        self.note_failure(key, "".into(), why.to_owned(), false, now);
+        let Some(state) = self.routing.table.get(leg.route) else { return };
+        // The widest of the limits, if it is too large for each.
+        let limits = state.destinations.iter().map(|place| self.is_too_large_for(&place.target, bytes));
+        let widest = limits.reduce(|a, b| Some(a?).zip(b).map(|(a, b)| if a.1 < b.1 { b } else { a }));
+        let failure = widest.flatten().map(|limit| Failure::too_large(bytes, "every destination", limit));
+        let (why, is_final) = failure.map_or_else(
+            || {
+                (
+                    "no destination can take it now: services without instances or full, queues without room"
+                        .to_owned(),
+                    false,
+                )
+            },
+            |failure| (failure.why, failure.is_final),
+        );
+        self.note_failure(key, "".into(), why, is_final, now);
     }
 
     /// Writes a failure down, and sees whether it is tried again.

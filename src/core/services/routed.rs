@@ -28,7 +28,7 @@ impl Core {
         service: &str,
         request: u64,
         timeout_millis: u32,
-        bytes: &[u8],
+        bytes: Arc<[u8]>,
         now: Now,
     ) -> Checked<()> {
         let own = self.own_session(now);
@@ -36,11 +36,7 @@ impl Core {
         let timeout_millis = timeout_millis.min(longest);
         let asker = Asker::Leg(leg);
         // The route itself says who is asked again, and how often.
-        self.ask(
-            own,
-            Ask { service, request, asker, timeout_millis, idempotent: false, bytes: bytes.into() },
-            now,
-        )
+        self.ask(own, Ask { service, request, asker, timeout_millis, idempotent: false, bytes }, now)
     }
 
     /// Has routes answer requests to a service, so many at a time.

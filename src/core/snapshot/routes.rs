@@ -101,7 +101,7 @@ pub struct FailuresBy {
     pub queue_full: u64,
     /// The queue's disk took nothing.
     pub store_read_only: u64,
-    /// What was made does not fit into a frame.
+    /// It is larger than a destination is ever given.
     pub payload_too_large: u64,
     /// Anything else.
     pub other: u64,
@@ -163,8 +163,10 @@ pub struct RoutingCounts {
     pub unmatched: u64,
     /// Messages stopped because they had been through too many routes.
     pub stopped: u64,
-    /// Messages that do not fit into a frame.
+    /// Messages larger than `limits.delivery_ring_bytes_max`.
     pub too_large: u64,
+    /// Copies of messages that were not published for a `tap`, since they do not fit into a frame.
+    pub not_tapped: u64,
     /// Messages that were lost in rings before they could be read.
     pub lost_in_rings: u64,
     /// Messages and replies that a worker failed at.

@@ -6,8 +6,8 @@ use crate::core::{
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tramline_wire::{
-    Framed, GatedBy, Geometry, Message, MessageFlags, Mode, OpenStream, Publish, SlowPolicy, Subscribe,
-    ToBroker, ToClient, split_frame,
+    Framed, GatedBy, Geometry, Message, MessageFlags, Mode, OpenStream, PageDeclaration, Publish, SlowPolicy,
+    Subscribe, ToBroker, ToClient, split_frame,
 };
 
 /// Nanoseconds in a millisecond.
@@ -70,6 +70,24 @@ impl Shell {
         let id = self.core.connect(peer, language, self.now).unwrap();
         self.act();
         id
+    }
+
+    /// Opens a stream that the broker reads itself. Its attachments.
+    pub(super) fn read_stream(&mut self, from: SessionId, alias: u32, stream: u64) -> Vec<u64> {
+        let memory = self.fd("ring");
+        self.say_with(from, ToBroker::OpenStream(open_stream(1, alias, stream)), &[memory]);
+        let offered =
+            |action| if let Action::ProxyOffer { attach, .. } = action { Some(attach) } else { None };
+        let attachments: Vec<u64> = self.asked().into_iter().filter_map(offered).collect();
+        for (slot, attach) in (0..).zip(&attachments) {
+            let page = (slot == 0).then(|| (PageDeclaration { first_slot: 0, slots: 8 }, self.fd("page")));
+            self.core.proxy_accept(*attach, slot, page, self.now);
+            self.act();
+            self.say(from, ToBroker::Admitted { attach: *attach, start: 0, start_seq: 1, generation: 0 });
+            self.core.proxy_attached(*attach, self.now);
+            self.act();
+        }
+        attachments
     }
 
     /// A native client that has been greeted.

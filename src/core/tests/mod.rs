@@ -4,7 +4,7 @@
 //! bytes. `conversation` holds exchanges to the byte; `refusals` reaches every limit and breaks every rule; `slow` is
 //! about subscribers that do not keep up; `rings` about streams; `stretch` holds the quick way of small messages to the general one; `world` lets a seeded mix of clients loose under
 //! virtual time, `queues_world` does the same with queues, which `queues` looks at case by case (as `services` does with services, and `routes`, `routes_reply` and `routes_world` with routes), and `books` knows what each of them must have been told.
-//! `answers` is about requests that are given up.
+//! `wholes` is about large messages of rings that queues and routes take. `answers` is about requests that are given up.
 
 mod bulk;
 mod harness;
@@ -26,6 +26,8 @@ mod rings;
 mod growth;
 
 mod proxies;
+
+mod wholes;
 
 mod world;
 

@@ -19,6 +19,7 @@ fn ring_message(seq: u64, payload: &[u8]) -> RingMessage<'_> {
         head: &[],
         payload,
         payload_length: payload.len() as u64,
+        whole: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Queues, case by case: exchanges to the byte, every limit, rights, strategies, rings that are held up, memory.
 
-use super::harness::{Shell, each_frame, message, open_stream};
+use super::harness::{Shell, each_frame, message};
 use crate::core::queues::MESSAGE_OVERHEAD_BYTES;
 use crate::core::snapshot::QueueStatus;
 use crate::core::{
@@ -407,23 +407,7 @@ fn a_ring_is_not_read_on_while_its_queue_is_full() {
     let mut shell = shell(queue);
     let from = shell.native("ring");
     shell.say(from, ToBroker::Topic { alias: 0, topic: "a.b" });
-    let memory = shell.fd("ring");
-    shell.say_with(from, ToBroker::OpenStream(open_stream(1, 0, 77)), &[memory]);
-    let attach = shell
-        .asked()
-        .into_iter()
-        .find_map(|action| match action {
-            Action::ProxyOffer { attach, .. } => Some(attach),
-            _ => None,
-        })
-        .expect("the queue is offered the stream");
-    let page = shell.fd("page");
-    let declaration = tramline_wire::PageDeclaration { first_slot: 0, slots: 1 };
-    shell.core.proxy_accept(attach, 0, Some((declaration, page)), shell.now);
-    shell.act();
-    shell.say(from, ToBroker::Admitted { attach, start: 0, start_seq: 1, generation: 0 });
-    shell.core.proxy_attached(attach, shell.now);
-    shell.act();
+    let attach = shell.read_stream(from, 0, 77)[0];
     let read = |shell: &mut Shell, seq, lost| {
         let message = RingMessage {
             seq,
@@ -434,6 +418,7 @@ fn a_ring_is_not_read_on_while_its_queue_is_full() {
             head: &[],
             payload: b"x",
             payload_length: 1,
+            whole: None,
         };
         let flow = shell.core.proxy_message(attach, message, shell.now);
         shell.act();
@@ -458,6 +443,7 @@ fn a_ring_is_not_read_on_while_its_queue_is_full() {
         head: &[],
         payload: b"x",
         payload_length: 9_000_000,
+        whole: None,
     };
     shell.core.proxy_message(attach, cut, shell.now);
     assert_eq!((status(&shell).counts.lost, status(&shell).counts.pushed), (2, 3));

@@ -225,6 +225,7 @@ fn a_client_by_lines_gets_it_by_proxy_before_what_is_live() {
             head: &[],
             payload: b"old",
             payload_length: 3,
+            whole: None,
         };
         shell.core.proxy_message(1, read, shell.now);
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(super) struct Broker {
     pub(super) shell: Shell,
     pub(super) from: SessionId,
-    to: SessionId,
+    pub(super) to: SessionId,
 }
 
 pub(super) fn route(name: &str, from: &str, to: &[&str]) -> RouteSettings {

@@ -379,6 +379,7 @@ impl World {
             head: &[],
             payload: &payload,
             payload_length: payload.len() as u64,
+            whole: None,
         };
         let Some(attachment) = self.shell.core.attachments.get(&attach) else { return };
         let key = attachment.subscription;

@@ -135,6 +135,8 @@ impl Moment {
             ("worker", counts.failed),
         ];
         let series = reasons.into_iter().map(|(reason, value)| ([("reason", reason)], value));
-        page.counters("routing_not_taken_messages", "Messages that routes did not take.", series)
+        page.counters("routing_not_taken_messages", "Messages that routes did not take.", series)?;
+        let help = "Messages that were too large to be copied to the topic of a tap.";
+        page.counter("routing_not_tapped_messages", help, counts.not_tapped)
     }
 }

@@ -38,6 +38,7 @@ impl Stage {
                     head,
                     payload,
                     payload_length: payload.len() as u64,
+                    whole: None,
                 };
                 self.core.proxy_message(attach, message, self.now);
             }

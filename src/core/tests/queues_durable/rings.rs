@@ -59,8 +59,17 @@ fn open(world: &mut World, gated_by: GatedBy, start_seq: u64) -> (u64, u32, Opti
 impl World {
     fn ring(&mut self, attach: u64, seq: u64) -> Flow {
         let (flags, time, source_time, head, payload): (_, _, _, &[u8], &[u8]) = (0, 7, 0, &[], b"x");
-        let message =
-            RingMessage { seq, lost: 0, flags, time, source_time, head, payload, payload_length: 1 };
+        let message = RingMessage {
+            seq,
+            lost: 0,
+            flags,
+            time,
+            source_time,
+            head,
+            payload,
+            payload_length: 1,
+            whole: None,
+        };
         let flow = self.shell.core.proxy_message(attach, message, self.shell.now);
         self.shell.act();
         flow
