@@ -6,7 +6,7 @@ mod support;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
-use support::{Broker, Watchdog, have, tramline};
+use support::{Broker, JsonLines, Watchdog, have, tramline};
 
 const ROUTES: &str = "\
 routes:
@@ -30,9 +30,9 @@ fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn publish(broker: &Broker, topic: &str, data: &str) {
-    let answer =
-        broker.json().ask(&format!(r#"{{"op":"pub","topic":"{topic}","type":"TPV","data":{data}}}"#));
+/// Publishes as `from` does: what several publish is shown in any order.
+fn publish(from: &mut JsonLines, topic: &str, data: &str) {
+    let answer = from.ask(&format!(r#"{{"op":"pub","topic":"{topic}","type":"TPV","data":{data}}}"#));
     assert_eq!(answer["ok"], true, "{answer}");
 }
 
@@ -51,10 +51,11 @@ fn until(broker: &Broker, route: &str, key: &str, value: u64) {
 fn the_routes_of_a_running_broker_are_listed_and_shown() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(ROUTES);
-    publish(&broker, "gps.fix", r#"{"mode":3,"lat":1,"pin":2}"#);
-    publish(&broker, "gps.fix", r#"{"mode":3,"lat":1}"#);
-    publish(&broker, "gps.fix", r#"{"mode":0}"#);
-    publish(&broker, "a", "1");
+    let mut from = broker.json();
+    publish(&mut from, "gps.fix", r#"{"mode":3,"lat":1,"pin":2}"#);
+    publish(&mut from, "gps.fix", r#"{"mode":3,"lat":1}"#);
+    publish(&mut from, "gps.fix", r#"{"mode":0}"#);
+    publish(&mut from, "a", "1");
     until(&broker, "fixes", "received", 3);
     until(&broker, "fixes", "delivered", 1);
 
@@ -95,12 +96,13 @@ fn tap(broker: &Broker, filter: &str, words: &[&str]) -> (Child, BufReader<std::
 fn a_route_is_tapped_sampled_and_redacted() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(ROUTES);
+    let mut from = broker.json();
     let words = ["route:fixes", "-C", "3", "--redact", "pin"];
     let (mut child, mut lines) = tap(&broker, "$tap.fixes", &words);
-    publish(&broker, "gps.fix", r#"{"mode":3,"lat":1.50,"pin":4711}"#);
-    publish(&broker, "gps.fix", r#"{"mode":3,"lat":1}"#);
-    publish(&broker, "a", "1");
-    publish(&broker, "gps.fix", r#"{"mode":0}"#);
+    publish(&mut from, "gps.fix", r#"{"mode":3,"lat":1.50,"pin":4711}"#);
+    publish(&mut from, "gps.fix", r#"{"mode":3,"lat":1}"#);
+    publish(&mut from, "a", "1");
+    publish(&mut from, "gps.fix", r#"{"mode":0}"#);
     let mut all = String::new();
     lines.read_to_string(&mut all).unwrap();
     assert!(child.wait().unwrap().success());
@@ -116,7 +118,7 @@ fn a_route_is_tapped_sampled_and_redacted() {
 
     let (mut child, lines) = tap(&broker, "$tap.fixes", &["route:fixes", "-C", "3", "--sample", "4"]);
     for number in 0..9 {
-        publish(&broker, "gps.fix", &format!(r#"{{"mode":3,"pin":{number}}}"#));
+        publish(&mut from, "gps.fix", &format!(r#"{{"mode":3,"pin":{number}}}"#));
     }
     let pins: Vec<u64> = lines
         .lines()
@@ -130,9 +132,10 @@ fn a_route_is_tapped_sampled_and_redacted() {
 fn a_filter_is_tapped_as_well_and_what_is_wrong_is_told() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(ROUTES);
+    let mut from = broker.json();
     let (mut child, mut lines) = tap(&broker, "b", &["b", "-C", "2", "--redact", "list.*.x"]);
-    publish(&broker, "a", r#"{"list":[{"x":1,"y":2}]}"#);
-    publish(&broker, "b", r#""words""#);
+    publish(&mut from, "a", r#"{"list":[{"x":1,"y":2}]}"#);
+    publish(&mut from, "b", r#""words""#);
     let mut all = String::new();
     lines.read_to_string(&mut all).unwrap();
     assert!(child.wait().unwrap().success());
@@ -150,7 +153,8 @@ fn a_filter_is_tapped_as_well_and_what_is_wrong_is_told() {
 fn promtool_finds_nothing_to_say_about_the_metrics_of_routes() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(ROUTES);
-    publish(&broker, "a", "1");
+    let mut from = broker.json();
+    publish(&mut from, "a", "1");
     let body = broker.http("/metrics");
     let body = body.split_once("\r\n\r\n").map_or(body.as_str(), |(_, body)| body);
     assert!(body.contains("tramline_route_delivered_messages_total{route=\"copies\"} 1\n"), "{body}");
