@@ -19,6 +19,14 @@ routes:
   - {name: copies, from: a, deliver: {to: 'topic:b'}}
 ";
 
+const REPLIES: &str = "\
+routes:
+  - name: distances
+    from: service:distance
+    reply: {rules: [{source: km, target: miles, transform: value / 2, required: true}, {source: pin}]}
+    deliver: {to: service:metric}
+";
+
 fn run(broker: &Broker, words: &[&str]) -> Output {
     let mut command = tramline();
     command.args(words).arg("--socket").arg(broker.socket());
@@ -126,6 +134,43 @@ fn a_route_is_tapped_sampled_and_redacted() {
         .collect();
     assert_eq!(pins, [0, 4, 8]);
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn replies_are_shown_with_who_answered_and_sampled_by_themselves() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(REPLIES);
+    let mut far = tramline();
+    far.args(["reply", "metric", "--echo"]).arg("--socket").arg(broker.socket());
+    let mut far = far.stdout(Stdio::null()).spawn().unwrap();
+    while !run(&broker, &["req", "metric", "1"]).status.success() {
+        assert!(far.try_wait().unwrap().is_none(), "reply ended");
+    }
+    let words = ["route:distances", "-C", "4", "--sample", "2", "--redact", "pin"];
+    let (mut child, mut lines) = tap(&broker, "$tap.distances", &words);
+    for request in [r#"{"km":5,"pin":4711}"#, r#"{"km":6}"#, r#"{"far":4711}"#, r#"{"km":7}"#] {
+        run(&broker, &["req", "distance", request]);
+    }
+    let mut all = String::new();
+    lines.read_to_string(&mut all).unwrap();
+    assert!(child.wait().unwrap().success());
+    far.kill().unwrap();
+    far.wait().unwrap();
+    let shown: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let words: Vec<String> = shown
+        .iter()
+        .map(|event| format!("{} {} {}", event["outcome"], event["from"], event["destination"]))
+        .collect();
+    let expected = [
+        r#""forwarded" "tramline req" null"#,
+        r#""replied" "tramline reply" "service:metric""#,
+        r#""forwarded" "tramline req" null"#,
+        r#""invalid" "tramline reply" "service:metric""#,
+    ];
+    assert_eq!(words, expected, "{all}");
+    assert_eq!(shown[1]["before"], serde_json::json!({"km": 5, "pin": "***"}));
+    assert_eq!(shown[1]["after"], serde_json::json!([{"miles": 2.5, "pin": "***"}]));
+    assert_eq!(shown[3]["reason"], "***");
 }
 
 #[test]
