@@ -100,3 +100,23 @@ fn a_file_that_is_not_there_is_another_fault_than_one_that_is_wrong() {
         Some(64)
     );
 }
+
+#[test]
+fn the_file_is_named_as_for_a_broker_as_well_but_not_twice() {
+    let (by_place, _) = check(&["good.yaml"]);
+    assert_eq!(check(&["--config", "good.yaml"]), (by_place.clone(), 0));
+    assert_eq!(check(&["--json", "--config=tests.yaml"]).1, 65);
+    let (said, status) = check(&["loop.yaml", "--config", "good.yaml"]);
+    assert_eq!(status, 64, "{said}");
+    assert!(said.contains("given twice, as FILE (loop.yaml) and with --config (good.yaml)"), "{said}");
+    let (said, status) = check(&[]);
+    assert!(status == 64 && said.contains("--config") && said.contains("TRAMLINE_CONFIG"), "{said}");
+    // The environment is weaker than either, and says nothing if it is empty.
+    for words in [&["good.yaml"][..], &["--config", "good.yaml"]] {
+        for variable in ["/no/such/file.yaml", ""] {
+            let mut command = tramline();
+            command.arg("check").args(words).current_dir(golden()).env("TRAMLINE_CONFIG", variable);
+            assert_eq!(String::from_utf8(command.output().unwrap().stdout).unwrap(), by_place);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::{Command, Output};
 use support::{Broker, tramline};
 use tramline_client::Client;
@@ -41,6 +42,60 @@ fn the_tests_beside_routes_are_run_and_what_differs_is_printed() {
     // The file may be named by the environment.
     let named = tramline().args(["route", "test"]).env("TRAMLINE_CONFIG", EXAMPLE).output().unwrap();
     assert!(named.status.success(), "{}", err(&named));
+}
+
+#[test]
+fn the_file_is_named_in_three_ways_but_not_twice() {
+    let by_config = run(&["route", "test", "--config", EXAMPLE]);
+    assert!(by_config.status.success(), "{}", err(&by_config));
+    let twice = run(&["route", "test", EXAMPLE, "--config", EXAMPLE]);
+    assert_eq!(twice.status.code(), Some(64));
+    assert!(err(&twice).contains("given twice"), "{}", err(&twice));
+
+    // The words of `explain` move forward where there is no FILE.
+    let explain = |variable: Option<&str>, words: &[&str]| {
+        let folder = Path::new(EXAMPLE).parent().unwrap();
+        let mut command = tramline();
+        command.args(["route", "explain"]).args(words).current_dir(folder);
+        command.envs(variable.map(|file| ("TRAMLINE_CONFIG", file))).output().unwrap()
+    };
+    let topic = "sensors.gps.fix";
+    for message in [&[r#"{"class":"GST"}"#][..], &["words"], &["-"], &[]] {
+        let words = |before: &[&'static str]| [before, &[topic], message].concat();
+        let expected = explain(None, &words(&[EXAMPLE]));
+        let shown = out(&expected);
+        assert!(expected.status.success() && shown.contains("fixes: it "), "{shown}{}", err(&expected));
+        let config = ["--config", EXAMPLE];
+        for (variable, words) in [
+            (None, words(&config)),
+            (Some(EXAMPLE), words(&[])),
+            (Some("/no/such/file.yaml"), words(&config)),
+            (Some("/no/such/file.yaml"), words(&[EXAMPLE])),
+            (Some("/no/such/file.yaml"), words(&["gps-to-map.yaml"])),
+            (Some(""), words(&[EXAMPLE])),
+        ] {
+            let output = explain(variable, &words);
+            assert_eq!(out(&output), shown, "{variable:?} {words:?}: {}", err(&output));
+        }
+        for file in [EXAMPLE, "gps-to-map.yaml"] {
+            let output = explain(None, &words(&[config[0], config[1], file]));
+            assert_eq!(output.status.code(), Some(64), "{}", out(&output));
+            assert!(err(&output).contains("given twice"), "{}", err(&output));
+        }
+    }
+    for (variable, words, said) in [
+        (None, &[][..], "TOPIC is missing"),
+        (None, &[EXAMPLE], "FILE or TOPIC is missing"),
+        (Some(""), &[topic], "FILE or TOPIC is missing"),
+        (None, &["--config", EXAMPLE], "TOPIC is missing"),
+        (Some(EXAMPLE), &["a..b", "{}"], "is no topic"),
+    ] {
+        let output = explain(variable, words);
+        assert_eq!(output.status.code(), Some(64), "{words:?}");
+        assert!(err(&output).contains(said), "{words:?}: {}", err(&output));
+    }
+    let missing = explain(Some(EXAMPLE), &["./no-such.yaml", topic]);
+    assert_eq!(missing.status.code(), Some(66), "{}", err(&missing));
 }
 
 #[test]

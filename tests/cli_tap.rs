@@ -6,7 +6,7 @@ mod support;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
-use support::{Broker, Watchdog, have, tramline};
+use support::{Broker, JsonLines, Watchdog, have, tramline};
 
 const ROUTES: &str = "\
 routes:
@@ -17,6 +17,14 @@ routes:
     transform: {rules: [{source: lat, target: position.latitude}, {source: pin, required: true}]}
     deliver: {strategy: failover, to: [service:map, queue:late], retries: 1, backoff: {initial: 1ms, max: 1ms}}
   - {name: copies, from: a, deliver: {to: 'topic:b'}}
+";
+
+const REPLIES: &str = "\
+routes:
+  - name: distances
+    from: service:distance
+    reply: {rules: [{source: km, target: miles, transform: value / 2, required: true}, {source: pin}]}
+    deliver: {to: service:metric}
 ";
 
 fn run(broker: &Broker, words: &[&str]) -> Output {
@@ -30,9 +38,9 @@ fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn publish(broker: &Broker, topic: &str, data: &str) {
-    let answer =
-        broker.json().ask(&format!(r#"{{"op":"pub","topic":"{topic}","type":"TPV","data":{data}}}"#));
+/// Publishes as `from` does: what several publish is shown in any order.
+fn publish(from: &mut JsonLines, topic: &str, data: &str) {
+    let answer = from.ask(&format!(r#"{{"op":"pub","topic":"{topic}","type":"TPV","data":{data}}}"#));
     assert_eq!(answer["ok"], true, "{answer}");
 }
 
@@ -51,10 +59,11 @@ fn until(broker: &Broker, route: &str, key: &str, value: u64) {
 fn the_routes_of_a_running_broker_are_listed_and_shown() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(ROUTES);
-    publish(&broker, "gps.fix", r#"{"mode":3,"lat":1,"pin":2}"#);
-    publish(&broker, "gps.fix", r#"{"mode":3,"lat":1}"#);
-    publish(&broker, "gps.fix", r#"{"mode":0}"#);
-    publish(&broker, "a", "1");
+    let mut from = broker.json();
+    publish(&mut from, "gps.fix", r#"{"mode":3,"lat":1,"pin":2}"#);
+    publish(&mut from, "gps.fix", r#"{"mode":3,"lat":1}"#);
+    publish(&mut from, "gps.fix", r#"{"mode":0}"#);
+    publish(&mut from, "a", "1");
     until(&broker, "fixes", "received", 3);
     until(&broker, "fixes", "delivered", 1);
 
@@ -95,12 +104,13 @@ fn tap(broker: &Broker, filter: &str, words: &[&str]) -> (Child, BufReader<std::
 fn a_route_is_tapped_sampled_and_redacted() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(ROUTES);
+    let mut from = broker.json();
     let words = ["route:fixes", "-C", "3", "--redact", "pin"];
     let (mut child, mut lines) = tap(&broker, "$tap.fixes", &words);
-    publish(&broker, "gps.fix", r#"{"mode":3,"lat":1.50,"pin":4711}"#);
-    publish(&broker, "gps.fix", r#"{"mode":3,"lat":1}"#);
-    publish(&broker, "a", "1");
-    publish(&broker, "gps.fix", r#"{"mode":0}"#);
+    publish(&mut from, "gps.fix", r#"{"mode":3,"lat":1.50,"pin":4711}"#);
+    publish(&mut from, "gps.fix", r#"{"mode":3,"lat":1}"#);
+    publish(&mut from, "a", "1");
+    publish(&mut from, "gps.fix", r#"{"mode":0}"#);
     let mut all = String::new();
     lines.read_to_string(&mut all).unwrap();
     assert!(child.wait().unwrap().success());
@@ -116,7 +126,7 @@ fn a_route_is_tapped_sampled_and_redacted() {
 
     let (mut child, lines) = tap(&broker, "$tap.fixes", &["route:fixes", "-C", "3", "--sample", "4"]);
     for number in 0..9 {
-        publish(&broker, "gps.fix", &format!(r#"{{"mode":3,"pin":{number}}}"#));
+        publish(&mut from, "gps.fix", &format!(r#"{{"mode":3,"pin":{number}}}"#));
     }
     let pins: Vec<u64> = lines
         .lines()
@@ -127,12 +137,50 @@ fn a_route_is_tapped_sampled_and_redacted() {
 }
 
 #[test]
+fn replies_are_shown_with_who_answered_and_sampled_by_themselves() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(REPLIES);
+    let mut far = tramline();
+    far.args(["reply", "metric", "--echo"]).arg("--socket").arg(broker.socket());
+    let mut far = far.stdout(Stdio::null()).spawn().unwrap();
+    while !run(&broker, &["req", "metric", "1"]).status.success() {
+        assert!(far.try_wait().unwrap().is_none(), "reply ended");
+    }
+    let words = ["route:distances", "-C", "4", "--sample", "2", "--redact", "pin"];
+    let (mut child, mut lines) = tap(&broker, "$tap.distances", &words);
+    for request in [r#"{"km":5,"pin":4711}"#, r#"{"km":6}"#, r#"{"far":4711}"#, r#"{"km":7}"#] {
+        run(&broker, &["req", "distance", request]);
+    }
+    let mut all = String::new();
+    lines.read_to_string(&mut all).unwrap();
+    assert!(child.wait().unwrap().success());
+    far.kill().unwrap();
+    far.wait().unwrap();
+    let shown: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let words: Vec<String> = shown
+        .iter()
+        .map(|event| format!("{} {} {}", event["outcome"], event["from"], event["destination"]))
+        .collect();
+    let expected = [
+        r#""forwarded" "tramline req" null"#,
+        r#""replied" "tramline reply" "service:metric""#,
+        r#""forwarded" "tramline req" null"#,
+        r#""invalid" "tramline reply" "service:metric""#,
+    ];
+    assert_eq!(words, expected, "{all}");
+    assert_eq!(shown[1]["before"], serde_json::json!({"km": 5, "pin": "***"}));
+    assert_eq!(shown[1]["after"], serde_json::json!([{"miles": 2.5, "pin": "***"}]));
+    assert_eq!(shown[3]["reason"], "***");
+}
+
+#[test]
 fn a_filter_is_tapped_as_well_and_what_is_wrong_is_told() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(ROUTES);
+    let mut from = broker.json();
     let (mut child, mut lines) = tap(&broker, "b", &["b", "-C", "2", "--redact", "list.*.x"]);
-    publish(&broker, "a", r#"{"list":[{"x":1,"y":2}]}"#);
-    publish(&broker, "b", r#""words""#);
+    publish(&mut from, "a", r#"{"list":[{"x":1,"y":2}]}"#);
+    publish(&mut from, "b", r#""words""#);
     let mut all = String::new();
     lines.read_to_string(&mut all).unwrap();
     assert!(child.wait().unwrap().success());
@@ -150,7 +198,8 @@ fn a_filter_is_tapped_as_well_and_what_is_wrong_is_told() {
 fn promtool_finds_nothing_to_say_about_the_metrics_of_routes() {
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(ROUTES);
-    publish(&broker, "a", "1");
+    let mut from = broker.json();
+    publish(&mut from, "a", "1");
     let body = broker.http("/metrics");
     let body = body.split_once("\r\n\r\n").map_or(body.as_str(), |(_, body)| body);
     assert!(body.contains("tramline_route_delivered_messages_total{route=\"copies\"} 1\n"), "{body}");

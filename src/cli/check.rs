@@ -1,12 +1,13 @@
 //! `tramline check`: a configuration, looked through before a broker is started with it.
 
 use super::Failure;
+use super::configuration::Configuration;
 use super::failure::told;
 use super::output::Output;
-use crate::config::{Config, ConfigError, ENV_CONFIG, place, snippet};
+use crate::config::{Config, ConfigError, place, snippet};
 use crate::routes::{Routes, trial};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Check a configuration whole, and run the tests beside its routes
 ///
@@ -14,11 +15,11 @@ use std::path::{Path, PathBuf};
 /// name. Tells all that is wrong, each with its place. Needs no broker, and starts none.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  tramline check /etc/tramline/tramline.yaml\n  \
+                        tramline check --config tramline.yaml\n  \
                         tramline check --json config/examples/gps-to-map.yaml")]
 pub(super) struct Check {
-    /// The configuration
-    #[arg(value_name = "FILE", env = ENV_CONFIG)]
-    file: PathBuf,
+    #[command(flatten)]
+    configuration: Configuration,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -35,9 +36,10 @@ struct Fault {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (checked, faults) = match Config::examine(&self.file) {
+        let file = self.configuration.path()?;
+        let (checked, faults) = match Config::examine(&file) {
             Ok((config, routes)) => {
-                let faults = failed(&self.file, &routes);
+                let faults = failed(&file, &routes);
                 (Some((config, routes)), faults)
             }
             Err(errors) => (None, of_reading(errors)?),
@@ -45,15 +47,15 @@ impl Check {
         let mut output = Output::new();
         let summary = checked.as_ref().map(|(config, routes)| summary(config, routes));
         if self.json {
-            output.line(as_json(&self.file, &faults, checked.as_ref()))?;
+            output.line(as_json(&file, &faults, checked.as_ref()))?;
         } else if faults.is_empty() {
-            output.line(format_args!("{}: good: {}", self.file.display(), summary.unwrap_or_default()))?;
+            output.line(format_args!("{}: good: {}", file.display(), summary.unwrap_or_default()))?;
         }
         output.flush()?;
         if faults.is_empty() {
             return Ok(());
         }
-        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
         let mut sentence = match (faults.len(), checked.is_some()) {
             (1, false) => "this is wrong:".to_owned(),
             (number, false) => format!("{number} things are wrong:"),
@@ -62,7 +64,7 @@ impl Check {
         };
         for fault in &faults {
             let Fault { line, column, message, details } = fault;
-            sentence += &format!("\n{}:{line}:{column}: {message}\n", self.file.display());
+            sentence += &format!("\n{}:{line}:{column}: {message}\n", file.display());
             sentence += &snippet(&text, *line, *column);
             for detail in details {
                 sentence += &format!("\n   {detail}");

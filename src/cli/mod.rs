@@ -36,6 +36,8 @@ mod demo;
 
 mod generate;
 
+mod configuration;
+
 mod connect;
 
 mod input;

@@ -1,4 +1,5 @@
-//! `tramline tap`: a live look at messages, before and after a route, or as they are published.
+//! `tramline tap`: a live look at messages, before and after a route, at replies on their way back through it, or at
+//! messages as they are published.
 //!
 //! It watches and is never waited for: what it misses is counted and shown where it was missed.
 
@@ -26,9 +27,10 @@ const ROOTS: [&str; 4] = ["data", "transformedData", "original", "original.data"
 
 /// Show messages before and after a route, or as they are published
 ///
-/// Of a route it shows what came in, what became of it, and what its destinations get; for the broker's own user and root, and
-/// whoever `allow.tap` names. Of a filter it shows what is published, as any subscriber sees it. On a terminal it writes for
-/// people, in a pipe one JSON object a line.
+/// Of a route it shows what came in, what became of it, and what its destinations get; and of each reply that goes back through
+/// it who answered, what that was, and what who asked gets. That is for the broker's own user and root, and whoever `allow.tap`
+/// names. Of a filter it shows what is published, as any subscriber sees it. On a terminal it writes for people, in a pipe one
+/// JSON object a line.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tramline tap route:fixes\n  \
@@ -40,13 +42,13 @@ pub(super) struct Tap {
     /// What to look at: a filter of topics, or route:NAME
     #[arg(value_name = "FILTER|route:NAME")]
     what: String,
-    /// Show one of so many
+    /// Show one of so many messages, and one of so many replies
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     sample: u64,
     /// Do not show what is at this path of the data, such as position.latitude; may be given again
     #[arg(long, value_name = "PATH")]
     redact: Vec<String>,
-    /// End after so many messages
+    /// End after so many messages and replies
     #[arg(short = 'C', long, value_name = "N")]
     count: Option<u64>,
     /// End after so many seconds, with exit code 124
@@ -71,7 +73,8 @@ impl Tap {
             route: route.map(str::to_owned),
             redact,
             sample: self.sample,
-            seen: 0,
+            messages: 0,
+            replies: 0,
             left: self.count,
             json: self.json || !std::io::stdout().is_terminal(),
             output: Output::new(),
@@ -86,8 +89,10 @@ struct Eye {
     route: Option<String>,
     redact: Vec<FieldPath>,
     sample: u64,
-    seen: u64,
-    /// Messages still to be shown; none: without end.
+    /// What was seen so far. Counted apart: with requests and replies in turns, one of two would be no reply at all.
+    messages: u64,
+    replies: u64,
+    /// Lines still to be shown; none: without end.
     left: Option<u64>,
     json: bool,
     output: Output,
@@ -151,8 +156,12 @@ impl Eye {
             }
         };
         let mut event = event.map_err(|error| Failure::software(format!("the broker's event: {error}")))?;
-        self.seen += 1;
-        if !(self.seen - 1).is_multiple_of(self.sample) {
+        // Of a message it is not decided yet which destination gets it; a reply comes from one.
+        let is_reply = self.route.is_some()
+            && matches!(&event, Value::Object(members) if members.get("destination").is_some());
+        let seen = if is_reply { &mut self.replies } else { &mut self.messages };
+        *seen += 1;
+        if !(*seen - 1).is_multiple_of(self.sample) {
             return Ok(());
         }
         self.hide(&mut event);
@@ -209,7 +218,7 @@ impl Eye {
         }
         let Value::Object(members) = event else { return Ok(()) };
         let word = |key: &str| members.get(key).and_then(Value::as_text).unwrap_or_default();
-        let head = ["route", "topic", "type", "from", "outcome", "reason"].map(word);
+        let head = ["route", "topic", "type", "from", "destination", "outcome", "reason"].map(word);
         let head: Vec<&str> = head.into_iter().filter(|word| !word.is_empty()).collect();
         self.output.line(head.join("  "))?;
         if let Some(before) = members.get("before") {
@@ -241,7 +250,8 @@ mod tests {
             route: None,
             redact: redact.iter().map(|path| FieldPath::parse(path, &Limits::default()).unwrap()).collect(),
             sample: 1,
-            seen: 0,
+            messages: 0,
+            replies: 0,
             left: None,
             json: true,
             output: Output::new(),

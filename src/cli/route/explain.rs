@@ -1,8 +1,10 @@
 //! `tramline route explain`: which routes take a message, why others do not, what becomes of it, and where it goes.
 
 use super::super::Failure;
+use super::super::configuration::ConfigFlag;
 use super::super::input::content;
 use super::super::output::Output;
+use crate::config::ENV_CONFIG;
 use crate::routes::Routes;
 use crate::routes::envelope::Native;
 use crate::routes::expression::Meter;
@@ -13,15 +15,27 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Say which routes take a message, why others do not, what becomes of it and where it goes
+///
+/// FILE may be left out if `--config` or `TRAMLINE_CONFIG` names the configuration: what follows it moves forward then.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "tramline route explain [OPTIONS] [FILE] <TOPIC> [MESSAGE]",
+    after_help = "Examples:\n  \
+        tramline route explain tramline.yaml sensors.gps.fix '{\"mode\":3}'\n  \
+        tramline route explain --config tramline.yaml sensors.gps.fix '{\"mode\":3}'"
+)]
 pub(super) struct Explain {
     /// The configuration
     #[arg(value_name = "FILE")]
-    file: PathBuf,
+    first: Option<PathBuf>,
     /// The topic it is published on, queue:NAME, or service:NAME
-    topic: String,
+    #[arg(value_name = "TOPIC")]
+    second: Option<String>,
     /// The message; - is standard input. Without one, only topic and type are looked at
-    message: Option<String>,
+    #[arg(value_name = "MESSAGE")]
+    third: Option<String>,
+    #[command(flatten)]
+    flag: ConfigFlag,
     /// The message's type
     #[arg(long = "type", value_name = "TYPE", default_value = "")]
     message_type: String,
@@ -33,19 +47,60 @@ pub(super) struct Explain {
     priority: Option<i64>,
 }
 
+/// What the words of the command line are.
+struct Words {
+    file: Option<PathBuf>,
+    topic: String,
+    message: Option<String>,
+}
+
+/// Where a message comes from, and the name in that.
+fn origin(topic: &str) -> (Origin<'_>, &str) {
+    match topic.split_once(':') {
+        Some(("queue", queue)) => (Origin::Queue(queue), queue),
+        Some(("service", service)) => (Origin::Service(service), service),
+        _ => (Origin::Topic(topic), topic),
+    }
+}
+
+/// Whether two words are FILE and TOPIC, where they could be TOPIC and MESSAGE. No topic has a slash, but a file may be called as
+/// one; and then it counts whether it is there.
+fn are_file_and_topic(first: &Path, second: &str) -> bool {
+    let is_path = first.as_os_str().as_encoded_bytes().contains(&b'/') || first.is_file();
+    is_path && tramline_wire::Topic::parse(origin(second).1).is_ok()
+}
+
 impl Explain {
-    pub(super) fn run(self) -> Result<(), Failure> {
-        let routes = super::read(&self.file)?;
-        let origin = match self.topic.split_once(':') {
-            Some(("queue", queue)) => Origin::Queue(queue),
-            Some(("service", service)) => Origin::Service(service),
-            _ => Origin::Topic(&self.topic),
+    /// What stands where: without FILE all else stands one place further forward.
+    fn words(&self) -> Result<Words, Failure> {
+        let Self { first, second, third, flag, .. } = self;
+        let Some(first) = first else {
+            return Err(Failure::usage("TOPIC is missing: where does the message come from?"));
         };
-        let (Origin::Queue(name) | Origin::Topic(name) | Origin::Service(name)) = origin;
+        match second {
+            Some(topic) if third.is_some() || !flag.is_named() || are_file_and_topic(first, topic) => {
+                Ok(Words { file: Some(first.clone()), topic: topic.clone(), message: third.clone() })
+            }
+            None if !flag.is_named() => Err(Failure::usage(format!(
+                "FILE or TOPIC is missing: there is only {first:?}. FILE may be left out with --config, or if {ENV_CONFIG} \
+                 names the configuration"
+            ))),
+            message => Ok(Words {
+                file: None,
+                topic: first.to_string_lossy().into_owned(),
+                message: message.clone(),
+            }),
+        }
+    }
+
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Words { file, topic, message } = self.words()?;
+        let routes = super::read(&self.flag.or(file)?)?;
+        let (origin, name) = origin(&topic);
         if let Err(error) = tramline_wire::Topic::parse(name) {
             return Err(Failure::usage(format!("{name:?} is no topic: {error}")));
         }
-        let payload = match self.message.as_deref() {
+        let payload = match message.as_deref() {
             Some("-") => Some(content(Path::new("-"))?),
             Some(message) => Some(message.as_bytes().to_vec()),
             None => None,

@@ -5,11 +5,12 @@ mod explain;
 mod running;
 
 use super::Failure;
+use super::configuration::Configuration;
 use super::failure::told;
 use super::output::Output;
-use crate::config::{Config, ENV_CONFIG};
+use crate::config::Config;
 use crate::routes::{Routes, trial};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Look at the routes of a configuration
 ///
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tramline route test config/examples/gps-to-map.yaml\n  \
+    tramline route test --config config/examples/gps-to-map.yaml\n  \
     tramline route explain config/examples/gps-to-map.yaml sensors.gps.fix --type TPV '{\"mode\":3,\"lat\":46.5}'")]
 pub(super) struct RouteArguments {
     #[command(subcommand)]
@@ -34,9 +36,8 @@ enum What {
 /// Run the tests that stand beside the routes, and print what differs
 #[derive(Debug, clap::Args)]
 struct Test {
-    /// The configuration
-    #[arg(value_name = "FILE", env = ENV_CONFIG)]
-    file: PathBuf,
+    #[command(flatten)]
+    configuration: Configuration,
 }
 
 impl RouteArguments {
@@ -57,7 +58,8 @@ fn read(file: &Path) -> Result<Routes, Failure> {
 
 impl Test {
     fn run(self) -> Result<(), Failure> {
-        let routes = read(&self.file)?;
+        let file = self.configuration.path()?;
+        let routes = read(&file)?;
         let trials = trial::run(&routes);
         let mut output = Output::new();
         let mut failed = 0;
@@ -80,7 +82,7 @@ impl Test {
         ))?;
         output.flush()?;
         if failed > 0 {
-            let file = self.file.display();
+            let file = file.display();
             return Err(Failure::input(format!("{failed} of {} tests in {file} fail", trials.len())));
         }
         Ok(())

@@ -169,9 +169,11 @@ impl Core {
                 Came::Treated(item, made) => self.is_treated(item, made, now),
                 Came::Letter(leg, body) => self.letter_written(leg, body, now),
                 Came::Failed(Of::Item(item), message) => self.was_not_treated(item, &message, now),
-                Came::Reply(item, route, made) => self.reply_is_treated(item, route, made, now),
-                Came::Failed(Of::Reply(item, route), message) => {
-                    self.reply_was_not_treated(item, route, &message, now);
+                Came::Reply(item, route, watched, made) => {
+                    self.reply_is_treated(item, route, watched, made, now);
+                }
+                Came::Failed(Of::Reply(item, route, watched), message) => {
+                    self.reply_was_not_treated(item, route, watched, &message, now);
                 }
                 Came::Failed(Of::Leg(leg), message) => self.was_not_written(leg, &message, now),
             }

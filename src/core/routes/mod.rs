@@ -63,6 +63,7 @@ use report::Account;
 use set::{Cache, Set};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use tap::Watched;
 
 /// Nanoseconds in a millisecond.
 const MILLI: u64 = super::timers::MILLI;
@@ -94,6 +95,8 @@ pub(super) struct Routing {
     items: Table<Item>,
     legs: Table<Leg>,
     hands: Hands,
+    /// Replies that workers have, as they were answered, while somebody looks.
+    watched: Table<Watched>,
     /// What items are counted for; and what was made of them, which is part of it.
     bytes: u64,
     made_bytes: u64,
@@ -136,6 +139,7 @@ impl Routing {
             items: Table::default(),
             legs: Table::default(),
             hands: Hands::default(),
+            watched: Table::default(),
             bytes: 0,
             made_bytes: 0,
             outcomes: VecDeque::new(),

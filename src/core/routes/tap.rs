@@ -1,5 +1,5 @@
 //! What routes do, shown live to whoever subscribes to `$tap.…`: a message before, what became of it, and what its
-//! destinations get.
+//! destinations get; and of a reply on its way back what was answered, and what who asked gets.
 //!
 //! Nothing is looked at, counted or phrased unless somebody does. What is shown in one second is bounded for each route; what
 //! was left out is counted, and told with the next that is shown.
@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::Arc;
-use tramline_wire::codec::encode_message;
+use tramline_wire::codec::{decode_message, encode_message};
 use tramline_wire::{Code, HeaderBlock, Message};
 
 /// Most messages of one route that are shown in a second.
@@ -58,13 +58,16 @@ impl Pace {
     }
 }
 
-/// A message before and after a route.
+/// A message before and after a route, or a reply on its way back.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     route: &'a str,
     topic: &'a str,
     r#type: &'a str,
     from: &'a str,
+    /// Which of the route's destinations has answered. It is there if this is a reply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<&'a str>,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
@@ -77,6 +80,16 @@ struct Shown<'a> {
 
 fn is_none(number: &u64) -> bool {
     *number == 0
+}
+
+/// A reply of which somebody sees what becomes of it: what was answered, and by whom.
+#[derive(Debug, Clone)]
+pub(super) struct Watched {
+    pub(super) from: Arc<Identity>,
+    /// The service that was asked.
+    pub(super) topic: Arc<str>,
+    pub(super) destination: Arc<str>,
+    pub(super) bytes: Arc<[u8]>,
 }
 
 /// JSON as it stands, or else a text.
@@ -125,18 +138,12 @@ impl Core {
         made: &Made,
         now: Now,
     ) {
+        let Some(key) = self.looked_at(route) else { return };
         let Some(state) = self.routing.table.get(route) else { return };
-        let Some(key) = state.shown_on else { return };
-        let matches = self.topics.take_matches(key);
-        let nobody = matches.is_empty();
-        self.topics.give_back(key, matches);
-        if nobody {
-            return;
-        }
-        let name = state.settings().name.clone();
         // Who it is for in particular is not decided yet.
         let to = state.destinations.first().map_or_else(Arc::default, |place| place.name.clone());
         let Some(account) = self.account_of(route) else { return };
+        let name = account.name.clone();
         let Some(left_out) = account.tapped.take(now) else { return };
         let bytes_max = self.limits.json_payload_bytes_max as usize;
         let payloads;
@@ -161,13 +168,70 @@ impl Core {
             topic,
             r#type: head.message_type().unwrap_or_default(),
             from: &from.name,
+            destination: None,
             outcome,
             reason,
             before: show(message.payload),
             after,
             left_out,
         };
-        let Ok(text) = serde_json::to_string(&shown) else { return };
+        self.publish_shown(key, &shown, now);
+    }
+
+    /// Shows a reply on its way back to who asked, and what they get: what the route's rules have made of it, if they
+    /// have, or why it is not valid.
+    pub(super) fn show_reply(
+        &mut self,
+        route: Key,
+        watched: &Watched,
+        made: Result<Option<&[u8]>, &str>,
+        now: Now,
+    ) {
+        // They may have turned away since it was answered.
+        let Some(key) = self.looked_at(route) else { return };
+        let Some(account) = self.account_of(route) else { return };
+        let name = account.name.clone();
+        let Some(left_out) = account.tapped.take(now) else { return };
+        let Ok(reply) = decode_message(&watched.bytes) else { return };
+        let bytes_max = self.limits.json_payload_bytes_max as usize;
+        let show = |bytes| Payload::of(bytes, bytes_max);
+        let (outcome, reason, after) = match made {
+            Ok(made) => {
+                let made = made.and_then(|bytes| decode_message(bytes).ok());
+                ("replied", None, made.map(|made| show(made.payload)).into_iter().collect())
+            }
+            Err(reason) => ("invalid", Some(reason), Vec::new()),
+        };
+        let head = HeaderBlock::parse(reply.head).unwrap_or_default();
+        let shown = Shown {
+            route: &name,
+            topic: &watched.topic,
+            r#type: head.message_type().unwrap_or_default(),
+            from: &watched.from.name,
+            destination: Some(&watched.destination),
+            outcome,
+            reason,
+            before: show(reply.payload),
+            after,
+            left_out,
+        };
+        self.publish_shown(key, &shown, now);
+    }
+
+    /// The topic on which a route is shown, if somebody looks.
+    pub(super) fn looked_at(&mut self, route: Key) -> Option<Key> {
+        if self.taps == 0 {
+            return None;
+        }
+        let key = self.routing.table.get(route)?.shown_on?;
+        let matches = self.topics.take_matches(key);
+        let nobody = matches.is_empty();
+        self.topics.give_back(key, matches);
+        if nobody { None } else { Some(key) }
+    }
+
+    fn publish_shown(&mut self, key: Key, shown: &Shown<'_>, now: Now) {
+        let Ok(text) = serde_json::to_string(shown) else { return };
         let number = self.numbers.entry(key).or_insert(0);
         *number += 1;
         let message = own_message(*number, now.monotonic, &text);

@@ -58,7 +58,7 @@ pub(super) enum Job {
     /// A dead letter is written.
     Bury { leg: Key, routes: Arc<Routes>, place: usize, carried: Carried, reason: String, tries: Vec<Try> },
     /// What a service answered is made into what who asked gets.
-    Reply { item: Key, route: Key, routes: Arc<Routes>, place: usize, reply: Carried },
+    Reply { item: Key, route: Key, watched: Option<Key>, routes: Arc<Routes>, place: usize, reply: Carried },
 }
 
 /// What a job is about.
@@ -66,8 +66,8 @@ pub(super) enum Job {
 pub(super) enum Of {
     Item(Key),
     Leg(Key),
-    /// The reply to an item, and the route that it went through.
-    Reply(Key, Key),
+    /// The reply to an item, the route that it went through, and where it is kept for who looks.
+    Reply(Key, Key, Option<Key>),
 }
 
 impl Job {
@@ -75,7 +75,7 @@ impl Job {
         match self {
             Self::Treat { item, .. } => Of::Item(*item),
             Self::Bury { leg, .. } => Of::Leg(*leg),
-            Self::Reply { item, route, .. } => Of::Reply(*item, *route),
+            Self::Reply { item, route, watched, .. } => Of::Reply(*item, *route, *watched),
         }
     }
 }
@@ -157,8 +157,8 @@ pub(super) enum Came {
     /// By the places of routes.
     Treated(Key, Vec<(usize, Made)>),
     Letter(Key, Arc<Body>),
-    /// By its item and route; or why it is not valid.
-    Reply(Key, Key, Result<Arc<[u8]>, String>),
+    /// By its item and route, and where it is kept for who looks; or why it is not valid.
+    Reply(Key, Key, Option<Key>, Result<Arc<[u8]>, String>),
     /// It could not be carried out.
     Failed(Of, String),
 }
@@ -199,8 +199,8 @@ impl Task {
                 let letter = letter(&carried.native(), most, write);
                 Came::Letter(leg, Body::of(letter))
             }
-            Job::Reply { item, route, routes, place, reply } => {
-                Came::Reply(item, route, treat_reply(&routes, &routes.routes()[place], &reply))
+            Job::Reply { item, route, watched, routes, place, reply } => {
+                Came::Reply(item, route, watched, treat_reply(&routes, &routes.routes()[place], &reply))
             }
         };
         Done { worker: self.worker, came }

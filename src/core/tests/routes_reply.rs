@@ -7,7 +7,7 @@ use crate::routes::settings::{Destination, ReplySettings, RouteSettings, Strateg
 use serde_json::{Value, json};
 use std::time::Duration;
 
-fn rule(source: &str, target: &str, transform: Option<&str>) -> RuleSettings {
+pub(super) fn rule(source: &str, target: &str, transform: Option<&str>) -> RuleSettings {
     RuleSettings {
         source: Some(source.to_owned()),
         target: Some(target.to_owned()),
@@ -18,18 +18,18 @@ fn rule(source: &str, target: &str, transform: Option<&str>) -> RuleSettings {
 }
 
 /// From `service:front` to `service:back`, with rules for replies.
-fn replying(rules: Vec<RuleSettings>) -> RouteSettings {
+pub(super) fn replying(rules: Vec<RuleSettings>) -> RouteSettings {
     let reply = Some(ReplySettings { start: Start::Empty, rules });
     RouteSettings { reply, ..ruled(route("front", "service:front", &["service:back"])) }
 }
 
-fn ask(broker: &mut Broker, data: Value) {
+pub(super) fn ask(broker: &mut Broker, data: Value) {
     let line = json!({"op": "req", "service": "front", "type": "T", "data": data});
     broker.shell.line(broker.from, &line.to_string());
 }
 
 /// Answers the next call with these fields, and tells the call.
-fn answer(broker: &mut Broker, by: SessionId, service: &str, fields: Value) -> Value {
+pub(super) fn answer(broker: &mut Broker, by: SessionId, service: &str, fields: Value) -> Value {
     let call = broker.lines(by).into_iter().find(|line| line["op"] == "call").unwrap();
     let mut line = json!({"op": "reply", "service": service, "call": call["call"]});
     line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
