@@ -44,10 +44,11 @@ fn actor() {
 #[test]
 fn a_stopped_reader_holds_its_publisher_up_for_its_budget_and_is_told_when_it_goes_on() {
     const MESSAGES: u64 = 3_000;
-    const BUDGET: Duration = Duration::from_millis(400);
+    // Long enough that the one who reads is not taken for one who does not where there is little time for each.
+    const BUDGET: Duration = Duration::from_millis(1_500);
     let _watchdog = Watchdog::start();
     let broker = Broker::with_config(
-        "limits:\n  gate_budget_millis_max: 400\n  gate_publisher_millis_max: 400\n  gate_window_millis: 400\n",
+        "limits:\n  gate_budget_millis_max: 1500\n  gate_publisher_millis_max: 1500\n  gate_window_millis: 1500\n",
     );
     let mut stopped: Vec<Actor> = (0..3).map(|_| Actor::start("reader", broker.socket())).collect();
     stopped.iter_mut().for_each(|actor| assert_eq!(actor.word(), "ready"));

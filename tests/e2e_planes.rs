@@ -298,8 +298,10 @@ fn a_publisher_that_dies_leaves_what_it_published_and_nothing_else() {
     let broker = Broker::start();
     let mut viewer = subscribed(&broker, r#"{"op":"sub","topic":"cam.front","reliable":true}"#);
     let (files, mappings) = (broker.open_files(), broker.ring_mappings());
-    for _ in 0..20 {
-        let mut ringer = Ringer::open(publisher(&broker, "cam.front"), spec(64, 64 * 1024, 1), 1);
+    for stream in 1..=20 {
+        // The one before may be read to its end before its session has ended.
+        let spec = RingSpec { stream, ..spec(64, 64 * 1024, 1) };
+        let mut ringer = Ringer::open(publisher(&broker, "cam.front"), spec, 1);
         for seq in 1..=40_u64 {
             ringer.send(seq.to_string().as_bytes());
         }
