@@ -50,12 +50,11 @@ impl Core {
     }
 
     pub(super) fn proxy_reads(&mut self, attach: u64, read: RingMessage<'_>, now: Now) -> Flow {
+        self.pass_turn_on(attach);
         let Some(attachment) = self.attachments.get_mut(&attach).filter(|each| each.proxy) else {
             return Flow::Close;
         };
         attachment.last_seq = read.seq;
-        self.pass_turn_on(attach);
-        let Some(attachment) = self.attachments.get(&attach) else { return Flow::Close };
         let (key, topic, from) = (attachment.subscription, attachment.topic, attachment.from.clone());
         let (publisher, stream) = (attachment.publisher, attachment.stream);
         let Some(name) = self.topics.get(topic).map(|entry| entry.name.clone()) else { return Flow::Close };

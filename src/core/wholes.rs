@@ -19,6 +19,8 @@ use tramline_wire::limits::FRAME_OVERHEAD_BYTES;
 pub(super) struct Wholes {
     /// The attachment that has the turn: its message is being copied, or it was told to ask again.
     turn: Option<u64>,
+    /// Who keeps room for the message that is being copied.
+    awaited_by: Option<Sink>,
     /// Attachments that wait for it, each once.
     waiting: VecDeque<u64>,
 }
@@ -51,6 +53,10 @@ impl Core {
         }
         if self.wholes.turn.is_none_or(|turn| turn == attach) {
             self.wholes.turn = Some(attach);
+            if is_gated {
+                self.wholes.awaited_by = Some(sink);
+                self.sink_awaits(sink, Some(message_bytes));
+            }
             return Found::Copy;
         }
         if !self.wholes.waiting.contains(&attach) {
@@ -68,6 +74,14 @@ impl Core {
         }
     }
 
+    /// Keeps room for what is being copied, so that what is published meanwhile does not take it.
+    fn sink_awaits(&mut self, sink: Sink, message_bytes: Option<usize>) {
+        match sink {
+            Sink::Queue(queue) => self.queue_awaits(queue, message_bytes),
+            Sink::Routes => self.routes_await(message_bytes),
+        }
+    }
+
     pub(super) fn let_wait_for_room(&mut self, key: Key, attach: u64) {
         if let Some(subscription) = self.subscriptions.get_mut(key)
             && !subscription.waiting_proxies.contains(&attach)
@@ -80,6 +94,9 @@ impl Core {
     pub(super) fn pass_turn_on(&mut self, attach: u64) {
         if self.wholes.turn != Some(attach) {
             return;
+        }
+        if let Some(sink) = self.wholes.awaited_by.take() {
+            self.sink_awaits(sink, None);
         }
         let next = loop {
             match self.wholes.waiting.pop_front() {

@@ -254,17 +254,14 @@ impl Core {
         // The widest of the limits, if it is too large for each.
         let limits = state.destinations.iter().map(|place| self.is_too_large_for(&place.target, bytes));
         let widest = limits.reduce(|a, b| Some(a?).zip(b).map(|(a, b)| if a.1 < b.1 { b } else { a }));
-        let failure = widest.flatten().map(|limit| Failure::too_large(bytes, "every destination", limit));
-        let (why, is_final) = failure.map_or_else(
-            || {
-                (
-                    "no destination can take it now: services without instances or full, queues without room"
-                        .to_owned(),
-                    false,
-                )
-            },
-            |failure| (failure.why, failure.is_final),
-        );
+        let (why, is_final) = match widest.flatten() {
+            Some(limit) => (Failure::too_large(bytes, "every destination", limit).why, true),
+            None => {
+                let why =
+                    "no destination can take it now: services without instances or full, queues without room";
+                (why.to_owned(), false)
+            }
+        };
         self.note_failure(key, "".into(), why, is_final, now);
     }
 

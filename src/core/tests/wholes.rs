@@ -2,6 +2,7 @@
 
 use super::harness::Shell;
 use super::routes::{Broker, compiled, route};
+use super::world::Dice;
 use crate::core::{Action, Flow, Found, Limits, QueueSettings, RingMessage, SessionId, WhenFull};
 use crate::routes::settings::{Destination, Settings, Strategy};
 use std::sync::Arc;
@@ -90,30 +91,48 @@ fn one_is_copied_at_a_time_and_the_others_have_their_turn() {
 
 #[test]
 fn what_has_no_room_in_its_queue_stays_in_its_ring_and_passes_its_turn_on() {
-    let room = LARGE as u64 + 1_000;
+    let room = 2 * LARGE as u64 + 1_000;
     let mut shell = with_queue(QueueSettings { bytes_max: room, ..QueueSettings::default() });
+    let other =
+        QueueSettings { name: "r".to_owned(), bind: vec!["u".to_owned()], ..QueueSettings::default() };
+    shell.core.add_queue(other, shell.now).unwrap();
     let ((_, a), (_, b)) = (publisher(&mut shell, "t.a", 1), publisher(&mut shell, "t.b", 2));
+    let (_, c) = publisher(&mut shell, "u", 3);
     assert_eq!(found(&mut shell, a, LARGE), Found::Copy);
     assert_eq!(found(&mut shell, b, LARGE), Found::Wait);
     give(&mut shell, a, 1, LARGE);
     assert_eq!(resumed(&mut shell), [b]);
+    let id = shell.json();
+    let line = format!(r#"{{"op":"push","queue":"q","text":"{}"}}"#, "x".repeat(900_000));
+    shell.line(id, &line);
     // It has the turn, and no room: neither may it keep the turn, nor be forgotten.
     assert_eq!(found(&mut shell, b, LARGE), Found::Wait);
-    // Small ones are held up in the same way, and not only when nothing at all fits.
-    assert_eq!(found(&mut shell, a, 4_000), Found::Wait);
-    assert_eq!(found(&mut shell, a, 10), Found::Give);
-    let id = shell.json();
+    assert_eq!(found(&mut shell, c, LARGE), Found::Copy, "another queue has room");
+    give(&mut shell, c, 1, LARGE);
+    assert!(resumed(&mut shell).is_empty());
+    // What is small is held up in the same way, and not only when nothing at all fits.
+    assert_eq!(found(&mut shell, a, LARGE - 800_000), Found::Wait);
+    assert_eq!(found(&mut shell, c, 10), Found::Give);
     shell.line(id, r#"{"op":"pull","queue":"q","ack":true}"#);
     let mut again = resumed(&mut shell);
     again.sort_unstable();
     assert_eq!(again, [a.min(b), a.max(b)]);
+    // Room is kept for what is being copied.
     assert_eq!(found(&mut shell, b, LARGE), Found::Copy);
+    shell.line(id, &line);
+    assert_eq!(found(&mut shell, a, LARGE - 800_000), Found::Wait);
+    shell.line(id, &line);
+    shell.line(id, &line);
     give(&mut shell, b, 1, LARGE);
     // What would never fit is taken, to be refused and counted.
-    assert_eq!(found(&mut shell, a, 2 * LARGE), Found::Copy);
-    give(&mut shell, a, 2, 2 * LARGE);
+    assert_eq!(found(&mut shell, a, 3 * LARGE), Found::Copy);
+    give(&mut shell, a, 2, 3 * LARGE);
     let queue = queue(&shell);
-    assert_eq!((queue.counts.pushed, queue.counts.lost, queue.counts.refused), (2, 0, 1));
+    assert_eq!(
+        (queue.counts.pushed, queue.counts.lost, queue.counts.refused),
+        (5, 0, 2),
+        "a push and the last"
+    );
 }
 
 #[test]
@@ -231,4 +250,85 @@ fn routes_that_have_much_leave_what_is_large_in_its_ring() {
 
     let routing = broker.shell.core.snapshot(broker.shell.now).routing;
     assert_eq!((routing.counts.refused, routing.counts.too_large), (0, 0));
+}
+
+/// A ring as the shell reads it.
+struct Ring {
+    from: SessionId,
+    attach: u64,
+    /// What is left in it.
+    lengths: Vec<usize>,
+    seq: u64,
+    paused: bool,
+    copying: bool,
+}
+
+/// Rings, a queue with little room, and somebody who takes from it now and then; publishers that die. Nobody may be told to
+/// wait and never be told to go on.
+fn many_rings(seed: u64) {
+    let mut dice = Dice::new(seed);
+    let room = 3 * LARGE as u64 + dice.roll(2 * LARGE) as u64;
+    let mut shell = with_queue(QueueSettings { bytes_max: room, ..QueueSettings::default() });
+    let taker = shell.json();
+    let mut rings: Vec<Ring> = (0..2 + dice.roll(4) as u64)
+        .map(|number| {
+            let (from, attach) = publisher(&mut shell, &format!("t.{number}"), number + 1);
+            let lengths = (0..8).map(|_| [10, 4_000, 900_000, LARGE, 6 * LARGE][dice.roll(5)]).collect();
+            Ring { from, attach, lengths, seq: 0, paused: false, copying: false }
+        })
+        .collect();
+    let (mut sent, mut never_fit) = (0, 0);
+    while rings.iter().any(|ring| !ring.lengths.is_empty()) {
+        for attach in resumed(&mut shell) {
+            rings.iter_mut().filter(|ring| ring.attach == attach).for_each(|ring| ring.paused = false);
+        }
+        rings.iter().for_each(|ring| assert!(!(ring.paused && ring.copying)));
+        assert!(rings.iter().filter(|ring| ring.copying).count() <= 1, "seed {seed}");
+        let able: Vec<usize> = (0..rings.len())
+            .filter(|at| !rings[*at].paused && (rings[*at].copying || !rings[*at].lengths.is_empty()))
+            .collect();
+        if able.is_empty() || dice.roll(8) == 0 {
+            let before = queue(&shell).messages;
+            assert!(!able.is_empty() || before > 0, "seed {seed}: everybody waits, and the queue is empty");
+            shell.line(taker, r#"{"op":"pull","queue":"q","ack":true}"#);
+            shell.read(taker);
+            continue;
+        }
+        let at = dice.pick(&able);
+        if dice.roll(60) == 0 {
+            let Ring { from, attach, .. } = rings.swap_remove(at);
+            shell.hang_up(from);
+            shell.core.proxy_ended(attach, 0, shell.now);
+            shell.act();
+            continue;
+        }
+        let ring = &mut rings[at];
+        let length = ring.lengths[0];
+        if !std::mem::take(&mut ring.copying) {
+            match found(&mut shell, ring.attach, length) {
+                Found::Give => assert!(length < 1_000_000),
+                Found::Copy => {
+                    ring.copying = true;
+                    continue;
+                }
+                Found::Wait => {
+                    ring.paused = true;
+                    continue;
+                }
+            }
+        }
+        ring.lengths.remove(0);
+        ring.seq += 1;
+        sent += 1;
+        never_fit += u64::from(length == 6 * LARGE);
+        ring.paused = give(&mut shell, ring.attach, ring.seq, length).0 == Flow::Pause;
+    }
+    let queue = queue(&shell);
+    let counts = (queue.counts.pushed, queue.counts.refused, queue.counts.lost);
+    assert_eq!(counts, (sent - never_fit, never_fit, 0), "seed {seed}");
+}
+
+#[test]
+fn whoever_waits_goes_on() {
+    (0..60).for_each(many_rings);
 }
