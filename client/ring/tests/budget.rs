@@ -228,6 +228,24 @@ fn a_reader_that_stops_before_it_rings_is_seen_to_have_made_room() {
 }
 
 #[test]
+fn a_writer_that_may_be_held_up_for_ever_looks_every_second() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut writer = writer(GateBudget::UNLIMITED);
+    let mut slow = follow(&mut writer, 1, ReadMode::Gated);
+    fill(&mut writer);
+    writer.begin_wait();
+    assert!(!send(&mut writer) && !writer.found_full(1_000, true));
+    for second in 1..=100 {
+        assert_eq!(writer.look_again_at(), Some(1_000 + second * SECOND));
+        assert!(!writer.look_at_gates(1_000 + second * SECOND));
+    }
+    slow.read(1);
+    assert!(writer.look_at_gates(1_000 + 101 * SECOND));
+    assert!(send(&mut writer));
+    writer.close();
+}
+
+#[test]
 fn all_readers_together_have_a_budget_too() {
     let mut writer = writer(GateBudget { writer: 150, ..BUDGET });
     let mut followers: Vec<Follower> = (1..=4).map(|id| follow(&mut writer, id, ReadMode::Gated)).collect();

@@ -17,6 +17,10 @@ use crate::protocol;
 /// stopped itself.
 const LATE_PART: u64 = 4;
 
+/// How long a writer that is held up looks at nothing, in nanoseconds, however large the budget is: a reader that goes on and
+/// stops again before it has made as much room as it is to ring for tells nobody.
+const LOOK_MAX: u64 = 1_000_000_000;
+
 /// How long gated readers may hold a writer up. All times in nanoseconds of the caller's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GateBudget {
@@ -164,7 +168,11 @@ impl Writer {
             return true;
         }
         let left = least.min(budget.writer.saturating_sub(self.gates.all.spent));
-        let due = if blocked { now.checked_add(left) } else { self.holder_due(stall.began, budget.reader) };
+        let due = if blocked {
+            now.checked_add(left.min(LOOK_MAX))
+        } else {
+            self.holder_due(stall.began, budget.reader)
+        };
         self.gates.stall = Some(Stall { since: now, due, waits, ..stall });
         false
     }
@@ -178,7 +186,6 @@ impl Writer {
         let was_blocked = self.is_blocked();
         self.look_at_cursors();
         let evicted = self.found_full(now, stall.waits);
-        // One that goes on and stops again before it has made as much room as it is to ring for tells nobody.
         evicted || (was_blocked && !self.is_blocked())
     }
 
@@ -234,7 +241,8 @@ impl Writer {
         self.gates.stall.is_some()
     }
 
-    /// While there is no room: when to try again and say so at the latest, since a reader's budget is spent then.
+    /// While there is no room: when to look again at the latest, since a reader's budget is spent then, or to see whether it
+    /// went on.
     #[must_use]
     pub fn look_again_at(&self) -> Option<u64> {
         self.gates.stall.and_then(|stall| stall.due)
