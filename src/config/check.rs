@@ -74,7 +74,7 @@ fn for_people(key: &str) -> String {
 }
 
 fn checked(mut raw: RawConfig) -> Checked<Config> {
-    let routes = super::routes::routes(&mut raw)?;
+    let mut routes = super::routes::routes(&mut raw)?;
     let socket = raw.socket.unwrap_or_default();
     let allow = raw.allow.unwrap_or_default();
     if socket.path.as_ref().is_some_and(|path| !path.is_absolute()) {
@@ -94,6 +94,8 @@ fn checked(mut raw: RawConfig) -> Checked<Config> {
     }
     let default = Socket::default();
     let mut queues = queues(raw.queues.as_deref().unwrap_or_default(), &limits)?;
+    let bound = queues.iter().filter(|queue| !queue.bind.is_empty());
+    routes.bound = bound.map(|queue| (queue.name.clone(), queue.bind.clone())).collect();
     // What routes take from and push to is there, if only with defaults.
     for name in routes.queues() {
         if !queues.iter().any(|queue| queue.name == name) {

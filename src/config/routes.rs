@@ -60,6 +60,8 @@ pub(super) fn routes(raw: &mut RawConfig) -> Checked<Settings> {
         pattern: name,
         version,
         routes,
+        // Told when queues have been looked at.
+        bound: std::collections::BTreeMap::new(),
         tables: tables
             .map(|(name, table)| (name, table.into_iter().map(|(key, value)| (key.0, value)).collect()))
             .collect(),

@@ -320,6 +320,10 @@ fn faults_of_routes_have_file_line_column_key_and_what_is_allowed() {
             "t.yaml:2:3: routes[0]: messages would go round: a sends to topic:b, which a takes",
         ),
         (
+            "routes:\n- {name: a, from: \"queue:q\", deliver: {to: \"topic:b.c\"}}\nqueues:\n- {name: q, bind: [b.*]}\n",
+            "t.yaml:2:3: routes[0]: messages would go round: a sends to topic:b.c and so to queue:q, which is bound to it, which a takes",
+        ),
+        (
             "routes:\n- name: a\n  from: b\n  tests:\n  - {name: t, input: {}, reply: {}, expect: {}}\n",
             "t.yaml:5:5: routes[0].tests[0]: is of a message, input, or of what a service says to it, reply",
         ),

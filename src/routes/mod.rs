@@ -84,7 +84,7 @@ impl Routes {
                 return Err(Fault { key: format!("{}.name", route.key), message });
             }
         }
-        if let Some((route, message)) = loops::find(&settings.routes) {
+        if let Some((route, message)) = loops::find(&settings.routes, &settings.bound) {
             let key = &settings.routes[route].key;
             return Err(Fault {
                 key: if key.is_empty() { "pattern".to_owned() } else { key.clone() },

@@ -399,12 +399,15 @@ pub(super) fn meets(intake: &Intake, origin: Origin<'_>) -> bool {
         (Intake::Queue(name), Origin::Queue(from)) | (Intake::Service(name), Origin::Service(from)) => {
             name == from
         }
-        (Intake::Filter(filter), Origin::Topic(topic)) => {
-            match (Filter::parse(filter), Topic::parse(topic)) {
-                (Ok(filter), Ok(topic)) => filter.matches(topic),
-                _ => false,
-            }
-        }
+        (Intake::Filter(filter), Origin::Topic(topic)) => matches(filter, topic),
+        _ => false,
+    }
+}
+
+/// Whether a topic matches a filter, both by name.
+pub(super) fn matches(filter: &str, topic: &str) -> bool {
+    match (Filter::parse(filter), Topic::parse(topic)) {
+        (Ok(filter), Ok(topic)) => filter.matches(topic),
         _ => false,
     }
 }

@@ -24,6 +24,8 @@ pub struct Settings {
     pub version: Option<String>,
     /// The routes, in the order of the file.
     pub routes: Vec<RouteSettings>,
+    /// Queues that the configuration binds to topics, with their filters: what is published there lands in them.
+    pub bound: BTreeMap<String, Vec<String>>,
     /// Tables for `lookup`, by name.
     pub tables: BTreeMap<String, BTreeMap<String, Value<'static>>>,
     /// What may stand as `source` in an envelope for which session's name.

@@ -191,6 +191,15 @@ mod tests {
         (Listener::new(read).unwrap(), Ringer::new(write).unwrap())
     }
 
+    /// Drops one end, and waits until the other hangs up: a process that another test is just starting has the dropped one,
+    /// too, until it runs its program.
+    fn hang_up<T>(end: T, other: &OwnedFd) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        drop(end);
+        let mut polled = [PollFd::new(other, PollFlags::empty())];
+        while poll(&mut polled, None) != Ok(1) {}
+    }
+
     #[test]
     fn slot_numbers_arrive_and_a_hang_up_is_seen_on_both_sides() {
         let (listener, ringer) = pipe();
@@ -199,10 +208,10 @@ mod tests {
         let mut slots = Vec::new();
         assert_eq!(listener.drain(&mut slots), Drained::Some);
         assert_eq!(slots, [7, 9]);
-        drop(ringer);
+        hang_up(ringer, &listener.fd);
         assert_eq!(listener.drain(&mut slots), Drained::HungUp);
         let (listener, ringer) = pipe();
-        drop(listener);
+        hang_up(listener, &ringer.fd);
         assert_eq!(ringer.ring(&[0]), Rung::HungUp);
     }
 
@@ -213,13 +222,13 @@ mod tests {
             for _ in 0..bytes / 4 {
                 ringer.ring(&7_u32.to_le_bytes());
             }
-            drop(ringer);
+            hang_up(ringer, &listener.fd);
             assert_eq!(listener.drain(&mut Vec::new()), Drained::HungUp);
             let (listener, ringer) = pipe();
             for _ in 0..bytes {
                 ringer.ring(&[1]);
             }
-            drop(ringer);
+            hang_up(ringer, &listener.fd);
             assert!(!listener.hush());
         }
     }
@@ -240,7 +249,7 @@ mod tests {
     fn sigpipe_does_not_end_a_program_that_has_not_ignored_it() {
         let (listener, mut ringer) = pipe();
         ringer.guard_sigpipe = true;
-        drop(listener);
+        hang_up(listener, &ringer.fd);
         assert_eq!(ringer.ring(&[0]), Rung::HungUp);
     }
 

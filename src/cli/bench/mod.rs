@@ -166,7 +166,7 @@ fn rate(text: &str) -> Result<f64, String> {
 impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         let cores = pin::cores()?;
-        let cases = self.cases();
+        let cases = self.cases(cores.len());
         let mut limits = baseline::Rounds::new(cores.len());
         let progress = self.progress((cases.len() + limits.limits()) as u64 * u64::from(self.rounds));
         let step = |what: &str| {
@@ -230,8 +230,10 @@ impl Bench {
         plain && self.path.is_empty() && self.size.is_empty() && self.socket.is_none()
     }
 
-    /// Everything that is to be measured, in the order of the report.
-    fn cases(&self) -> Vec<Case> {
+    /// Everything that is to be measured on so many cores, in the order of the report.
+    fn cases(&self, cores: usize) -> Vec<Case> {
+        // On one core there is no limit with a core each to compare with.
+        let apart = if cores > 1 { Pin::Split } else { Pin::One };
         let mut cases = Vec::new();
         let plain = !self.untouched && !self.copied && self.rate.is_none() && !self.lossy;
         if matches!(self.what, What::All | What::Latency) {
@@ -243,7 +245,7 @@ impl Bench {
         if matches!(self.what, What::All | What::Throughput) {
             let sizes = [64, 1 << 10, 64 << 10, 1 << 20, 8 << 20];
             let first = cases.len();
-            self.add(&mut cases, Kind::Throughput, &sizes, &[1], &[Pin::Split]);
+            self.add(&mut cases, Kind::Throughput, &sizes, &[1], &[apart]);
             if plain {
                 let large = |case: &&Case| case.path == Path::Ring && case.bytes >= IN_PLACE_BYTES_MIN;
                 let copied = |case: &Case| Case { copied: true, ..case.clone() };
