@@ -58,9 +58,14 @@ fn actor() {
 
 fn scribble_over_ring(socket: &Path) {
     let mut rng = Random::seeded();
-    let (mut publisher, _) = RawPublisher::open(socket, "hostile.cam", 16 * 1024, 8);
+    let (mut publisher, _) = RawPublisher::open(socket, "hostile.cam", 64 * 1024, 8);
     for number in 0..5_u8 {
-        let _ = publisher.writer.try_send(Meta::default(), b"", &vec![number; 4000 * usize::from(number)]);
+        let _ = publisher.writer.try_send(Meta::default(), b"", &vec![number; 16_000 * usize::from(number)]);
+    }
+    // Time for the broker to read some of that as it is.
+    for req in 0..50 {
+        publisher.raw.send(&ToBroker::Ping { req });
+        publisher.raw.body();
     }
     let mut scribbler = RingScribbler::new(&publisher.writer);
     let until = Instant::now() + TURN;
@@ -168,6 +173,10 @@ fn observe(broker: &Broker, stop: &AtomicBool, looks: &AtomicU64) {
     }
 }
 
+fn status(broker: &Broker) -> serde_json::Value {
+    broker.json().ask(r#"{"op":"status"}"#)["status"].clone()
+}
+
 /// Waits until nothing of the besiegers is left in the broker. The watchdog ends this if it never is so.
 fn settles(broker: &Broker, asker: &Client, before: (usize, usize)) {
     while broker.ring_mappings() > before.1 || broker.open_files() > before.0 {
@@ -179,7 +188,11 @@ fn settles(broker: &Broker, asker: &Client, before: (usize, usize)) {
 #[test]
 fn a_hostile_publisher_is_told_off_and_nobody_else_notices() {
     let _watchdog = watchdog();
-    let broker = Broker::start();
+    // A queue and a route take everything, also what no frame holds.
+    let broker = Broker::with_config(
+        "limits:\n  frame_bytes_max: 32768\nqueues:\n  - name: taken\n    bind: [hostile.>]\n    when_full: drop_oldest\n    \
+         bytes_max: 1MiB\nroutes:\n  - name: r\n    from: hostile.>\n    deliver: {to: \"queue:taken\"}\n",
+    );
     let stop = AtomicBool::new(false);
     let (messages, faults) = (AtomicU64::new(0), AtomicU64::new(0));
     let (pairs, looks) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -211,12 +224,19 @@ fn a_hostile_publisher_is_told_off_and_nobody_else_notices() {
                 }
             }
         });
-        let turns = besiege("hostile publisher", &broker, &[&pairs, &looks, &faults]);
+        let mut turns = 0;
+        while turns == 0 || status(&broker)["routes"][0]["delivered"] == 0 {
+            turns += besiege("hostile publisher", &broker, &[&pairs, &looks, &faults]);
+        }
         stop.store(true, Ordering::Relaxed);
         (turns, viewing.join().unwrap())
     });
+    let now = status(&broker);
+    let (queue, route) = (&now["queues"][0], &now["routes"][0]);
+    let (pushed, delivered) = (queue["pushed"].as_u64().unwrap(), route["delivered"].as_u64().unwrap());
+    assert!(pushed > delivered && delivered > 0, "{queue} {route}");
     println!(
-        "{turns} besiegers, {messages:?} messages of theirs, {faults:?} faults told, {lines} lines viewed, {looks:?} looks, {pairs:?} honest messages"
+        "{pushed} taken by a queue, {delivered} of them through a route; {turns} besiegers, {messages:?} messages of theirs, {faults:?} faults told, {lines} lines viewed, {looks:?} looks, {pairs:?} honest messages"
     );
     settles(&broker, &asker, before);
 }

@@ -5,7 +5,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use support::{Broker, Watchdog};
+use std::os::unix::process::ExitStatusExt;
+use support::{Broker, Watchdog, this_program};
 use tramline_client::{Jobs, OnFull, Publisher};
 
 const MIB: usize = 1 << 20;
@@ -85,6 +86,36 @@ fn a_bound_queue_on_disk_has_each_once_whole_and_in_order_over_the_death_of_its_
     take(&mut jobs, 5..32);
     assert!(jobs.try_recv().unwrap().is_none());
     publisher.close().unwrap();
+}
+
+/// Not a test unless it is started as a publisher: sends all and is gone.
+#[test]
+fn publisher_process() {
+    if std::env::var_os("LARGE_TOPICS_PUBLISHER").is_none() {
+        return;
+    }
+    let client = tramline_client::Client::builder().connect().unwrap();
+    let mut publisher = client.publisher("big.a").on_full(OnFull::Wait).open().unwrap();
+    (0..16).for_each(|number| send(&mut publisher, number));
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn what_a_publisher_left_that_was_killed_is_taken_to_the_end() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(
+        &(PATIENT.to_owned() + "queues:\n  - name: q\n    bind: [big.*]\n    bytes_max: 1GiB\n"),
+    );
+    for _ in 0..4 {
+        let (ended, said) = this_program("publisher_process", "LARGE_TOPICS_PUBLISHER", &broker);
+        assert_eq!(ended.signal(), Some(9), "{said}");
+        let mut jobs = broker.client("to").consume("q").prefetch(2).start().unwrap();
+        take(&mut jobs, 0..16);
+    }
+    // It is not held mapped, nor waited for by anybody's message.
+    while broker.ring_mappings() > 0 {
+        broker.json().ask(r#"{"op":"ping"}"#);
+    }
 }
 
 #[test]

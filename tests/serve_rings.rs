@@ -200,3 +200,29 @@ fn status_shows_what_the_ring_says_about_itself() {
     assert_eq!(stream["readers"][0]["lost"], 0);
     assert!(stream["readers"][0]["lag"].as_u64().unwrap() <= 10);
 }
+
+#[test]
+fn who_says_what_cannot_be_leaves_nothing_in_the_broker() {
+    // Small messages, and large ones, which are copied whole on another thread for a queue.
+    for (limits, bytes) in [("", 10), ("limits:\n  frame_bytes_max: 32768\n", 50_000)] {
+        let broker = Broker::with_config(&format!("{limits}queues:\n  - name: q\n    bind: [cam.*]\n"));
+        let mut viewer = broker.json();
+        assert_eq!(viewer.ask(r#"{"op":"sub","topic":"cam.*"}"#)["ok"], true);
+        let (files, mappings) = (broker.open_files(), broker.ring_mappings());
+        let (mut publisher, readers) = RawPublisher::open(broker.socket(), "cam.front", 64 * 1024, 8);
+        assert_eq!(readers, 2);
+        let unknown_flags = Meta { flags: 0xff00, time: 1, source_time: 0 };
+        publisher.writer.try_send(unknown_flags, b"", &vec![7; bytes]).unwrap();
+        publisher.raw.expect_close(tramline_wire::Code::FalseClaim);
+        drop(publisher);
+        // The viewer is told of one that it has lost; answers come in between.
+        while broker.open_files() > files || broker.ring_mappings() > mappings {
+            viewer.say(r#"{"op":"ping"}"#);
+            viewer.hear();
+        }
+        let limits = broker.json().ask(r#"{"op":"status"}"#)["status"]["limits"].clone();
+        let attachments =
+            limits.as_array().unwrap().iter().find(|each| each["name"] == "attachments_max").unwrap();
+        assert_eq!(attachments["used"], 0);
+    }
+}

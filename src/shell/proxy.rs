@@ -389,6 +389,12 @@ impl State {
         reader.offer(next).map_err(|error| error.to_string())
     }
 
+    /// Drops an attachment of which the core wants nothing more, whatever is left in the ring.
+    fn give_up(&mut self, attach: u64) {
+        self.forget(attach);
+        self.core.proxy_ended(attach, 0, clock::now());
+    }
+
     /// Drops an attachment; its slot is free again.
     fn forget(&mut self, attach: u64) {
         let Some(attachment) = self.proxies.attachments.remove(&attach) else { return };
@@ -443,7 +449,11 @@ impl State {
             payload_length: *payload_length as u64,
             whole: Some(bytes),
         };
-        attachment.paused = core.proxy_message(attach, message, clock::now()) != Flow::Continue;
+        let flow = core.proxy_message(attach, message, clock::now());
+        if flow == Flow::Close {
+            return self.give_up(attach);
+        }
+        attachment.paused = flow == Flow::Pause;
         let link = attachment.link;
         proxies.wake(attach);
         proxies.kick(link);
@@ -487,9 +497,16 @@ impl State {
                     }
                     let message = message(&received, kept.as_deref().unwrap_or(scratch), copy, bytes_max);
                     bytes += message.payload.len() + message.head.len();
-                    if core.proxy_message(attach, message, now) != Flow::Continue {
-                        attachment.paused = true;
-                        return false;
+                    match core.proxy_message(attach, message, now) {
+                        Flow::Continue => {}
+                        Flow::Pause => {
+                            attachment.paused = true;
+                            return false;
+                        }
+                        Flow::Close => {
+                            self.give_up(attach);
+                            return false;
+                        }
                     }
                 }
                 Ok(Next::Empty | Next::Successor(_)) => {
