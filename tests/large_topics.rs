@@ -6,6 +6,7 @@
 mod support;
 
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 use support::{Broker, Watchdog, this_program};
 use tramline_client::{Jobs, OnFull, Publisher};
 
@@ -180,4 +181,42 @@ fn others_are_served_while_very_much_is_copied() {
         }
     };
     assert_eq!((queue["messages"].as_u64(), queue["lost"].as_u64()), (Some(3), Some(0)), "{queue}");
+}
+
+#[test]
+fn a_queue_without_room_is_waited_for_within_the_budget_and_taken_from_again_afterwards() {
+    let _watchdog = Watchdog::start();
+    let broker = Broker::with_config(
+        "limits:\n  gate_budget_millis_max: 200\n  gate_publisher_millis_max: 200\n  gate_window_millis: 200\n  \
+         gate_cooldown_millis: 300\nqueues:\n  - name: q\n    bind: [big.*]\n    bytes_max: 25MiB\n",
+    );
+    let from = broker.client("from");
+    // One of its messages is more than a quarter of it.
+    let mut publisher = from.publisher("big.a").capacity(5 * MIB, 3).on_full(OnFull::Wait).open().unwrap();
+    let payload = vec![7; 5 * MIB];
+    let mut sent = 0;
+    for _ in 0..30 {
+        publisher.send(&payload).unwrap();
+        sent += 1;
+    }
+    let mut jobs = broker.client("to").consume("q").start().unwrap();
+    let mut taken = 0;
+    // With somebody who takes them there is an end to what is lost.
+    let mut last_lost = None;
+    loop {
+        publisher.send(&payload).unwrap();
+        sent += 1;
+        while let Some(job) = jobs.recv_timeout(Duration::from_millis(300)).unwrap() {
+            taken += 1;
+            job.ack().unwrap();
+        }
+        let queue = broker.json().ask(r#"{"op":"status"}"#)["status"]["queues"][0].clone();
+        let [lost, refused] = ["lost", "refused"].map(|key| queue[key].as_u64().unwrap());
+        assert!(taken + lost + refused <= sent, "{queue}");
+        if last_lost == Some((lost, refused)) && taken + lost + refused == sent {
+            assert!(taken >= 5 && lost + refused > 0, "{taken} of {sent} taken: {queue}");
+            return;
+        }
+        last_lost = Some((lost, refused));
+    }
 }

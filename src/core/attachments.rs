@@ -357,7 +357,7 @@ impl Core {
             self.one_less_retained(subscription);
         }
         self.leave_link(link, attach, slot);
-        self.pass_turn_on(attach);
+        self.keep_no_longer(attach);
         self.confirm_fds(publisher, attachment.publisher_fds);
         self.confirm_fds(subscriber, attachment.subscriber_fds);
         if attachment.awaited_by_subscription {

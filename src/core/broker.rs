@@ -397,9 +397,15 @@ impl Core {
     }
 
     /// The shell has found a message with headers and a payload of these lengths in a ring that it reads on behalf of a
-    /// subscription. Lengths are the ring's claims, bounded by its memory.
-    pub fn proxy_found(&mut self, attach: u64, head_bytes: usize, payload_bytes: u64) -> Found {
-        self.what_of_found(attach, head_bytes, payload_bytes)
+    /// subscription, or has copied it whole, as it was told to. Lengths are the ring's claims, bounded by its memory.
+    pub fn proxy_found(
+        &mut self,
+        attach: u64,
+        head_bytes: usize,
+        payload_bytes: u64,
+        is_copied: bool,
+    ) -> Found {
+        self.what_of_found(attach, head_bytes, payload_bytes, is_copied)
     }
 
     /// A message that the shell read on behalf of a subscription. It is taken in any case; after [`Flow::Pause`] the

@@ -425,9 +425,12 @@ pub struct RetainedCopy {
 pub enum Found {
     /// Give it, or as much of its payload as fits into a frame.
     Give,
-    /// Copy it whole on another thread, then give it as [`RingMessage::whole`].
+    /// Copy it whole on another thread, then ask again, and give it as [`RingMessage::whole`].
     Copy,
-    /// Keep it, read nothing more, and ask again after [`Action::ProxyResume`].
+    /// There is no room for it: let go of its place in the ring, keep a copy, read nothing more, and ask again after
+    /// [`Action::ProxyResume`].
+    Keep,
+    /// Others are copied: keep it where it is, read nothing more, and ask again after [`Action::ProxyResume`].
     Wait,
 }
 

@@ -50,7 +50,7 @@ impl Core {
     }
 
     pub(super) fn proxy_reads(&mut self, attach: u64, read: RingMessage<'_>, now: Now) -> Flow {
-        self.pass_turn_on(attach);
+        self.keep_no_longer(attach);
         let Some(attachment) = self.attachments.get_mut(&attach).filter(|each| each.proxy) else {
             return Flow::Close;
         };

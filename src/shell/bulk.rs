@@ -272,7 +272,7 @@ impl Shell {
             let now = clock::now();
             let mut state = self.state.borrow_mut();
             match done {
-                Done::Taken { attach, message } => state.proxy_copied(attach, &message),
+                Done::Taken { attach, message } => state.proxy_copied(attach, message),
                 Done::Fetched { session, result } => state.core.bulk_fetched(session, result, now),
                 Done::Made { session, ring, result } => {
                     let result = result.map(|memory| state.descriptors.insert(memory));

@@ -6,17 +6,20 @@
 //! out before anybody looks at them, because their publisher could still change them. The core decides who attaches to
 //! what.
 
+mod found;
+
 use super::broker::{Shell, State};
 use super::bulk::{Bulks, Whole};
 use super::clock;
 use crate::core::{FdId, Flow, Found, RingMessage};
+use found::{Kept, lengths, message};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::Notify;
-use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, Received, RingIdentity, Start, Successor};
+use tramline_ring::{Body, Drained, Next, Reader, ReaderLink, RingIdentity, Start, Successor};
 use tramline_wire::{Geometry, PageDeclaration};
 
 /// Messages read from one attachment before others have their turn.
@@ -67,12 +70,6 @@ struct Attachment {
     copying: bool,
     /// Whether it stands in its link's `ready`.
     ready: bool,
-}
-
-/// A message that waits, and its bytes if they are not where they were published.
-struct Kept {
-    received: Received,
-    copied: Vec<u8>,
 }
 
 impl Shell {
@@ -431,32 +428,51 @@ impl State {
         self.drop_idle_link(link);
     }
 
-    /// A message of a ring was copied whole: the core has it, and what is behind it is read.
-    pub(super) fn proxy_copied(&mut self, attach: u64, message: &Whole) {
-        let Self { core, proxies, .. } = self;
+    /// A message of a ring was copied whole.
+    pub(super) fn proxy_copied(&mut self, attach: u64, message: Whole) {
         // It may have been given up meanwhile.
-        let Some(attachment) = proxies.attachments.get_mut(&attach) else { return };
+        let Some(attachment) = self.proxies.attachments.get_mut(&attach) else { return };
         attachment.copying = false;
-        let Whole { seq, lost, meta, payload_length, head, bytes } = message;
-        let message = RingMessage {
-            seq: *seq,
-            lost: *lost,
+        let link = attachment.link;
+        if self.give_whole(attach, message) {
+            self.proxies.wake(attach);
+            self.proxies.kick(link);
+        }
+    }
+
+    /// Gives the core a message that was copied whole, if there is room for it. Whether to read on.
+    fn give_whole(&mut self, attach: u64, message: Whole) -> bool {
+        let Self { core, proxies, .. } = self;
+        let Some(attachment) = proxies.attachments.get_mut(&attach) else { return false };
+        let Whole { seq, lost, meta, payload_length, ref head, ref bytes } = message;
+        let payload_length = payload_length as u64;
+        if core.proxy_found(attach, head.len(), payload_length, true) != Found::Give {
+            attachment.kept = Some(Kept::Whole(message));
+            attachment.paused = true;
+            return false;
+        }
+        let read = RingMessage {
+            seq,
+            lost,
             flags: meta.flags,
             time: meta.time,
             source_time: meta.source_time,
             head,
             payload: &[],
-            payload_length: *payload_length as u64,
+            payload_length,
             whole: Some(bytes),
         };
-        let flow = core.proxy_message(attach, message, clock::now());
-        if flow == Flow::Close {
-            return self.give_up(attach);
+        match core.proxy_message(attach, read, clock::now()) {
+            Flow::Continue => true,
+            Flow::Pause => {
+                attachment.paused = true;
+                false
+            }
+            Flow::Close => {
+                self.give_up(attach);
+                false
+            }
         }
-        attachment.paused = flow == Flow::Pause;
-        let link = attachment.link;
-        proxies.wake(attach);
-        proxies.kick(link);
     }
 
     /// Reads a bounded amount from one attachment. Whether there may be more.
@@ -470,7 +486,13 @@ impl State {
             let Some(reader) = &mut attachment.reader else { return false };
             let before = reader.generation();
             let (next, kept) = match attachment.kept.take() {
-                Some(Kept { received, copied }) => (Ok(Next::Message(received)), Some(copied)),
+                Some(Kept::Found(received, copied)) => (Ok(Next::Message(received)), Some(copied)),
+                Some(Kept::Whole(message)) => {
+                    if self.give_whole(attach, message) {
+                        continue;
+                    }
+                    return false;
+                }
                 None => (reader.try_next(scratch), None),
             };
             if reader.generation() != before {
@@ -479,11 +501,12 @@ impl State {
             match next {
                 Ok(Next::Message(received)) => {
                     let (head_bytes, payload_bytes) = lengths(&received);
-                    match core.proxy_found(attach, head_bytes, payload_bytes as u64) {
+                    match core.proxy_found(attach, head_bytes, payload_bytes as u64, false) {
                         Found::Give => {}
-                        Found::Wait => {
+                        wait @ (Found::Wait | Found::Keep) => {
                             let copied = kept.unwrap_or_else(|| std::mem::take(scratch));
-                            attachment.kept = Some(Kept { received, copied });
+                            let keep = if wait == Found::Keep { Kept::taken_out } else { Kept::Found };
+                            attachment.kept = Some(keep(received, copied));
                             attachment.paused = true;
                             return false;
                         }
@@ -530,49 +553,5 @@ impl State {
             }
         }
         true
-    }
-}
-
-/// How long a message's headers and its payload are.
-fn lengths(received: &Received) -> (usize, usize) {
-    match &received.body {
-        Body::Copied { payload, head } => (head.len(), payload.len()),
-        Body::Pinned(pinned) => (pinned.head().len(), pinned.payload().len()),
-    }
-}
-
-/// A message as the core takes it, in this process's own memory: at most `bytes_max` of its payload.
-fn message<'a>(
-    received: &Received,
-    scratch: &'a [u8],
-    copy: &'a mut Vec<u8>,
-    bytes_max: usize,
-) -> RingMessage<'a> {
-    let (payload, head, payload_length) = match &received.body {
-        Body::Copied { payload, head } => {
-            let length = payload.len();
-            let end = payload.start + length.min(bytes_max);
-            (&scratch[payload.start..end], &scratch[head.clone()], length)
-        }
-        Body::Pinned(pinned) => {
-            let (payload, head) = (pinned.payload(), pinned.head());
-            let taken = payload.len().min(bytes_max);
-            copy.clear();
-            copy.extend_from_slice(head);
-            copy.extend_from_slice(&payload[..taken]);
-            let (head, rest) = copy.split_at(head.len());
-            (rest, head, payload.len())
-        }
-    };
-    RingMessage {
-        seq: received.seq,
-        lost: received.lost,
-        flags: received.meta.flags,
-        time: received.meta.time,
-        source_time: received.meta.source_time,
-        head,
-        payload,
-        payload_length: payload_length as u64,
-        whole: None,
     }
 }

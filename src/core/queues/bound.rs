@@ -83,7 +83,7 @@ impl Core {
         let message = &handed.message;
         if handed.payload_length != message.payload.len() as u64 {
             if let Some(queue) = self.queues.table.get_mut(queue) {
-                queue.counts.lost += 1;
+                queue.counts.lose(1);
             }
             tracing::warn!(
                 "a message of {} bytes on {} does not go into a queue: limits.delivery_ring_bytes_max is {}",
@@ -119,21 +119,10 @@ impl Core {
         full
     }
 
-    /// Keeps room for a message of this length that waits for nothing else, or for none any more: in a queue that refuses
-    /// what it has no room for.
-    pub(in crate::core) fn queue_awaits(&mut self, key: Key, bytes: Option<usize>) {
-        let Some(queue) = self.queues.table.get_mut(key) else { return };
-        let refuses = queue.settings.when_full == WhenFull::Refuse;
-        queue.await_message(bytes.filter(|bytes| refuses && !queue.is_too_small_for(*bytes)));
-        if bytes.is_none() {
-            self.wants_attention(key);
-        }
-    }
-
     /// Counts what a ring lost before its message could be queued.
     pub(in crate::core) fn lost_before_queue(&mut self, key: Key, lost: u64) {
         if let Some(queue) = self.queues.table.get_mut(key) {
-            queue.counts.lost += lost;
+            queue.counts.lose(lost);
         }
     }
 }

@@ -291,7 +291,7 @@ impl Queue {
             "{messages} messages of queue {} are not in the store any more: they are lost",
             self.name
         );
-        self.counts.lost += messages;
+        self.counts.lose(messages);
         if shelf != Shelf::Dead {
             self.bytes -= cost;
         }

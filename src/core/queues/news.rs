@@ -3,6 +3,7 @@
 //! What can happen again and again (a queue that is full, dead letters) is told of each queue at most once a second.
 
 use super::MILLI;
+use super::origins::Origin;
 use crate::core::Now;
 use crate::core::broker::Core;
 use crate::core::table::Key;
@@ -10,6 +11,9 @@ use serde_json::json;
 
 /// The time between two events of one kind of one queue, in nanoseconds.
 const PAUSE: u64 = 1000 * MILLI;
+
+/// Where it is told.
+const TOPIC: &str = "$tramline.queue";
 
 /// What was told of a queue.
 #[derive(Debug, Default)]
@@ -21,10 +25,18 @@ pub(super) struct Told {
     dead: u64,
 }
 
+impl Told {
+    /// A message from there is a dead letter. What happens to news is none, or a queue that is bound to them would go on
+    /// making some for ever.
+    pub(super) fn is_dead(&mut self, origin: &Origin) {
+        self.dead += u64::from(&*origin.name == TOPIC);
+    }
+}
+
 impl Core {
     /// Tells that something happened to a queue.
     pub(super) fn queue_event(&mut self, key: Key, what: &'static str) {
-        self.event("$tramline.queue", |core| match core.queues.table.get(key) {
+        self.event(TOPIC, |core| match core.queues.table.get(key) {
             None => serde_json::Value::Null,
             Some(queue) => json!({
                 "queue": &*queue.name,

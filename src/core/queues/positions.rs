@@ -104,7 +104,7 @@ impl Core {
         let Some(queue) = self.queues.table.get_mut(key) else { return true };
         let Some(kept) = &mut queue.kept else { return true };
         let (is_new, lost) = kept.positions.read(stream, seq, counted);
-        queue.counts.lost += lost;
+        queue.counts.lose(lost);
         if is_new {
             // The position is to be written also if the message is refused: the ring waits for that.
             self.wants_attention(key);

@@ -119,8 +119,6 @@ pub(in crate::core) struct Queue {
     pub(super) is_busy: bool,
     /// Whether a ring is not read on because there was no room.
     pub(super) holds_rings_up: bool,
-    /// What a message is counted for that is on its way here, and for which there is to be room when it comes.
-    awaited: Option<u64>,
     /// Its part of the store, if it is kept on disk.
     pub(super) kept: Option<Box<Kept>>,
     /// When its own clock begins: when it was made, or long before if it may hold what is older.
@@ -174,7 +172,6 @@ impl Queue {
             timer_at: None,
             is_busy: false,
             holds_rings_up: false,
-            awaited: None,
             kept: None,
             made: i64::try_from(now).unwrap_or(i64::MAX),
             slots: Slots::default(),
@@ -232,8 +229,8 @@ impl Queue {
     /// Whether it would not take a message of this length, and none that waits may go in its place.
     pub(in crate::core) fn is_full_for(&self, bytes: usize) -> Option<Full> {
         let Self { settings, .. } = self;
-        let messages = self.messages() + 1 + u64::from(self.awaited.is_some());
-        let bytes = self.bytes + cost(bytes) + self.awaited.unwrap_or(0);
+        let messages = self.messages() + 1;
+        let bytes = self.bytes + cost(bytes);
         if messages > settings.messages_max {
             return Some(Full { limit: "messages_max", value: settings.messages_max, used: messages });
         }
@@ -241,11 +238,6 @@ impl Queue {
             return Some(Full { limit: "bytes_max", value: settings.bytes_max, used: bytes });
         }
         None
-    }
-
-    /// Keeps room for a message of this length, or for none any more.
-    pub(in crate::core) fn await_message(&mut self, bytes: Option<usize>) {
-        self.awaited = bytes.map(cost);
     }
 
     /// Whether a message of this length would not fit even if the queue were empty.
@@ -529,6 +521,7 @@ impl Queue {
         self.origins.release(id);
         self.bytes -= cost(bytes.len());
         self.counts.dead += 1;
+        self.told.is_dead(&origin);
         let reason: Box<str> = reason.into();
         let record = self.kept.is_some().then(|| Record {
             bytes: bytes.clone(),

@@ -2,7 +2,7 @@
 
 use crate::core::Now;
 use crate::core::broker::Core;
-use crate::core::snapshot::{ConsumerStatus, QueueStatus, StoreStatus};
+use crate::core::snapshot::{ConsumerStatus, QueueCounts, QueueStatus, StoreStatus};
 use std::time::Duration;
 
 impl Core {
@@ -63,6 +63,13 @@ impl Core {
                     .collect(),
             })
             .collect()
+    }
+}
+
+impl QueueCounts {
+    /// Counts messages that were lost. How many a ring says is its publisher's claim: the sum has an end.
+    pub(super) fn lose(&mut self, messages: u64) {
+        self.lost = self.lost.saturating_add(messages);
     }
 }
 

@@ -27,13 +27,11 @@ pub(super) const PREFETCH: u32 = 256;
 impl Routing {
     /// Which limit would be exceeded by a message of this length; its value, and what would be used.
     fn is_full_for(&self, bytes: usize) -> Option<(&'static str, u64, u64)> {
-        let messages = self.items.len() as u64 + 1 + u64::from(self.awaited.is_some());
-        let most = self.limits.work_messages_max as u64;
+        let (messages, most) = (self.items.len() as u64 + 1, self.limits.work_messages_max as u64);
         if messages > most {
             return Some(("work_messages_max", most, messages));
         }
-        let (bytes, most) =
-            (self.bytes + cost(bytes) + self.awaited.unwrap_or(0), self.limits.work_bytes_max as u64);
+        let (bytes, most) = (self.bytes + cost(bytes), self.limits.work_bytes_max as u64);
         // One alone is taken however large it is.
         (bytes > most && messages > 1).then_some(("work_bytes_max", most, bytes))
     }
@@ -187,17 +185,11 @@ impl Core {
         full
     }
 
-    /// Keeps room for a message of this length, or for none any more.
-    pub(in crate::core) fn routes_await(&mut self, bytes: Option<usize>) {
-        self.routing.awaited = bytes.map(cost);
-        if bytes.is_none() {
-            self.make_room_for_routes();
-        }
-    }
-
     /// Counts what a ring lost before routes could have it.
     pub(in crate::core) fn lost_before_routes(&mut self, lost: u64) {
-        self.routing.counts.lost_in_rings += lost;
+        // What a ring says is a claim.
+        let count = &mut self.routing.counts.lost_in_rings;
+        *count = count.saturating_add(lost);
     }
 
     /// Whether a queue is to give nothing out to routes now.

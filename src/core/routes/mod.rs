@@ -97,8 +97,6 @@ pub(super) struct Routing {
     hands: Hands,
     /// Replies that workers have, as they were answered, while somebody looks.
     watched: Table<Watched>,
-    /// What a message is counted for that is on its way here, and for which there is to be room when it comes.
-    awaited: Option<u64>,
     /// What items are counted for; and what was made of them, which is part of it.
     bytes: u64,
     made_bytes: u64,
@@ -142,7 +140,6 @@ impl Routing {
             legs: Table::default(),
             hands: Hands::default(),
             watched: Table::default(),
-            awaited: None,
             bytes: 0,
             made_bytes: 0,
             outcomes: VecDeque::new(),

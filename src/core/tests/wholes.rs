@@ -3,6 +3,7 @@
 use super::harness::Shell;
 use super::routes::{Broker, compiled, route};
 use super::world::Dice;
+use crate::core::queues::Account;
 use crate::core::{Action, Flow, Found, Limits, QueueSettings, RingMessage, SessionId, WhenFull};
 use crate::routes::settings::{Destination, Settings, Strategy};
 use std::sync::Arc;
@@ -20,13 +21,26 @@ fn publisher(shell: &mut Shell, topic: &str, stream: u64) -> (SessionId, u64) {
 }
 
 fn found(shell: &mut Shell, attach: u64, bytes: usize) -> Found {
-    let found = shell.core.proxy_found(attach, 0, bytes as u64);
+    let found = shell.core.proxy_found(attach, 0, bytes as u64, false);
     shell.act();
     found
 }
 
-/// Gives the core a message that was copied whole. The copy, too.
+/// The same of one that was copied whole meanwhile.
+fn copied(shell: &mut Shell, attach: u64, bytes: usize) -> Found {
+    let found = shell.core.proxy_found(attach, 0, bytes as u64, true);
+    shell.act();
+    found
+}
+
+/// Gives the core a message that was copied whole and for which there is room. The copy, too.
+#[track_caller]
 fn give(shell: &mut Shell, attach: u64, seq: u64, bytes: usize) -> (Flow, Arc<[u8]>) {
+    assert_eq!(copied(shell, attach, bytes), Found::Give);
+    give_now(shell, attach, seq, bytes)
+}
+
+fn give_now(shell: &mut Shell, attach: u64, seq: u64, bytes: usize) -> (Flow, Arc<[u8]>) {
     let payload = vec![b'7'; bytes];
     let mut whole = Vec::new();
     encode_message(&mut whole, &Message { seq, time: 7, payload: &payload, ..Message::default() });
@@ -53,10 +67,19 @@ fn resumed(shell: &mut Shell) -> Vec<u64> {
 }
 
 fn with_queue(settings: QueueSettings) -> Shell {
-    let mut shell = Shell::new(Limits::default());
+    with_queue_within(Limits::default(), settings)
+}
+
+fn with_queue_within(limits: Limits, settings: QueueSettings) -> Shell {
+    let mut shell = Shell::new(limits);
     let settings = QueueSettings { name: "q".to_owned(), bind: vec!["t.*".to_owned()], ..settings };
     shell.core.add_queue(settings, shell.now).unwrap();
     shell
+}
+
+/// What all users are charged for in memory.
+fn charged(shell: &Shell) -> u64 {
+    shell.core.queues.charges.bytes(Account::Memory)
 }
 
 fn queue(shell: &Shell) -> crate::core::snapshot::QueueStatus {
@@ -90,49 +113,62 @@ fn one_is_copied_at_a_time_and_the_others_have_their_turn() {
 }
 
 #[test]
-fn what_has_no_room_in_its_queue_stays_in_its_ring_and_passes_its_turn_on() {
+fn what_has_no_room_in_its_queue_waits_as_a_copy_and_passes_its_turn_on() {
     let room = 2 * LARGE as u64 + 1_000;
     let mut shell = with_queue(QueueSettings { bytes_max: room, ..QueueSettings::default() });
     let other =
         QueueSettings { name: "r".to_owned(), bind: vec!["u".to_owned()], ..QueueSettings::default() };
     shell.core.add_queue(other, shell.now).unwrap();
-    let ((_, a), (_, b)) = (publisher(&mut shell, "t.a", 1), publisher(&mut shell, "t.b", 2));
+    let ((_, a), (from, b)) = (publisher(&mut shell, "t.a", 1), publisher(&mut shell, "t.b", 2));
     let (_, c) = publisher(&mut shell, "u", 3);
     assert_eq!(found(&mut shell, a, LARGE), Found::Copy);
-    assert_eq!(found(&mut shell, b, LARGE), Found::Wait);
     give(&mut shell, a, 1, LARGE);
-    assert_eq!(resumed(&mut shell), [b]);
+    assert_eq!(found(&mut shell, b, LARGE), Found::Copy);
+    assert_eq!(found(&mut shell, c, LARGE), Found::Wait);
     let id = shell.json();
     let line = format!(r#"{{"op":"push","queue":"q","text":"{}"}}"#, "x".repeat(900_000));
-    shell.line(id, &line);
-    // It has the turn, and no room: neither may it keep the turn, nor be forgotten.
-    assert_eq!(found(&mut shell, b, LARGE), Found::Wait);
-    assert_eq!(found(&mut shell, c, LARGE), Found::Copy, "another queue has room");
+    (0..3).for_each(|_| _ = shell.line(id, &line));
+    let before = charged(&shell);
+    assert_eq!(copied(&mut shell, b, LARGE), Found::Keep);
+    assert!(charged(&shell) >= before + LARGE as u64, "its publisher's user is charged for it");
+    assert_eq!(resumed(&mut shell), [c], "another queue has room");
+    assert_eq!(found(&mut shell, c, LARGE), Found::Copy);
     give(&mut shell, c, 1, LARGE);
-    assert!(resumed(&mut shell).is_empty());
     // What is small is held up in the same way, and not only when nothing at all fits.
-    assert_eq!(found(&mut shell, a, LARGE - 800_000), Found::Wait);
+    assert_eq!(found(&mut shell, a, 900_000), Found::Keep);
     assert_eq!(found(&mut shell, c, 10), Found::Give);
+    assert!(resumed(&mut shell).is_empty());
     shell.line(id, r#"{"op":"pull","queue":"q","ack":true}"#);
     let mut again = resumed(&mut shell);
     again.sort_unstable();
     assert_eq!(again, [a.min(b), a.max(b)]);
-    // Room is kept for what is being copied.
-    assert_eq!(found(&mut shell, b, LARGE), Found::Copy);
-    shell.line(id, &line);
-    assert_eq!(found(&mut shell, a, LARGE - 800_000), Found::Wait);
-    shell.line(id, &line);
-    shell.line(id, &line);
+    assert_eq!(found(&mut shell, a, 900_000), Found::Give);
     give(&mut shell, b, 1, LARGE);
     // What would never fit is taken, to be refused and counted.
     assert_eq!(found(&mut shell, a, 3 * LARGE), Found::Copy);
     give(&mut shell, a, 2, 3 * LARGE);
-    let queue = queue(&shell);
-    assert_eq!(
-        (queue.counts.pushed, queue.counts.lost, queue.counts.refused),
-        (5, 0, 2),
-        "a push and the last"
-    );
+    let now = queue(&shell);
+    assert_eq!((now.counts.pushed, now.counts.lost, now.counts.refused), (5, 0, 1));
+    // Whoever goes takes its charge along.
+    assert_eq!(found(&mut shell, b, LARGE), Found::Copy);
+    assert_eq!(copied(&mut shell, b, LARGE), Found::Keep);
+    shell.hang_up(from);
+    shell.core.proxy_ended(b, 0, shell.now);
+    shell.act();
+    assert_eq!(charged(&shell), queue(&shell).bytes + shell.core.snapshot(shell.now).queues[1].bytes);
+}
+
+#[test]
+fn a_copy_for_which_its_user_has_no_room_is_refused() {
+    let limits = Limits { user_queued_bytes_max: 2 * LARGE as u64, ..Limits::default() };
+    let settings = QueueSettings { bytes_max: LARGE as u64 + 1_000, ..QueueSettings::default() };
+    let mut shell = with_queue_within(limits, settings);
+    let (_, a) = publisher(&mut shell, "t.a", 1);
+    for seq in 1..=2 {
+        assert_eq!(found(&mut shell, a, LARGE), Found::Copy);
+        give(&mut shell, a, seq, LARGE);
+    }
+    assert_eq!((queue(&shell).counts.pushed, queue(&shell).counts.refused), (1, 1));
 }
 
 #[test]
@@ -154,8 +190,8 @@ fn what_is_larger_than_any_payload_by_ring_is_not_copied_and_counted() {
     let mut shell = with_queue(QueueSettings::default());
     let (_, a) = publisher(&mut shell, "t.a", 1);
     let most = Limits::default().delivery_ring_bytes_max;
-    assert_eq!(shell.core.proxy_found(a, 0, most), Found::Copy);
-    assert_eq!(shell.core.proxy_found(a, 0, most + 1), Found::Give);
+    assert_eq!(shell.core.proxy_found(a, 0, most, false), Found::Copy);
+    assert_eq!(shell.core.proxy_found(a, 0, most + 1, false), Found::Give);
     let payload = [1; 50];
     let message = RingMessage {
         seq: 1,
@@ -235,18 +271,19 @@ fn what_fits_nowhere_is_a_dead_letter_that_says_why_and_has_it_whole() {
 }
 
 #[test]
-fn routes_that_have_much_leave_what_is_large_in_its_ring() {
+fn routes_that_have_much_hold_up_what_is_large() {
     let mut settings = compiled(vec![route("r", "t.a", &["service:slow"])]);
     settings.limits.work_bytes_max = LARGE + 10_000;
     let (mut broker, attach) = broker(settings);
     let slow = broker.provide("slow");
     send(&mut broker, attach, 1);
-    assert_eq!(found(&mut broker.shell, attach, LARGE), Found::Wait);
+    assert_eq!(found(&mut broker.shell, attach, LARGE), Found::Copy);
+    assert_eq!(copied(&mut broker.shell, attach, LARGE), Found::Keep);
     assert!(resumed(&mut broker.shell).is_empty());
     let calls = broker.calls(slow);
     broker.reply(slow, "slow", calls[0]);
     assert_eq!(resumed(&mut broker.shell), [attach]);
-    send(&mut broker, attach, 2);
+    give(&mut broker.shell, attach, 2, LARGE);
 
     let routing = broker.shell.core.snapshot(broker.shell.now).routing;
     assert_eq!((routing.counts.refused, routing.counts.too_large), (0, 0));
@@ -261,6 +298,7 @@ struct Ring {
     seq: u64,
     paused: bool,
     copying: bool,
+    copied: bool,
 }
 
 /// Rings, a queue with little room, and somebody who takes from it now and then; publishers that die. Nobody may be told to
@@ -274,7 +312,7 @@ fn many_rings(seed: u64) {
         .map(|number| {
             let (from, attach) = publisher(&mut shell, &format!("t.{number}"), number + 1);
             let lengths = (0..8).map(|_| [10, 4_000, 900_000, LARGE, 6 * LARGE][dice.roll(5)]).collect();
-            Ring { from, attach, lengths, seq: 0, paused: false, copying: false }
+            Ring { from, attach, lengths, seq: 0, paused: false, copying: false, copied: false }
         })
         .collect();
     let (mut sent, mut never_fit) = (0, 0);
@@ -304,31 +342,60 @@ fn many_rings(seed: u64) {
         }
         let ring = &mut rings[at];
         let length = ring.lengths[0];
-        if !std::mem::take(&mut ring.copying) {
-            match found(&mut shell, ring.attach, length) {
-                Found::Give => assert!(length < 1_000_000),
-                Found::Copy => {
-                    ring.copying = true;
-                    continue;
-                }
-                Found::Wait => {
-                    ring.paused = true;
-                    continue;
-                }
+        ring.copied |= std::mem::take(&mut ring.copying);
+        let told = shell.core.proxy_found(ring.attach, 0, length as u64, ring.copied);
+        shell.act();
+        match told {
+            Found::Give => assert!(length < 1_000_000 || ring.copied),
+            Found::Copy => {
+                ring.copying = true;
+                continue;
+            }
+            Found::Keep | Found::Wait => {
+                ring.paused = true;
+                continue;
             }
         }
+        ring.copied = false;
         ring.lengths.remove(0);
         ring.seq += 1;
         sent += 1;
         never_fit += u64::from(length == 6 * LARGE);
-        ring.paused = give(&mut shell, ring.attach, ring.seq, length).0 == Flow::Pause;
+        ring.paused = give_now(&mut shell, ring.attach, ring.seq, length).0 == Flow::Pause;
     }
     let queue = queue(&shell);
     let counts = (queue.counts.pushed, queue.counts.refused, queue.counts.lost);
     assert_eq!(counts, (sent - never_fit, never_fit, 0), "seed {seed}");
+    assert_eq!(charged(&shell), queue.bytes, "seed {seed}");
 }
 
 #[test]
 fn whoever_waits_goes_on() {
     (0..60).for_each(many_rings);
+}
+
+#[test]
+fn what_a_ring_claims_to_have_lost_overflows_nothing() {
+    let mut queued = with_queue(QueueSettings::default());
+    let (_, attach) = publisher(&mut queued, "t.a", 1);
+    let (mut routed, to_route) = broker(compiled(vec![route("r", "t.a", &["queue:q"])]));
+    let claim = RingMessage {
+        seq: 1,
+        lost: u64::MAX - 1,
+        flags: 0,
+        time: 7,
+        source_time: 0,
+        head: &[],
+        payload: b"x",
+        payload_length: 1,
+        whole: None,
+    };
+    for seq in 1..=3 {
+        let claim = RingMessage { seq, ..claim };
+        assert_eq!(queued.core.proxy_message(attach, claim, queued.now), Flow::Continue);
+        routed.shell.core.proxy_message(to_route, claim, routed.shell.now);
+    }
+    assert_eq!(queue(&queued).counts.lost, u64::MAX);
+    let routing = routed.shell.core.snapshot(routed.shell.now).routing;
+    assert_eq!(routing.counts.lost_in_rings, u64::MAX);
 }
