@@ -26,6 +26,12 @@ use tramline_client::Client;
 /// A test that takes longer than this hangs: its broker is killed, so that whatever waits for it fails.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
+/// How long a broker may live: longer where hostile processes are told to go on for longer.
+fn life_max() -> Duration {
+    let longer = std::env::var("TRAMLINE_HOSTILE_SECONDS").ok().and_then(|text| text.parse().ok());
+    WATCHDOG + Duration::from_secs_f64(longer.unwrap_or(0.0))
+}
+
 /// The `tramline` program under test.
 pub(crate) fn tramline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tramline"));
@@ -199,8 +205,9 @@ impl Broker {
         let broker = Self { home, socket, child, process, _watchdog: alive };
         let process = broker.process.try_clone().unwrap();
         std::thread::spawn(move || {
-            if watched.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("the watchdog kills a broker after {WATCHDOG:?}");
+            let life = life_max();
+            if watched.recv_timeout(life) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("the watchdog kills a broker after {life:?}");
                 let _ = pidfd_send_signal(&process, Signal::KILL);
             }
         });
