@@ -154,7 +154,7 @@ fn a_route_takes_them_to_queues_and_services_whole() {
 }
 
 #[test]
-fn others_are_served_while_very_much_is_copied() {
+fn a_queue_that_drops_its_oldest_takes_all_that_is_large_and_others_go_on() {
     let _watchdog = Watchdog::start();
     let config = PATIENT.to_owned()
         + "queues:\n  - name: q\n    bind: [big.*]\n    when_full: drop_oldest\n    bytes_max: 64MiB\n";

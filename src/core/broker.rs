@@ -28,7 +28,7 @@ use super::timers::{MILLI, Timer, Timers};
 use super::topics::Topics;
 use super::wholes::Wholes;
 use super::{
-    Access, Action, Bells, FdId, Flow, Found, Language, Limits, Now, Outbox, Peer, RetainedCopy, RingMessage,
+    Access, Action, Bells, FdId, Flow, Language, Limits, Now, Outbox, Peer, RetainedCopy, RingMessage,
     SessionId, Snapshot, Taken,
 };
 use serde_json::json;
@@ -394,18 +394,6 @@ impl Core {
     pub fn proxy_went_on(&mut self, attach: u64, generation: u32, now: Now) {
         self.released_below(attach, generation);
         self.settle(now);
-    }
-
-    /// The shell has found a message with headers and a payload of these lengths in a ring that it reads on behalf of a
-    /// subscription, or has copied it whole, as it was told to. Lengths are the ring's claims, bounded by its memory.
-    pub fn proxy_found(
-        &mut self,
-        attach: u64,
-        head_bytes: usize,
-        payload_bytes: u64,
-        is_copied: bool,
-    ) -> Found {
-        self.what_of_found(attach, head_bytes, payload_bytes, is_copied)
     }
 
     /// A message that the shell read on behalf of a subscription. It is taken in any case; after [`Flow::Pause`] the

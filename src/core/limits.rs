@@ -70,8 +70,8 @@ pub struct Limits {
     pub history_messages_max: u32,
     /// Queues.
     pub queues_max: u32,
-    /// Bytes of messages in queues and dead letters, each counted with 150 more, and of requests without an answer, with 512
-    /// more: in all.
+    /// Bytes of messages in queues and dead letters, each counted with 150 more, of requests without an answer, with 512
+    /// more, and of large messages of rings that wait for room where they go: in all.
     pub queued_bytes_max: u64,
     /// The same, of one user.
     pub user_queued_bytes_max: u64,

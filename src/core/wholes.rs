@@ -34,7 +34,9 @@ impl Core {
         (self.limits.frame_bytes_max as usize).saturating_sub(FRAME_OVERHEAD_BYTES + head_bytes)
     }
 
-    pub(super) fn what_of_found(
+    /// The shell has found a message with headers and a payload of these lengths in a ring that it reads on behalf of a
+    /// subscription, or has copied it whole, as it was told to. Lengths are the ring's claims, bounded by its memory.
+    pub fn proxy_found(
         &mut self,
         attach: u64,
         head_bytes: usize,

@@ -25,8 +25,8 @@ fn place(mapping: &Mapping, offset: u64, length: usize) -> Result<NonNull<u8>, R
     Ok(unsafe { mapping.base().add(offset) })
 }
 
-/// Bytes that a payload is to be copied to and that many may hold then, all 0. They are cleared at once: by an iterator that
-/// takes a hundred times as long where nothing is optimized, and readers that slow hold publishers up.
+/// Bytes that a payload is to be copied to and that many may hold then, all 0. They are cleared at once: an
+/// iterator takes many times as long where nothing is optimized, and readers that slow hold publishers up.
 #[must_use]
 pub fn cleared_bytes(length: usize) -> Arc<[u8]> {
     let mut bytes = Arc::<[u8]>::new_uninit_slice(length);

@@ -2,7 +2,8 @@
 
 use crate::core::snapshot::RingCounts;
 use crate::core::{
-    Access, Action, Bells, Core, FdId, Flow, Language, Limits, Now, Peer, SessionId, Snapshot, Taken,
+    Access, Action, Bells, Core, FdId, Flow, Language, Limits, Now, Peer, RingMessage, SessionId, Snapshot,
+    Taken,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tramline_wire::{
@@ -338,5 +339,21 @@ pub(super) fn open_stream(req: u32, alias: u32, stream: u64) -> OpenStream {
         first_seq: 1,
         gated_by: GatedBy::OwnUid,
         fds: 1,
+    }
+}
+
+/// A message as it is read from a ring.
+pub(super) fn ring_message(seq: u64, payload: &[u8]) -> RingMessage<'_> {
+    let flags = MessageFlags::default().bits();
+    RingMessage {
+        seq,
+        lost: 0,
+        flags,
+        time: 7,
+        source_time: 0,
+        head: &[],
+        payload,
+        payload_length: payload.len() as u64,
+        whole: None,
     }
 }

@@ -1,27 +1,12 @@
 //! Subscriptions without rings: the broker reads on their behalf.
 
-use super::harness::{Shell, each_frame, message, open_stream, subscribe};
+use super::harness::{Shell, each_frame, message, open_stream, ring_message, subscribe};
 use crate::core::{Action, Flow, Limits, RingMessage, SessionId};
 use tramline_wire::{
     After, Code, Message, MessageFlags, Mode, PageDeclaration, Publish, Subscribe, ToBroker, ToClient,
 };
 
 const STREAM: u64 = 77;
-
-fn ring_message(seq: u64, payload: &[u8]) -> RingMessage<'_> {
-    let flags = MessageFlags::default().bits();
-    RingMessage {
-        seq,
-        lost: 0,
-        flags,
-        time: 7,
-        source_time: 0,
-        head: &[],
-        payload,
-        payload_length: payload.len() as u64,
-        whole: None,
-    }
-}
 
 /// A publisher with a stream on `t`, and a subscriber whose proxy reads it.
 fn proxied(shell: &mut Shell, line: Option<&str>) -> (SessionId, SessionId) {

@@ -1,6 +1,6 @@
 //! Queues, case by case: exchanges to the byte, every limit, rights, strategies, rings that are held up, memory.
 
-use super::harness::{Shell, each_frame, message};
+use super::harness::{Shell, each_frame, message, ring_message};
 use crate::core::queues::MESSAGE_OVERHEAD_BYTES;
 use crate::core::snapshot::QueueStatus;
 use crate::core::{
@@ -409,17 +409,7 @@ fn a_ring_is_not_read_on_while_its_queue_is_full() {
     shell.say(from, ToBroker::Topic { alias: 0, topic: "a.b" });
     let attach = shell.read_stream(from, 0, 77)[0];
     let read = |shell: &mut Shell, seq, lost| {
-        let message = RingMessage {
-            seq,
-            lost,
-            flags: 0,
-            time: 7,
-            source_time: 0,
-            head: &[],
-            payload: b"x",
-            payload_length: 1,
-            whole: None,
-        };
+        let message = RingMessage { lost, ..ring_message(seq, b"x") };
         let flow = shell.core.proxy_message(attach, message, shell.now);
         shell.act();
         flow
@@ -434,17 +424,7 @@ fn a_ring_is_not_read_on_while_its_queue_is_full() {
     assert_eq!(read(&mut shell, 4, 1), Flow::Pause);
     assert_eq!((status(&shell).counts.lost, status(&shell).counts.pushed), (1, 3));
     // A message that is not there whole is not queued, and counted.
-    let cut = RingMessage {
-        seq: 5,
-        lost: 0,
-        flags: 0,
-        time: 7,
-        source_time: 0,
-        head: &[],
-        payload: b"x",
-        payload_length: 9_000_000,
-        whole: None,
-    };
+    let cut = RingMessage { payload_length: 9_000_000, ..ring_message(5, b"x") };
     shell.core.proxy_message(attach, cut, shell.now);
     assert_eq!((status(&shell).counts.lost, status(&shell).counts.pushed), (2, 3));
 }

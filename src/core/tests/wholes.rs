@@ -1,6 +1,6 @@
 //! Large messages of rings that queues and routes take whole: who has a turn, who waits, what has no room anywhere.
 
-use super::harness::Shell;
+use super::harness::{Shell, ring_message};
 use super::routes::{Broker, compiled, route};
 use super::world::Dice;
 use crate::core::queues::Account;
@@ -45,17 +45,7 @@ fn give_now(shell: &mut Shell, attach: u64, seq: u64, bytes: usize) -> (Flow, Ar
     let mut whole = Vec::new();
     encode_message(&mut whole, &Message { seq, time: 7, payload: &payload, ..Message::default() });
     let whole = Arc::from(whole);
-    let message = RingMessage {
-        seq,
-        lost: 0,
-        flags: 0,
-        time: 7,
-        source_time: 0,
-        head: &[],
-        payload: &[],
-        payload_length: bytes as u64,
-        whole: Some(&whole),
-    };
+    let message = RingMessage { payload_length: bytes as u64, whole: Some(&whole), ..ring_message(seq, b"") };
     let flow = shell.core.proxy_message(attach, message, shell.now);
     shell.act();
     (flow, whole)
@@ -193,17 +183,7 @@ fn what_is_larger_than_any_payload_by_ring_is_not_copied_and_counted() {
     assert_eq!(shell.core.proxy_found(a, 0, most, false), Found::Copy);
     assert_eq!(shell.core.proxy_found(a, 0, most + 1, false), Found::Give);
     let payload = [1; 50];
-    let message = RingMessage {
-        seq: 1,
-        lost: 0,
-        flags: 0,
-        time: 7,
-        source_time: 0,
-        head: &[],
-        payload: &payload,
-        payload_length: most + 1,
-        whole: None,
-    };
+    let message = RingMessage { payload_length: most + 1, ..ring_message(1, &payload) };
     shell.core.proxy_message(a, message, shell.now);
     assert_eq!((queue(&shell).messages, queue(&shell).counts.lost), (0, 1));
 }
@@ -379,19 +359,8 @@ fn what_a_ring_claims_to_have_lost_overflows_nothing() {
     let mut queued = with_queue(QueueSettings::default());
     let (_, attach) = publisher(&mut queued, "t.a", 1);
     let (mut routed, to_route) = broker(compiled(vec![route("r", "t.a", &["queue:q"])]));
-    let claim = RingMessage {
-        seq: 1,
-        lost: u64::MAX - 1,
-        flags: 0,
-        time: 7,
-        source_time: 0,
-        head: &[],
-        payload: b"x",
-        payload_length: 1,
-        whole: None,
-    };
     for seq in 1..=3 {
-        let claim = RingMessage { seq, ..claim };
+        let claim = RingMessage { lost: u64::MAX - 1, ..ring_message(seq, b"x") };
         assert_eq!(queued.core.proxy_message(attach, claim, queued.now), Flow::Continue);
         routed.shell.core.proxy_message(to_route, claim, routed.shell.now);
     }

@@ -1,9 +1,8 @@
 //! Queues on disk that are bound to rings: the cursor follows the disk, and publishers are told how long to keep it.
 
 use super::*;
-use crate::core::RingMessage;
 use crate::core::durable::Change;
-use crate::core::tests::harness::open_stream;
+use crate::core::tests::harness::{open_stream, ring_message};
 use tramline_wire::{GatedBy, PageDeclaration};
 
 const STREAM: u64 = 77;
@@ -58,19 +57,7 @@ fn open(world: &mut World, gated_by: GatedBy, start_seq: u64) -> (u64, u32, Opti
 
 impl World {
     fn ring(&mut self, attach: u64, seq: u64) -> Flow {
-        let (flags, time, source_time, head, payload): (_, _, _, &[u8], &[u8]) = (0, 7, 0, &[], b"x");
-        let message = RingMessage {
-            seq,
-            lost: 0,
-            flags,
-            time,
-            source_time,
-            head,
-            payload,
-            payload_length: 1,
-            whole: None,
-        };
-        let flow = self.shell.core.proxy_message(attach, message, self.shell.now);
+        let flow = self.shell.core.proxy_message(attach, ring_message(seq, b"x"), self.shell.now);
         self.shell.act();
         flow
     }
